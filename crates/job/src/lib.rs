@@ -1,0 +1,21 @@
+//! The nouns of jobcage: what a job is, what it may use, how it ended and what is reported of it.
+//!
+//! Data and serde only. Nothing here reads a file, asks a clock or makes a system call, so every rule in this
+//! crate is tested by property tests without root.
+
+mod ending;
+mod id;
+mod limits;
+mod report;
+mod spec;
+mod units;
+
+pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
+pub use id::{IdError, JobId};
+pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};
+pub use report::{
+    Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Kill, Left, Proof, Quarantine,
+    REPORT_VERSION, Report, Root, Stall, StepReport, Usage,
+};
+pub use spec::{CreatedBy, JobSpec, SPEC_VERSION, StepKind};
+pub use units::{UnitError, format_bytes, format_duration, parse_duration, parse_size};

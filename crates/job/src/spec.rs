@@ -1,0 +1,67 @@
+//! What is written down of a job before its cage exists.
+
+use crate::{JobId, Limits};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The version of `spec.json`. A reader refuses what is newer.
+pub const SPEC_VERSION: u32 = 1;
+
+/// Who looks after a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CreatedBy {
+    /// `jobcage run`: its process holds the lock; when it is gone, the job is an orphan.
+    Run,
+    /// `jobcage create`: open until `jobcage cleanup`, the end of its lease or a reboot.
+    Create,
+}
+
+/// What a step is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// A command of the job.
+    Step,
+    /// The after phase.
+    After,
+}
+
+/// The record of a job, `spec.json`: written before its cage is made, so that whatever exists can be found.
+///
+/// It holds no environment value, no argument and no script: of a command only the program's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// [`SPEC_VERSION`] of the writer.
+    pub version: u32,
+    /// The job.
+    pub id: JobId,
+    /// The name that the user gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who looks after it.
+    pub created_by: CreatedBy,
+    /// The program of the first step, without its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// The absolute path of the cage.
+    pub cage: String,
+    /// Whether the steps stand below `steps/`, which carries the limits.
+    pub limited: bool,
+    /// `/proc/sys/kernel/random/boot_id` at the start.
+    pub boot_id: String,
+    /// The uid of whoever started it, who may ask for its end.
+    pub owner: u32,
+    /// The uid the job runs as.
+    pub uid: u32,
+    /// When it was made, nanoseconds since 1970.
+    pub created_ns: i64,
+    /// The time from SIGTERM to the kill.
+    pub grace: Duration,
+    /// The limits asked for.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+    /// Whether there is an after phase; its text is nowhere on disk.
+    #[serde(default)]
+    pub after: bool,
+}
