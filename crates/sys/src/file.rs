@@ -4,7 +4,7 @@ use crate::{Errno, Result};
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -24,9 +24,9 @@ pub fn open_dir(path: &Path) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// As openat(2).
-pub fn open_dir_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+pub fn open_dir_at(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
-    openat(dir, name, flags, Mode::empty())
+    openat(dir, name.as_ref(), flags, Mode::empty())
 }
 
 /// Reads a whole small file below a directory. For files of procfs, cgroupfs and our own records.
