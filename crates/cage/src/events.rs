@@ -10,12 +10,12 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 use nix::sys::uio::pread;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// What `cgroup.events` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Events {
+pub struct Events {
     /// Whether there is a living process in the cgroup or below.
     pub populated: bool,
     /// Whether all of them are frozen; `None` before 5.2.
@@ -38,14 +38,14 @@ impl Events {
 
 /// An open `cgroup.events`.
 #[derive(Debug)]
-pub(crate) struct EventsFile(OwnedFd);
+pub struct EventsFile(OwnedFd);
 
 impl EventsFile {
     /// Opens it. `None`: the cgroup is gone.
     ///
     /// # Errors
     /// As openat(2).
-    pub(crate) fn open(dir: &Dir) -> Result<Option<Self>, Errno> {
+    pub fn open(dir: &Dir) -> Result<Option<Self>, Errno> {
         match openat(
             dir.fd(),
             "cgroup.events",
@@ -62,7 +62,7 @@ impl EventsFile {
     ///
     /// # Errors
     /// As pread(2).
-    pub(crate) fn read(&self) -> Result<Option<Events>, Errno> {
+    pub fn read(&self) -> Result<Option<Events>, Errno> {
         let mut text = [0; 256];
         match pread(&self.0, &mut text, 0) {
             Ok(n) => Ok(Some(Events::parse(&String::from_utf8_lossy(&text[..n])))),
@@ -75,7 +75,7 @@ impl EventsFile {
     ///
     /// # Errors
     /// As ppoll(2) and pread(2).
-    pub(crate) fn wait(&self, until: Instant, reached: impl Fn(Events) -> bool) -> Result<bool, Errno> {
+    pub fn wait(&self, until: Instant, reached: impl Fn(Events) -> bool) -> Result<bool, Errno> {
         let mut pause = Duration::from_micros(100);
         loop {
             match self.read()? {
@@ -94,6 +94,13 @@ impl EventsFile {
             }
             pause = (pause * 2).min(Duration::from_millis(2));
         }
+    }
+}
+
+impl AsFd for EventsFile {
+    /// For poll(2): `POLLPRI` after a change.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

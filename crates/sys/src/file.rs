@@ -164,3 +164,22 @@ pub fn read_path(path: &CStr) -> Result<Vec<u8>> {
     let file = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     read_to_end(file.as_fd())
 }
+
+/// Closes every descriptor from `first` on (close_range(2), since 5.9; one by one before).
+pub fn close_from(first: u32) {
+    // SAFETY: whoever calls this has nothing open there that it will use again.
+    let done = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, u32::MAX, 0) };
+    if done != 0 {
+        for fd in first..4096 {
+            // SAFETY: as above; closing what is not open is an error without an effect.
+            unsafe { nix::libc::close(fd.cast_signed()) };
+        }
+    }
+}
+
+/// Standard input as an owned descriptor, for a process that was given something there.
+#[must_use]
+pub fn take_stdin() -> OwnedFd {
+    // SAFETY: descriptor 0 is open in every process that Rust's runtime has started, and the caller takes it once.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(0) }
+}
