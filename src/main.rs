@@ -1,1 +1,6 @@
+//! `jobcage`: runs a command so that nothing of it outlives it.
+
+mod cli;
+mod verbs;
+
 fn main() {}

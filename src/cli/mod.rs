@@ -1,0 +1,4 @@
+//! Words in, requests out.
+
+pub mod request;
+pub mod values;
