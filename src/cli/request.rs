@@ -158,8 +158,10 @@ pub struct Identity {
 /// then what jobcage itself sets (`JOBCAGE_JOB`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnvRequest {
+    /// Not with `--clear-env`.
+    pub inherit: bool,
     /// jobcage's own environment, without the variables that are options of `run` (else a jobcage inside of
-    /// the job would repeat the outer one's after phase or overwrite its report). Empty with `--clear-env`.
+    /// the job would repeat the outer one's after phase or overwrite its report). Empty without `inherit`.
     pub inherited: Vec<(OsString, Secret)>,
     /// `--login`: HOME, USER, LOGNAME, SHELL and PATH of the user.
     pub login: bool,

@@ -1,5 +1,9 @@
 //! One function for each verb: it does what the request says and returns the exit code.
 
+pub mod pages;
+
+use std::path::PathBuf;
+
 use crate::cli::request::{
     CleanupRequest, CreateRequest, DoctorRequest, GcRequest, ListRequest, RunRequest, ShowRequest, StopRequest,
     WatchRequest,
@@ -11,6 +15,17 @@ pub enum VerbError {
     /// This build does not have the verb yet.
     #[error("{0}: not built yet: this build of jobcage has no such part, and nothing was done")]
     NotBuilt(&'static str),
+    /// A text that was asked for did not get out.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(std::io::Error),
+    /// The manual pages.
+    #[error("man: cannot write the pages into {}: {source}; name a directory that exists and may be written to", dir.display())]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// What a verb ends with: the exit code.
@@ -20,7 +35,7 @@ pub type Outcome = Result<u8, VerbError>;
 ///
 /// # Errors
 /// If jobcage itself fails; how the command ended is the exit code.
-pub fn run(_: &RunRequest) -> Outcome {
+pub fn run(_: RunRequest) -> Outcome {
     Err(VerbError::NotBuilt("run"))
 }
 
@@ -28,7 +43,7 @@ pub fn run(_: &RunRequest) -> Outcome {
 ///
 /// # Errors
 /// If the cage cannot be made.
-pub fn create(_: &CreateRequest) -> Outcome {
+pub fn create(_: CreateRequest) -> Outcome {
     Err(VerbError::NotBuilt("create"))
 }
 
@@ -36,7 +51,7 @@ pub fn create(_: &CreateRequest) -> Outcome {
 ///
 /// # Errors
 /// If the cage cannot be ended.
-pub fn cleanup(_: &CleanupRequest) -> Outcome {
+pub fn cleanup(_: CleanupRequest) -> Outcome {
     Err(VerbError::NotBuilt("cleanup"))
 }
 
@@ -44,7 +59,7 @@ pub fn cleanup(_: &CleanupRequest) -> Outcome {
 ///
 /// # Errors
 /// If the records cannot be read.
-pub fn list(_: &ListRequest) -> Outcome {
+pub fn list(_: ListRequest) -> Outcome {
     Err(VerbError::NotBuilt("list"))
 }
 
@@ -52,7 +67,7 @@ pub fn list(_: &ListRequest) -> Outcome {
 ///
 /// # Errors
 /// If there is no such job or its record cannot be read.
-pub fn show(_: &ShowRequest) -> Outcome {
+pub fn show(_: ShowRequest) -> Outcome {
     Err(VerbError::NotBuilt("show"))
 }
 
@@ -60,7 +75,7 @@ pub fn show(_: &ShowRequest) -> Outcome {
 ///
 /// # Errors
 /// If there is no such job or it cannot be stopped.
-pub fn stop(_: &StopRequest) -> Outcome {
+pub fn stop(_: StopRequest) -> Outcome {
     Err(VerbError::NotBuilt("stop"))
 }
 
@@ -68,7 +83,7 @@ pub fn stop(_: &StopRequest) -> Outcome {
 ///
 /// # Errors
 /// If something of a dead job could not be removed.
-pub fn gc(_: &GcRequest) -> Outcome {
+pub fn gc(_: GcRequest) -> Outcome {
     Err(VerbError::NotBuilt("gc"))
 }
 
@@ -76,7 +91,7 @@ pub fn gc(_: &GcRequest) -> Outcome {
 ///
 /// # Errors
 /// If the host cannot be examined.
-pub fn doctor(_: &DoctorRequest) -> Outcome {
+pub fn doctor(_: DoctorRequest) -> Outcome {
     Err(VerbError::NotBuilt("doctor"))
 }
 
@@ -84,6 +99,6 @@ pub fn doctor(_: &DoctorRequest) -> Outcome {
 ///
 /// # Errors
 /// If the root cannot be held or watched.
-pub fn watch(_: &WatchRequest) -> Outcome {
+pub fn watch(_: WatchRequest) -> Outcome {
     Err(VerbError::NotBuilt("watch"))
 }
