@@ -42,10 +42,16 @@ impl Error {
         let what = match error.kind() {
             ErrorKind::UnknownArgument => unknown_argument(argument, text(ContextKind::SuggestedArg), verb),
             ErrorKind::InvalidSubcommand => {
-                let given: String =
-                    text(ContextKind::InvalidSubcommand).unwrap_or_default().chars().take(40).collect();
+                let given: String = text(ContextKind::InvalidSubcommand)
+                    .unwrap_or_default()
+                    .chars()
+                    .take(40)
+                    .collect();
                 let near = text(ContextKind::SuggestedSubcommand);
-                format!("unknown verb {given:?}{}", near.map_or(String::new(), |s| format!(", did you mean {s}?")))
+                format!(
+                    "unknown verb {given:?}{}",
+                    near.map_or(String::new(), |s| format!(", did you mean {s}?"))
+                )
             }
             ErrorKind::MissingSubcommand => "no verb: write `jobcage run -- command`".into(),
             ErrorKind::MissingRequiredArgument if argument.starts_with("<COMMAND>") => {
@@ -66,7 +72,11 @@ impl Error {
                 }
                 _ => format!("{} has a wrong value", flag(argument)),
             },
-            other => format!("{}: {}", flag(argument), other.as_str().unwrap_or("it cannot be used so")),
+            other => format!(
+                "{}: {}",
+                flag(argument),
+                other.as_str().unwrap_or("it cannot be used so")
+            ),
         };
         Self::Usage {
             what,

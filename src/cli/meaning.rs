@@ -18,8 +18,8 @@ use super::values::{
     parse_pid, parse_room,
 };
 use super::words::{
-    CageWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords, ShowWords, StepWords,
-    StopWords, VerbWords,
+    CageWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords, ShowWords,
+    StepWords, StopWords, VerbWords,
 };
 use crate::config::environ::Environ;
 use crate::config::options::{NOT_OPTIONS, Opt};
@@ -81,7 +81,9 @@ impl Door<'_> {
                 let voice = common.voice;
                 (Request::Watch(WatchRequest { common }), voice)
             }
-            VerbWords::Man(_) | VerbWords::Completions(_) => unreachable!("answered before the layers are read"),
+            VerbWords::Man(_) | VerbWords::Completions(_) => {
+                unreachable!("answered before the layers are read")
+            }
         };
         Ok((request, voice))
     }
@@ -143,7 +145,11 @@ impl Door<'_> {
         })?;
         let stop = StopRequest {
             id: job_id("ID", &w.id)?,
-            how: if w.now { StopHow::Now } else { StopHow::Polite(signal) },
+            how: if w.now {
+                StopHow::Now
+            } else {
+                StopHow::Polite(signal)
+            },
             json: w.plain.json,
             common,
         };
@@ -188,17 +194,25 @@ impl Door<'_> {
             return PathBuf::from("/run/jobcage");
         }
         let base = self.environ.directory("XDG_RUNTIME_DIR");
-        base.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", self.euid))).join("jobcage")
+        base.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", self.euid)))
+            .join("jobcage")
     }
 
     fn default_state_dir(&self) -> PathBuf {
         if self.euid == 0 {
             return PathBuf::from("/var/lib/jobcage");
         }
-        let home = || self.environ.directory("HOME").map(|home| home.join(".local/state"));
+        let home = || {
+            self.environ
+                .directory("HOME")
+                .map(|home| home.join(".local/state"))
+        };
         let base = self.environ.directory("XDG_STATE_HOME").or_else(home);
         // Without a home nothing of a user survives a reboot.
-        base.map_or_else(|| self.default_runtime_dir().join("state"), |base| base.join("jobcage"))
+        base.map_or_else(
+            || self.default_runtime_dir().join("state"),
+            |base| base.join("jobcage"),
+        )
     }
 
     fn cage(&self, w: CageWords) -> Result<CageRequest, Error> {
@@ -235,17 +249,27 @@ impl Door<'_> {
         Ok(devices)
     }
 
-    fn after(&self, script: Option<OsString>, timeout: Option<OsString>) -> Result<Option<AfterRequest>, Error> {
+    fn after(
+        &self,
+        script: Option<OsString>,
+        timeout: Option<OsString>,
+    ) -> Result<Option<AfterRequest>, Error> {
         let given = |text: &OsStr| {
-            if text.as_bytes().contains(&0) { Err("the script holds a NUL") } else { Ok(text.to_owned()) }
+            if text.as_bytes().contains(&0) {
+                Err("the script holds a NUL")
+            } else {
+                Ok(text.to_owned())
+            }
         };
         let script = pick::ranked(self.layers, Opt::After, script, given)?.map(|ranked| ranked.value);
         let timeout = pick::value(self.layers, Opt::AfterTimeout, timeout, parse_clock)?;
         // An empty script takes back the one of a config file.
-        Ok(script.filter(|script| !script.is_empty()).map(|script| AfterRequest {
-            script: Secret::from(script),
-            timeout: timeout.unwrap_or(AFTER_TIMEOUT),
-        }))
+        Ok(script
+            .filter(|script| !script.is_empty())
+            .map(|script| AfterRequest {
+                script: Secret::from(script),
+                timeout: timeout.unwrap_or(AFTER_TIMEOUT),
+            }))
     }
 
     fn grace(&self, word: Option<OsString>) -> Result<Duration, Error> {
@@ -286,10 +310,18 @@ impl Door<'_> {
     }
 
     /// Without `inherited`, which [`inherit`] adds when nothing else needs the variables any more.
-    fn env(&self, clear: Option<OsString>, login: Option<OsString>, words: &[OsString]) -> Result<EnvRequest, Error> {
+    fn env(
+        &self,
+        clear: Option<OsString>,
+        login: Option<OsString>,
+        words: &[OsString],
+    ) -> Result<EnvRequest, Error> {
         let mut set: Vec<(OsString, Secret)> = Vec::new();
         let parse = |text: &OsStr, origin: Origin<'_>| self.variable(text, origin);
-        for (name, value) in pick::list(self.layers, Opt::Env, words, parse)?.into_iter().flatten() {
+        for (name, value) in pick::list(self.layers, Opt::Env, words, parse)?
+            .into_iter()
+            .flatten()
+        {
             set.retain(|(known, _)| *known != name);
             set.push((name, value));
         }
@@ -315,10 +347,15 @@ impl Door<'_> {
         }
         let name = OsStr::from_bytes(name);
         if NOT_OPTIONS[..5].iter().any(|own| name == *own) {
-            return Err(format!("{} is set by jobcage itself; choose another name", name.display()));
+            return Err(format!(
+                "{} is set by jobcage itself; choose another name",
+                name.display()
+            ));
         }
         let value = match value {
-            Some(value) if value.contains(&0) => return Err(format!("{}: the value holds a NUL", name.display())),
+            Some(value) if value.contains(&0) => {
+                return Err(format!("{}: the value holds a NUL", name.display()));
+            }
             Some(value) => Some(OsStr::from_bytes(value)),
             None => self.environ.get(name),
         };
@@ -348,3 +385,7 @@ fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
         why,
     })
 }
+
+#[cfg(test)]
+#[path = "meaning_test.rs"]
+mod tests;

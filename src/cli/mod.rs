@@ -5,6 +5,7 @@ pub mod error;
 mod help;
 mod meaning;
 mod pick;
+mod quick;
 pub mod request;
 pub mod values;
 pub mod words;
@@ -34,6 +35,9 @@ pub struct Parsed {
 /// # Errors
 /// If the words, a variable or a config file say something that cannot be meant.
 pub fn parse(words: Vec<OsString>, environ: Environ, euid: u32) -> Result<Parsed, Error> {
+    if let Some(run) = quick::run(&words) {
+        return mean(VerbWords::Run(Box::new(run)), environ, euid);
+    }
     let verb = words.get(1).and_then(|word| word.to_str()).map(str::to_owned);
     match words::split(words) {
         Ok(words) => mean(words, environ, euid),
@@ -59,7 +63,9 @@ fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> 
         // These two ask for nothing that a variable or a file could say.
         VerbWords::Man(w) => return Ok(quietly(Request::Man(ManRequest { dir: (&w.dir).into() }))),
         VerbWords::Completions(w) => {
-            return Ok(quietly(Request::Completions(CompletionsRequest { shell: w.shell })));
+            return Ok(quietly(Request::Completions(CompletionsRequest {
+                shell: w.shell,
+            })));
         }
         VerbWords::Run(_) | VerbWords::Create(_) | VerbWords::Doctor(_) => Scope::Jobs,
         _ => Scope::Places,
@@ -74,7 +80,11 @@ fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> 
     if let Request::Run(run) = &mut request {
         meaning::inherit(run, environ);
     }
-    let warnings = if voice == Voice::Quiet { Vec::new() } else { warnings(&layers) };
+    let warnings = if voice == Voice::Quiet {
+        Vec::new()
+    } else {
+        warnings(&layers)
+    };
     Ok(Parsed { request, warnings })
 }
 
@@ -82,7 +92,18 @@ fn warnings(layers: &Layers) -> Vec<String> {
     if layers.unknown.is_empty() {
         return Vec::new();
     }
-    let names: Vec<_> = layers.unknown.iter().map(|name| name.escape_debug().to_string()).collect();
-    let (is, them) = if names.len() == 1 { ("is no option", "it is") } else { ("are no options", "they are") };
-    vec![format!("{} {is} of this version; {them} ignored", names.join(", "))]
+    let names: Vec<_> = layers
+        .unknown
+        .iter()
+        .map(|name| name.escape_debug().to_string())
+        .collect();
+    let (is, them) = if names.len() == 1 {
+        ("is no option", "it is")
+    } else {
+        ("are no options", "they are")
+    };
+    vec![format!(
+        "{} {is} of this version; {them} ignored",
+        names.join(", ")
+    )]
 }

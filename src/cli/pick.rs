@@ -45,7 +45,10 @@ pub fn ranked<T, E: Display>(
     for (below, layer) in layers.values(opt).enumerate() {
         for (origin, text) in layer {
             let value = parse(text).map_err(|e| wrong(origin, &e))?;
-            strongest.get_or_insert(Ranked { value, rank: below + 1 });
+            strongest.get_or_insert(Ranked {
+                value,
+                rank: below + 1,
+            });
         }
     }
     Ok(strongest)
@@ -74,7 +77,13 @@ pub fn limit<T, E: Display>(
     word: Option<OsString>,
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Error> {
-    let or_none = |given: &str| if given == NONE { Ok(None) } else { parse(given).map(Some) };
+    let or_none = |given: &str| {
+        if given == NONE {
+            Ok(None)
+        } else {
+            parse(given).map(Some)
+        }
+    };
     Ok(value(layers, opt, word, or_none)?.flatten())
 }
 
@@ -100,7 +109,11 @@ pub fn directory(layers: &Layers, opt: Opt, word: Option<OsString>) -> Result<Op
     let parse = |given: &OsStr| {
         let path = PathBuf::from(given);
         let fits = path.is_absolute() && !given.as_encoded_bytes().contains(&0);
-        if fits { Ok(path) } else { Err(format!("{given:?} is no absolute path: begin it with /")) }
+        if fits {
+            Ok(path)
+        } else {
+            Err(format!("{given:?} is no absolute path: begin it with /"))
+        }
     };
     Ok(ranked(layers, opt, word, parse)?.map(|ranked| ranked.value))
 }
@@ -121,7 +134,9 @@ pub fn list<T, E: Display>(
     let mut all: Vec<Vec<(Origin<'_>, &OsStr)>> = vec![words];
     all.extend(layers.values(opt));
     let ordered = all.into_iter().rev().flatten();
-    ordered.map(|(origin, text)| parse(text, origin).map_err(|e| wrong(origin, &e))).collect()
+    ordered
+        .map(|(origin, text)| parse(text, origin).map_err(|e| wrong(origin, &e)))
+        .collect()
 }
 
 /// Adapts a parser of text to words, which need not be UTF-8.

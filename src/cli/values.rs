@@ -26,9 +26,9 @@ pub struct Signal(i32);
 
 /// Linux numbers of the architectures that jobcage is built for (x86_64, aarch64, riscv64: one table).
 const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-    "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-    "WINCH", "IO", "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 /// As kill(1) shows them; a C library keeps 32 and 33 (musl also 34) for itself.
 const RTMIN: i32 = 34;
@@ -59,7 +59,11 @@ impl FromStr for Signal {
         } else if let Some(rest) = name.strip_prefix("RTMAX") {
             offset(rest, '-').and_then(|n| RTMAX.checked_sub(n))
         } else {
-            SIGNALS.iter().zip(1..).find(|(known, _)| **known == name).map(|(_, n)| n)
+            SIGNALS
+                .iter()
+                .zip(1..)
+                .find(|(known, _)| **known == name)
+                .map(|(_, n)| n)
         };
         match number {
             Some(n) if (1..=RTMAX).contains(&n) => Ok(Self(n)),
@@ -102,8 +106,22 @@ pub struct Resource {
 
 /// In the order of their numbers (include/uapi/asm-generic/resource.h).
 const RESOURCES: [&str; 16] = [
-    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
-    "msgqueue", "nice", "rtprio", "rttime",
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
 ];
 
 /// A limit of setrlimit(2) for the command.
@@ -136,7 +154,11 @@ impl FromStr for Rlimit {
         let lower = name.trim().to_ascii_lowercase();
         let plain = lower.strip_prefix("rlimit_").unwrap_or(&lower);
         let Some((name, number)) = RESOURCES.into_iter().zip(0..).find(|(known, _)| *known == plain) else {
-            return wrong(format!("{} is no resource: write one of {}", quoted(name), RESOURCES.join(", ")));
+            return wrong(format!(
+                "{} is no resource: write one of {}",
+                quoted(name),
+                RESOURCES.join(", ")
+            ));
         };
         let resource = Resource { name, number };
         let (soft, hard) = match value.split_once(':') {
@@ -144,7 +166,10 @@ impl FromStr for Rlimit {
             None => (resource.value(value)?, resource.value(value)?),
         };
         if soft > hard {
-            return wrong(format!("the soft limit of {name} is above its hard limit in {}", quoted(given)));
+            return wrong(format!(
+                "the soft limit of {name} is above its hard limit in {}",
+                quoted(given)
+            ));
         }
         Ok(Self { resource, soft, hard })
     }
@@ -156,7 +181,9 @@ impl Resource {
         if matches!(given.trim(), "unlimited" | "infinity") {
             return Ok(Rlimit::UNLIMITED);
         }
-        let time = |given| parse_duration(given).map_err(|e| ValueError(format!("{}: {e}, or unlimited", self.name)));
+        let time = |given| {
+            parse_duration(given).map_err(|e| ValueError(format!("{}: {e}, or unlimited", self.name)))
+        };
         match self.name {
             // Rounded up: half a second must not become "no time at all".
             "cpu" => time(given).map(|t| t.as_secs() + u64::from(t.subsec_nanos() > 0)),
@@ -176,7 +203,10 @@ pub fn parse_cpus(given: &str) -> Result<String, ValueError> {
     if text.split(',').all(|part| cpu_range(part).is_some()) {
         Ok(text.to_owned())
     } else {
-        wrong(format!("{} is no list of processors: write 0-3,6 or 2", quoted(given)))
+        wrong(format!(
+            "{} is no list of processors: write 0-3,6 or 2",
+            quoted(given)
+        ))
     }
 }
 
@@ -213,7 +243,10 @@ fn cpu_range(part: &str) -> Option<()> {
 pub fn parse_nice(given: &str) -> Result<i32, ValueError> {
     match given.trim().parse() {
         Ok(nice @ -20..=19) => Ok(nice),
-        _ => wrong(format!("{} is no niceness: write a whole number from -20 to 19", quoted(given))),
+        _ => wrong(format!(
+            "{} is no niceness: write a whole number from -20 to 19",
+            quoted(given)
+        )),
     }
 }
 
@@ -236,7 +269,10 @@ pub fn parse_bool(given: &str) -> Result<bool, ValueError> {
 pub fn parse_count(given: &str) -> Result<u64, ValueError> {
     match given.trim().parse() {
         Ok(count @ 1..) => Ok(count),
-        _ => wrong(format!("{} is no number of processes: write a whole number from 1 on", quoted(given))),
+        _ => wrong(format!(
+            "{} is no number of processes: write a whole number from 1 on",
+            quoted(given)
+        )),
     }
 }
 
@@ -257,7 +293,10 @@ pub fn parse_pid(given: &str) -> Result<i32, ValueError> {
 /// If it is no time, or zero, which would end the command before it starts.
 pub fn parse_clock(given: &str) -> Result<Duration, ValueError> {
     match parse_duration(given) {
-        Ok(Duration::ZERO) => wrong(format!("{} leaves no time at all; write none for no limit", quoted(given))),
+        Ok(Duration::ZERO) => wrong(format!(
+            "{} leaves no time at all; write none for no limit",
+            quoted(given)
+        )),
         Ok(time) => Ok(time),
         Err(e) => wrong(e.to_string()),
     }
@@ -269,7 +308,10 @@ pub fn parse_clock(given: &str) -> Result<Duration, ValueError> {
 /// If it is no size, or zero, in which nothing can run.
 pub fn parse_room(given: &str) -> Result<u64, ValueError> {
     match parse_size(given) {
-        Ok(0) => wrong(format!("{} leaves no memory at all; write none for no limit", quoted(given))),
+        Ok(0) => wrong(format!(
+            "{} leaves no memory at all; write none for no limit",
+            quoted(given)
+        )),
         Ok(size) => Ok(size),
         Err(e) => wrong(e.to_string()),
     }
@@ -282,7 +324,10 @@ pub fn parse_room(given: &str) -> Result<u64, ValueError> {
 pub fn parse_account(given: &str) -> Result<String, ValueError> {
     let odd = |c: char| c.is_control() || c.is_whitespace() || c == ':' || c == '/';
     if given.is_empty() || given.starts_with('-') || given.contains(odd) {
-        return wrong(format!("{} is no name or number of a user or group", quoted(given)));
+        return wrong(format!(
+            "{} is no name or number of a user or group",
+            quoted(given)
+        ));
     }
     Ok(given.to_owned())
 }
@@ -293,7 +338,14 @@ pub fn parse_account(given: &str) -> Result<String, ValueError> {
 /// If it is empty, longer than 200 characters, or holds control characters, which would garble a terminal.
 pub fn parse_name(given: &str) -> Result<String, ValueError> {
     if given.trim().is_empty() || given.chars().count() > 200 || given.contains(char::is_control) {
-        return wrong(format!("{} is no name: write 1 to 200 printable characters", quoted(given)));
+        return wrong(format!(
+            "{} is no name: write 1 to 200 printable characters",
+            quoted(given)
+        ));
     }
     Ok(given.to_owned())
 }
+
+#[cfg(test)]
+#[path = "values_test.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 
 use super::help;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct CommonWords {
     /// Make cages below this cgroup.
     ///
@@ -28,7 +28,7 @@ pub struct CommonWords {
     pub verbose: Option<OsString>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct IdentityWords {
     /// Run as this user, by name or number.
     #[arg(long, value_name = "USER", value_hint = ValueHint::Username, help_heading = "The command")]
@@ -38,7 +38,7 @@ pub struct IdentityWords {
     pub group: Option<OsString>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct CageWords {
     /// Begin the job's id with this name.
     #[arg(long, value_name = "NAME", help_heading = "The job")]
@@ -73,7 +73,7 @@ pub struct CageWords {
     pub best_effort: Option<OsString>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct StepWords {
     /// Give the command the user's login environment: HOME, USER, LOGNAME, SHELL and PATH.
     #[arg(long, help_heading = "The command",
@@ -92,7 +92,12 @@ pub struct StepWords {
           value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub clear_env: Option<OsString>,
     /// Run with this niceness, -20 to 19.
-    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "The command")]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_hyphen_values = true,
+        help_heading = "The command"
+    )]
     pub nice: Option<OsString>,
     /// Set a limit of setrlimit(2), such as nofile=1024:4096 or core=unlimited.
     ///
@@ -101,7 +106,7 @@ pub struct StepWords {
     pub rlimit: Vec<OsString>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct RunWords {
     /// Run a further step in the cage of this job, which `jobcage create` has made.
     ///
@@ -127,7 +132,12 @@ pub struct RunWords {
     /// Run this with /bin/sh -c when the command is over, however it ended.
     ///
     /// It finds out what happened from JOBCAGE_RESULT, JOBCAGE_EXIT_CODE, JOBCAGE_SIGNAL and JOBCAGE_ENDING.
-    #[arg(long, value_name = "SCRIPT", allow_hyphen_values = true, help_heading = "The end")]
+    #[arg(
+        long,
+        value_name = "SCRIPT",
+        allow_hyphen_values = true,
+        help_heading = "The end"
+    )]
     pub after: Option<OsString>,
     /// Give the --after script this much time. The default is 5m.
     #[arg(long, value_name = "TIME", help_heading = "The end")]
@@ -274,7 +284,9 @@ pub fn command() -> Command {
                     .override_usage("jobcage run [OPTIONS] -- <COMMAND>...")
                     .after_long_help(help::AFTER_RUN)
             }),
-            verb("create", help::CREATE, |c| CreateWords::augment_args(c).after_long_help(help::AFTER_CREATE)),
+            verb("create", help::CREATE, |c| {
+                CreateWords::augment_args(c).after_long_help(help::AFTER_CREATE)
+            }),
             verb("cleanup", help::CLEANUP, CleanupWords::augment_args),
             verb("list", help::LIST, PlainWords::augment_args),
             verb("show", help::SHOW, ShowWords::augment_args),

@@ -35,20 +35,29 @@ impl Environ {
     /// The value of a variable.
     #[must_use]
     pub fn get(&self, name: &OsStr) -> Option<&OsStr> {
-        self.vars.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_os_str())
+        self.vars
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_os_str())
     }
 
     /// The value of a variable that must be an absolute path to count, as the XDG base directories.
     #[must_use]
     pub fn directory(&self, name: &str) -> Option<PathBuf> {
-        self.get(OsStr::new(name)).map(PathBuf::from).filter(|path| path.is_absolute())
+        self.get(OsStr::new(name))
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
     }
 
     /// Picks out what is meant for jobcage.
     #[must_use]
     pub fn variables(&self) -> Variables {
         let mut found = Variables::default();
-        for (name, value) in self.vars.iter().filter(|(name, _)| name.as_bytes().starts_with(b"JOBCAGE_")) {
+        for (name, value) in self
+            .vars
+            .iter()
+            .filter(|(name, _)| name.as_bytes().starts_with(b"JOBCAGE_"))
+        {
             if let Some(info) = TABLE.iter().find(|info| info.variable.is_some_and(|v| name == v)) {
                 if !value.is_empty() {
                     found.options.push((info.opt, value.clone()));
@@ -79,11 +88,15 @@ impl Environ {
 impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environ {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(vars: I) -> Self {
         Self {
-            vars: vars.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            vars: vars
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
         }
     }
 }
 
 fn is_no_option(name: &OsStr) -> bool {
-    NOT_OPTIONS.iter().any(|known| name == *known) || name.as_bytes().starts_with(NOT_OPTIONS_PREFIX.as_bytes())
+    NOT_OPTIONS.iter().any(|known| name == *known)
+        || name.as_bytes().starts_with(NOT_OPTIONS_PREFIX.as_bytes())
 }

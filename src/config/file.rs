@@ -102,7 +102,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn line(&self, at: usize) -> usize {
-        1 + self.text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count()
+        1 + self
+            .text
+            .as_bytes()
+            .iter()
+            .take(at)
+            .filter(|b| **b == b'\n')
+            .count()
     }
 
     fn wrong(&self, at: usize, why: String) -> FileError {
@@ -114,7 +120,9 @@ impl Reader<'_> {
     }
 
     fn table(&mut self, table: Table, entries: &DeTable<'_>) -> Result<(), FileError> {
-        entries.iter().try_for_each(|(key, value)| self.entry(table, key, value))
+        entries
+            .iter()
+            .try_for_each(|(key, value)| self.entry(table, key, value))
     }
 
     fn entry<K: AsRef<str>>(
@@ -141,8 +149,15 @@ impl Reader<'_> {
             DeValue::Float(number) => number.as_str().to_owned(),
             DeValue::Boolean(truth) => truth.to_string(),
             DeValue::Array(_) | DeValue::Table(_) | DeValue::Integer(_) | DeValue::Datetime(_) => {
-                let list = if info.kind == Kind::List { ", or an array of strings" } else { "" };
-                let why = format!("{}: write a string, a decimal number, true or false{list}", info.key);
+                let list = if info.kind == Kind::List {
+                    ", or an array of strings"
+                } else {
+                    ""
+                };
+                let why = format!(
+                    "{}: write a string, a decimal number, true or false{list}",
+                    info.key
+                );
                 return Err(self.wrong(at, why));
             }
         };
@@ -168,8 +183,112 @@ fn unknown(table: Table, name: &str) -> String {
     }
     let elsewhere = match table {
         Table::Top if keys(Table::Run).any(|info| info.key == name) => "; it belongs in [run]",
-        Table::Run if keys(Table::Top).any(|info| info.key == name) => "; it belongs at the top, before [run]",
+        Table::Run if keys(Table::Top).any(|info| info.key == name) => {
+            "; it belongs at the top, before [run]"
+        }
         _ => "",
     };
-    format!("unknown key {shown:?} {place}{elsewhere}; allowed are {}", allowed.join(", "))
+    format!(
+        "unknown key {shown:?} {place}{elsewhere}; allowed are {}",
+        allowed.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parsed(text: &str, scope: Scope) -> Result<Vec<(&'static str, String, usize)>, String> {
+        let settings = parse(Path::new("c.toml"), text, scope).map_err(|e| e.to_string())?;
+        Ok(settings
+            .into_iter()
+            .map(|s| (s.opt.info().key, s.text, s.line))
+            .collect())
+    }
+
+    #[test]
+    fn values_become_words_and_keep_their_line() {
+        let text =
+            "state_dir = '/s'\n[run]\n# why\nmemory = 1_024\ncpu = 1.5\nlogin = true\nio = [\n 'a',\n 'b']\n";
+        let mut found = parsed(text, Scope::Jobs).unwrap();
+        found.sort_by_key(|(_, _, line)| *line);
+        let list: Vec<_> = found
+            .iter()
+            .map(|(key, text, line)| (*key, text.as_str(), *line))
+            .collect();
+        let expected = [
+            ("state_dir", "/s", 1),
+            ("memory", "1024", 4),
+            ("cpu", "1.5", 5),
+            ("login", "true", 6),
+            ("io", "a", 8),
+            ("io", "b", 9),
+        ];
+        assert_eq!(list, expected);
+    }
+
+    #[test]
+    fn mistakes_name_the_line_and_what_is_allowed() {
+        for (text, expected) in [
+            (
+                "\n\nmemroy = 1",
+                "c.toml, line 3: unknown key \"memroy\" at the top of the file; allowed are cgroup_root",
+            ),
+            (
+                "[run]\nmemroy = 1",
+                "c.toml, line 2: unknown key \"memroy\" in [run]; allowed are name, user",
+            ),
+            (
+                "memory = 1",
+                "line 1: unknown key \"memory\" at the top of the file; it belongs in [run]",
+            ),
+            (
+                "[run]\nquiet = true",
+                "line 2: unknown key \"quiet\" in [run]; it belongs at the top",
+            ),
+            ("[run]\njob = 'x'", "line 2: unknown key \"job\""),
+            ("[run]\nlease_pid = 1", "line 2: unknown key \"lease_pid\""),
+            ("[run]\nmemory-high = 1", "line 2: unknown key \"memory-high\""),
+            ("run = 1", "line 1: run is a table"),
+            ("[runs]\n", "line 1: unknown key \"runs\""),
+            ("[run]\nmemory = ['a']", "line 2: memory: write a string"),
+            (
+                "[run]\nenv = { A = 'hunter2' }",
+                "line 2: env: write a string, a decimal number, true or false, or an array",
+            ),
+            ("[run]\ntimeout = 2020-01-01", "line 2: timeout: write a string"),
+            ("[run]\npids = 0x10", "line 2: pids: write a string"),
+            ("[run]\na b", "line 2: this is no TOML"),
+            (
+                "[run]\nnice = 1\nnice = 2",
+                "line 3: this is no TOML: duplicate key",
+            ),
+        ] {
+            let error = parsed(text, Scope::Jobs).expect_err(text);
+            assert!(error.contains(expected), "{text:?} gave {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_run_does_not_stop_what_needs_only_the_places() {
+        let text = "cgroup_root = '/c'\n[run]\nmemroy = 1\n";
+        assert_eq!(
+            parsed(text, Scope::Places).unwrap(),
+            [("cgroup_root", "/c".to_owned(), 1)]
+        );
+        assert!(parsed("runtime = 1\n", Scope::Places).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_no_value_is_shown(junk in "[\\[\\]='\",{}#\n .a-z0-9]{0,40}", before: bool) {
+            let secret = "[run]\nenv = ['TOKEN=qqqqqqqqqqqq']\n";
+            let text = if before { format!("{secret}{junk}") } else { format!("{junk}{secret}") };
+            if let Err(error) = parsed(&text, Scope::Jobs) {
+                prop_assert!(error.starts_with("c.toml, line "), "{}", error);
+                prop_assert!(!error.contains("qqqq"), "{}", error);
+            }
+        }
+    }
 }

@@ -87,16 +87,25 @@ impl Layers {
 
     /// The values of an option, layer by layer, the strongest layer first. A layer without it is left out.
     pub fn values(&self, opt: Opt) -> impl Iterator<Item = Vec<(Origin<'_>, &OsStr)>> {
-        let variable = self.variables.iter().filter(move |(o, _)| *o == opt).map(move |(_, value)| {
-            let origin = Origin::Variable(opt.info().variable.unwrap_or_default());
-            match (opt.info().kind, value.to_str()) {
-                (Kind::List, Some(list)) => list.split_whitespace().map(|one| (origin, OsStr::new(one))).collect(),
-                _ => vec![(origin, value.as_os_str())],
-            }
-        });
+        let variable = self
+            .variables
+            .iter()
+            .filter(move |(o, _)| *o == opt)
+            .map(move |(_, value)| {
+                let origin = Origin::Variable(opt.info().variable.unwrap_or_default());
+                match (opt.info().kind, value.to_str()) {
+                    (Kind::List, Some(list)) => list
+                        .split_whitespace()
+                        .map(|one| (origin, OsStr::new(one)))
+                        .collect(),
+                    _ => vec![(origin, value.as_os_str())],
+                }
+            });
         let files = self.files.iter().map(move |settings| {
             let of_opt = settings.iter().filter(|setting| setting.opt == opt);
-            of_opt.map(|s| (origin_of(s), OsStr::new(&s.text))).collect::<Vec<_>>()
+            of_opt
+                .map(|s| (origin_of(s), OsStr::new(&s.text)))
+                .collect::<Vec<_>>()
         });
         variable.chain(files).filter(|layer: &Vec<_>| !layer.is_empty())
     }
@@ -104,9 +113,8 @@ impl Layers {
     #[cfg(test)]
     pub(crate) fn for_test(variables: &[(&str, &str)], files: &[&str]) -> Result<Self, FileError> {
         let variables = variables.iter().copied().collect::<Environ>().variables();
-        let parse = |(at, text): (usize, &&str)| {
-            file::parse(Path::new(&format!("file{at}.toml")), text, Scope::Jobs)
-        };
+        let parse =
+            |(at, text): (usize, &&str)| file::parse(Path::new(&format!("file{at}.toml")), text, Scope::Jobs);
         Ok(Self {
             variables: variables.options,
             files: files.iter().enumerate().map(parse).collect::<Result<_, _>>()?,

@@ -5,8 +5,8 @@ pub mod pages;
 use std::path::PathBuf;
 
 use crate::cli::request::{
-    CleanupRequest, CreateRequest, DoctorRequest, GcRequest, ListRequest, RunRequest, ShowRequest, StopRequest,
-    WatchRequest,
+    CleanupRequest, CreateRequest, DoctorRequest, GcRequest, ListRequest, RunRequest, ShowRequest,
+    StopRequest, WatchRequest,
 };
 
 /// Why a verb failed.
