@@ -50,7 +50,7 @@ impl Error {
                 let near = text(ContextKind::SuggestedSubcommand);
                 format!(
                     "unknown verb {given:?}{}",
-                    near.map_or(String::new(), |s| format!(", did you mean {s}?"))
+                    near.map_or(String::new(), |s| format!(" (did you mean {s}?)"))
                 )
             }
             ErrorKind::MissingSubcommand => "no verb: write `jobcage run -- command`".into(),
@@ -93,12 +93,11 @@ fn flag(argument: &str) -> &str {
 fn unknown_argument(argument: &str, near: Option<&str>, verb: Option<&str>) -> String {
     if !argument.starts_with('-') {
         return match verb {
-            Some("run") => "a word before -- is no option; the command stands behind --, \
-                            as in `jobcage run --timeout 5m -- make test`"
+            Some("run") => "a word is no option; the command stands behind --, as in `jobcage run --timeout 5m -- make test`"
                 .into(),
             _ => "there is a word too many".into(),
         };
     }
-    let near = near.map_or(String::new(), |s| format!(", did you mean {s}?"));
+    let near = near.map_or(String::new(), |s| format!(" (did you mean {s}?)"));
     format!("unknown option {}{near}", flag(argument))
 }

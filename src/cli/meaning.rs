@@ -72,6 +72,8 @@ impl Door<'_> {
                 (Request::Gc(GcRequest { common, json }), voice)
             }
             VerbWords::Doctor(w) => {
+                // A wrong value that would stop every job is a doctor's business.
+                self.run(RunWords::default())?;
                 let (common, json) = plain(w)?;
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)

@@ -107,3 +107,6 @@ fn warnings(layers: &Layers) -> Vec<String> {
         names.join(", ")
     )]
 }
+
+#[cfg(test)]
+mod docs_test;

@@ -270,6 +270,20 @@ fn verb(name: &'static str, about: &'static str, options: fn(Command) -> Command
     Command::new(name).about(about).defer(options)
 }
 
+/// Options of a verb. clap takes the last full stop away from a doc comment; help is in sentences here.
+fn options<A: Args>(command: Command) -> Command {
+    A::augment_args(command).mut_args(|arg| {
+        let help = arg
+            .get_help()
+            .map(ToString::to_string)
+            .filter(|help| !help.ends_with('.'));
+        match help {
+            Some(help) => arg.help(format!("{help}.")),
+            None => arg,
+        }
+    })
+}
+
 /// The command line as clap sees it.
 #[must_use]
 pub fn command() -> Command {
@@ -280,22 +294,22 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .subcommands([
             verb("run", help::RUN, |c| {
-                RunWords::augment_args(c)
+                options::<RunWords>(c)
                     .override_usage("jobcage run [OPTIONS] -- <COMMAND>...")
                     .after_long_help(help::AFTER_RUN)
             }),
             verb("create", help::CREATE, |c| {
-                CreateWords::augment_args(c).after_long_help(help::AFTER_CREATE)
+                options::<CreateWords>(c).after_long_help(help::AFTER_CREATE)
             }),
-            verb("cleanup", help::CLEANUP, CleanupWords::augment_args),
-            verb("list", help::LIST, PlainWords::augment_args),
-            verb("show", help::SHOW, ShowWords::augment_args),
-            verb("stop", help::STOP, StopWords::augment_args),
-            verb("gc", help::GC, PlainWords::augment_args),
-            verb("doctor", help::DOCTOR, PlainWords::augment_args),
-            verb("watch", help::WATCH, WatchWords::augment_args).hide(true),
-            verb("man", help::MAN, ManWords::augment_args).hide(true),
-            verb("completions", help::COMPLETIONS, CompletionsWords::augment_args).hide(true),
+            verb("cleanup", help::CLEANUP, options::<CleanupWords>),
+            verb("list", help::LIST, options::<PlainWords>),
+            verb("show", help::SHOW, options::<ShowWords>),
+            verb("stop", help::STOP, options::<StopWords>),
+            verb("gc", help::GC, options::<PlainWords>),
+            verb("doctor", help::DOCTOR, options::<PlainWords>),
+            verb("watch", help::WATCH, options::<WatchWords>).hide(true),
+            verb("man", help::MAN, options::<ManWords>).hide(true),
+            verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
         ])
 }
 
