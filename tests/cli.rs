@@ -137,6 +137,7 @@ fn wrong_words_end_with_125_and_say_what_to_do() {
             &["create", "--lease-pid", "0"],
             "--lease-pid: \"0\" is no process id",
         ),
+        (&["gc", "--x\n\x1b[2J"], "unknown option --x\\n\\u{1b}"),
         (&["cleanup"], "<ID> is missing"),
         (&["show", "../x"], "ID: \"../x\" is no job id"),
         (

@@ -99,5 +99,10 @@ fn unknown_argument(argument: &str, near: Option<&str>, verb: Option<&str>) -> S
         };
     }
     let near = near.map_or(String::new(), |s| format!(" (did you mean {s}?)"));
-    format!("unknown option {}{near}", flag(argument))
+    let shown: String = flag(argument)
+        .chars()
+        .take(40)
+        .flat_map(char::escape_debug)
+        .collect();
+    format!("unknown option {shown}{near}")
 }
