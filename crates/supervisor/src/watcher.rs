@@ -137,8 +137,7 @@ fn listen(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
     let own = format!("{SOCKET}.{}", std::process::id());
     let _ = std::fs::remove_file(runtime.join(&own));
     short_address(runtime, &own, |address| socket::bind(fd.as_raw_fd(), address))?;
-    let backlog = Backlog::new(4096)?;
-    socket::listen(&fd, backlog)?;
+    socket::listen(&fd, Backlog::MAXCONN)?;
     nix::fcntl::renameat(
         nix::fcntl::AT_FDCWD,
         &runtime.join(&own),
