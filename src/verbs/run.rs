@@ -44,7 +44,8 @@ pub fn run(request: RunRequest) -> Outcome {
     if outcome.interrupted {
         end_by_the_same_signal(&outcome.report);
     }
-    Ok(u8::try_from(outcome.report.exit_code & 0xff).unwrap_or(125))
+    // At once, without giving back what the kernel takes back anyway.
+    std::process::exit(outcome.report.exit_code & 0xff)
 }
 
 /// `jobcage create`.
