@@ -10,8 +10,6 @@ use std::thread;
 
 use libtest_mimic::{Completion, Failed};
 
-use crate::suites::{self, Suite};
-
 /// One inner test, as one user.
 pub struct Case {
     /// `root` or `tester`.
@@ -68,19 +66,17 @@ impl Machine {
         assert!(self.selected.set(selected).is_ok(), "select is called once");
     }
 
-    /// Boots in the background, if there is anything to run.
-    pub fn start(self: &Arc<Self>, suites: &[Suite]) {
-        if self.plan().is_empty() {
-            return;
-        }
-        let binaries: Vec<_> = suites
-            .iter()
-            .map(|suite| (suite.name.clone(), suite.path.clone()))
-            .collect();
-        let machine = Arc::clone(self);
+    /// Is there anything to run?
+    pub fn is_wanted(&self) -> bool {
+        !self.plan().is_empty()
+    }
+
+    /// Boots in the background. `files` are the executables for the payload, by their names in it.
+    pub fn start(self: &Arc<Self>, files: &Arc<Vec<(String, PathBuf)>>) {
+        let (machine, files) = (Arc::clone(self), Arc::clone(files));
         // Not joined: `result` waits for the outcome, and with no caller of it there is nothing to wait for.
         thread::spawn(move || {
-            machine.outcome.get_or_init(|| machine.boot(&binaries));
+            machine.outcome.get_or_init(|| machine.boot(&files));
         });
     }
 
@@ -103,10 +99,10 @@ impl Machine {
         }
     }
 
-    fn boot(&self, suites: &[(String, PathBuf)]) -> Result<PathBuf, String> {
+    fn boot(&self, files: &[(String, PathBuf)]) -> Result<PathBuf, String> {
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("vm-{}", self.kernel));
         let (payload, out) = (place.join("payload"), place.join("out"));
-        let environment = self.fill(&place, &payload, suites)?;
+        self.fill(&place, &payload, files)?;
         let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/run"))
             .args(["--kernel", self.kernel, "--timeout", &timeout()])
             .arg("--payload")
@@ -114,7 +110,7 @@ impl Machine {
             .arg("--out")
             .arg(&out)
             .args(["--", "env"])
-            .args(environment)
+            .args(environment(files))
             .arg("guest-main")
             .output()
             .map_err(|error| format!("tests/vm/run: {error}"))?;
@@ -125,35 +121,17 @@ impl Machine {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// Puts programs, suites and plan into the payload; returns the environment of the guest's tests.
-    fn fill(
-        &self,
-        place: &Path,
-        payload: &Path,
-        suites: &[(String, PathBuf)],
-    ) -> Result<Vec<String>, String> {
+    /// Puts executables and plan into the payload.
+    fn fill(&self, place: &Path, payload: &Path, files: &[(String, PathBuf)]) -> Result<(), String> {
         let context = |error: io::Error| format!("payload {}: {error}", payload.display());
         match fs::remove_dir_all(place) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(context(error)),
             _ => fs::create_dir_all(payload.join("suites")).map_err(context)?,
         }
-        for (name, path) in suites {
-            link(path, &payload.join("suites").join(name))?;
+        for (name, path) in files {
+            link(path, &payload.join(name))?;
         }
-        let mut environment = vec!["RUST_BACKTRACE=1".to_owned()];
-        for (name, path) in suites::programs()? {
-            link(&path, &payload.join(&name))?;
-            match name.as_str() {
-                "jobcage" => environment.push("JOBCAGE_BIN=/payload/jobcage".to_owned()),
-                "zoo" => environment.push("JOBCAGE_ZOO=/payload/zoo".to_owned()),
-                _ => {}
-            }
-        }
-        if let Ok(required) = std::env::var("JOBCAGE_REQUIRE") {
-            environment.push(format!("JOBCAGE_REQUIRE={required}"));
-        }
-        fs::write(payload.join("plan"), self.plan_text()).map_err(context)?;
-        Ok(environment)
+        fs::write(payload.join("plan"), self.plan_text()).map_err(context)
     }
 
     fn plan_text(&self) -> String {
@@ -167,12 +145,32 @@ impl Machine {
     }
 }
 
-/// A passed test may have skipped its work; that is not the same as passed.
+/// A passed test may have done nothing, and says so; that is not the same as passed.
 fn completion(output: &str) -> Completion {
-    match output.lines().find(|line| line.starts_with("skipped:")) {
+    let did_nothing = |line: &&str| line.starts_with("skipped:") || line.starts_with("not applicable:");
+    match output.lines().find(did_nothing) {
         Some(line) => Completion::ignored_with(line),
         None => Completion::Completed,
     }
+}
+
+/// What the tests in the guest find in their environment.
+fn environment(files: &[(String, PathBuf)]) -> Vec<String> {
+    let program = |(variable, name): (&str, &str)| {
+        let there = files.iter().any(|(file, _)| file == name);
+        there.then(|| format!("{variable}=/payload/{name}"))
+    };
+    let handed_on = |name: &str| Some(format!("{name}={}", std::env::var(name).ok()?));
+    let programs = [("JOBCAGE_BIN", "jobcage"), ("JOBCAGE_ZOO", "zoo")]
+        .into_iter()
+        .filter_map(program);
+    let settings = ["JOBCAGE_REQUIRE", "JOBCAGE_TEST_TIMEOUT"]
+        .into_iter()
+        .filter_map(handed_on);
+    programs
+        .chain(settings)
+        .chain(["RUST_BACKTRACE=1".to_owned()])
+        .collect()
 }
 
 fn guest_log(results: &Path) -> String {

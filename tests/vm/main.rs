@@ -4,6 +4,7 @@
 mod machine;
 mod suites;
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
@@ -19,27 +20,42 @@ fn main() -> ExitCode {
     if let Err(missing) = needs() {
         return libtest_mimic::run(&args, vec![without_vm(missing)]).exit_code();
     }
-    let suites = match suites::find() {
-        Ok(suites) => suites,
+    match run(&args) {
+        Ok(code) => code,
         Err(why) => {
             eprintln!("vm: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let machines = KERNELS.map(|kernel| Machine::new(kernel, cases(&suites)));
-    let trials = machines.iter().flat_map(trials).collect::<Vec<_>>();
-    if !args.list {
-        // Both boot at once, before the first test asks, and run only what was asked for.
-        for machine in &machines {
-            machine.select(|name| {
-                trials
-                    .iter()
-                    .any(|trial| trial.name() == name && selected(&args, trial))
-            });
-            machine.start(&suites);
+            ExitCode::FAILURE
         }
     }
-    libtest_mimic::run(&args, trials).exit_code()
+}
+
+fn run(args: &Arguments) -> Result<ExitCode, String> {
+    let suites = suites::find()?;
+    let machines = KERNELS.map(|kernel| Machine::new(kernel, cases(&suites)));
+    let trials = machines.iter().flat_map(trials).collect::<Vec<_>>();
+    let wanted = |name: &str| {
+        trials
+            .iter()
+            .any(|trial| trial.name() == name && selected(args, trial))
+    };
+    machines.iter().for_each(|machine| machine.select(wanted));
+    if !args.list {
+        // Both boot at once, before the first test asks, and run only what was asked for.
+        let files = Arc::new(files(&suites)?);
+        machines
+            .iter()
+            .filter(|machine| machine.is_wanted())
+            .for_each(|machine| machine.start(&files));
+    }
+    Ok(libtest_mimic::run(args, trials).exit_code())
+}
+
+/// Everything executable in the payload, by its name there.
+fn files(suites: &[Suite]) -> Result<Vec<(String, PathBuf)>, String> {
+    let suites = suites
+        .iter()
+        .map(|suite| (format!("suites/{}", suite.name), suite.path.clone()));
+    Ok(suites.chain(suites::programs()?).collect())
 }
 
 fn selected(args: &Arguments, trial: &Trial) -> bool {
