@@ -92,7 +92,9 @@ impl Machine {
         let status = fs::read_to_string(results.join(format!("tests/{index}.status"))).unwrap_or_default();
         // A binary that knows no such test also exits with 0.
         match status.trim() {
-            "0" if output.contains("test result: ok. 1 passed") => Ok(completion(&output)),
+            "0" if output.contains("test result: ok. 1 passed") => {
+                Ok(completion(&self.cases[index].test, &output))
+            }
             "" => Err(format!("the guest did not come to this test\n{}", guest_log(results)).into()),
             "124" | "137" => Err(format!("killed after its time was up\n{output}").into()),
             code => Err(format!("exit code {code}\n{output}").into()),
@@ -146,9 +148,14 @@ impl Machine {
 }
 
 /// A passed test may have done nothing, and says so; that is not the same as passed.
-fn completion(output: &str) -> Completion {
+fn completion(test: &str, output: &str) -> Completion {
+    // libtest has not ended its own line when the test speaks for the first time.
+    let begun = format!("test {test} ... ");
+    let mut words = output
+        .lines()
+        .map(|line| line.strip_prefix(&begun).unwrap_or(line));
     let did_nothing = |line: &&str| line.starts_with("skipped:") || line.starts_with("not applicable:");
-    match output.lines().find(did_nothing) {
+    match words.find(did_nothing) {
         Some(line) => Completion::ignored_with(line),
         None => Completion::Completed,
     }
