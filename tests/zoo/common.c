@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 int exit_code = -1;
+const char *go_file;
 static int arrival = -1;
 
 _Noreturn void die(const char *fmt, ...)
@@ -93,9 +94,11 @@ _Noreturn void ready(const pid_t *pids, int n, const char *words)
 	used += snprintf(line + used, sizeof line - (size_t)used, "\n");
 	if (write(1, line, (size_t)used) != used)
 		die("stdout");
-	if (exit_code >= 0)
-		_exit(exit_code);
-	stay();
+	if (exit_code < 0)
+		stay();
+	if (go_file && open(go_file, O_RDONLY | O_CLOEXEC) < 0)
+		die("open %s", go_file);
+	_exit(exit_code);
 }
 
 char proc_state(pid_t pid)

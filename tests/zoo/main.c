@@ -1,4 +1,4 @@
-/* The gate of the zoo: `zoo ANIMAL [--exit CODE] [args]`; `zoo` alone lists the animals. */
+/* The gate of the zoo: `zoo ANIMAL [--exit CODE [--go FIFO]] [args]`; `zoo` alone lists the animals. */
 #include "zoo.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +43,11 @@ int main(int argc, char **argv)
 	argv += 2;
 	if (argc >= 2 && strcmp(argv[0], "--exit") == 0) {
 		exit_code = (int)number(argv[1], 0, 255);
+		argc -= 2;
+		argv += 2;
+	}
+	if (argc >= 2 && strcmp(argv[0], "--go") == 0) {
+		go_file = argv[1];
 		argc -= 2;
 		argv += 2;
 	}

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* One entry of `zoo`'s list. `run` gets what stands after the name and `--exit CODE`. */
+/* One entry of `zoo`'s list. `run` gets what stands after the name and the options. */
 struct animal {
 	const char *name;
 	const char *args;
@@ -30,6 +30,8 @@ struct board {
 extern struct board *board;
 /* The code of `--exit`, or -1 to stay. */
 extern int exit_code;
+/* The FIFO of `--go`, whose writer is waited for before that exit, or NULL. */
+extern const char *go_file;
 
 /* Says what failed and with which errno, and exits with 99. */
 _Noreturn void die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
