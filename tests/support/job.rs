@@ -104,6 +104,19 @@ impl Job {
         }
     }
 
+    /// Waits for a line of output; whether it came.
+    pub fn wait_line(&mut self, wanted: &str) -> bool {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if self.stdout().lines().any(|line| line.trim_end() == wanted) {
+                return true;
+            }
+            if matches!(self.read_more(end), None | Some(0)) {
+                return false;
+            }
+        }
+    }
+
     /// Waits until jobcage has ended, and returns its exit code, or 128 + the signal that ended it.
     pub fn wait(&mut self, within: Duration) -> i32 {
         let end = Instant::now() + within;
