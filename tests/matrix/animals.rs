@@ -5,6 +5,7 @@ use super::{Animal, Fate, Helper};
 use crate::support::needs::Need;
 use crate::support::programs;
 use crate::support::world::World;
+use jobcage_job::{CensusMethod, FoundBy, Kill};
 
 /// `zoo NAME [--exit CODE --go FIFO] args…`.
 fn zoo(world: &World, exit: Option<i32>, words: &[&str]) -> Vec<String> {
@@ -117,9 +118,11 @@ fn peak_was_measured(outcome: &Outcome) {
 }
 
 fn unit_is_named(outcome: &Outcome) {
-    let named = outcome.report.escaped.iter().any(
-        |e| matches!(&e.found, jobcage_job::FoundBy::TransientUnit(unit) if unit.contains("jobcage-zoo-unit")),
-    );
+    let named = outcome
+        .report
+        .escaped
+        .iter()
+        .any(|e| matches!(&e.found, FoundBy::TransientUnit(unit) if unit.contains("jobcage-zoo-unit")));
     assert!(named, "{:?}", outcome.report.escaped);
 }
 
@@ -128,7 +131,7 @@ fn at_job_is_named(outcome: &Outcome) {
         .report
         .escaped
         .iter()
-        .any(|e| matches!(&e.found, jobcage_job::FoundBy::AtJob(_)));
+        .any(|e| matches!(&e.found, FoundBy::AtJob(_)));
     assert!(named, "{:?}", outcome.report.escaped);
 }
 
@@ -166,6 +169,8 @@ macro_rules! fuse {
 /// The whole table.
 pub fn all() -> Vec<Animal> {
     let mut all = contained();
+    all.extend(of_another_user());
+    all.extend(on_older_kernels());
     all.extend(limited());
     all.extend(nested());
     all.extend(stuck());
@@ -208,6 +213,68 @@ fn contained() -> Vec<Animal> {
             needs: &[Need::Program("ssh-agent")],
             ..PLAIN
         },
+    ]
+}
+
+/// Jobs that are not root's.
+fn of_another_user() -> Vec<Animal> {
+    const OTHER: &[&str] = &["--user", "nobody"];
+    vec![
+        animal!("ignore-term-as-nobody" = ["ignore-term"], options: OTHER, needs: &[Need::Root]),
+        animal!("scrubbed-as-nobody" = ["scrubbed"], options: OTHER, needs: &[Need::Root]),
+        animal!("non-dumpable-as-nobody" = ["non-dumpable"], options: OTHER, needs: &[Need::Root]),
+    ]
+}
+
+fn wrapper(world: &World, words: &[&str]) -> Vec<String> {
+    std::iter::once(world.zoo.display().to_string())
+        .chain(words.iter().map(|w| (*w).to_owned()))
+        .chain(std::iter::once("--".to_owned()))
+        .collect()
+}
+
+fn killed_by_walk(outcome: &Outcome) {
+    if outcome.ending.exit().is_some() {
+        let proof = outcome
+            .report
+            .proof
+            .as_ref()
+            .expect("there was something to kill");
+        assert_eq!(proof.kill, Kill::Walk, "{proof:?}");
+    }
+}
+
+fn looked_without_freezing(outcome: &Outcome) {
+    if outcome.ending.exit().is_some() {
+        assert_eq!(outcome.report.census.method, CensusMethod::Running);
+    }
+}
+
+/// Kernels without something, as far as their answers go.
+fn on_older_kernels() -> Vec<Animal> {
+    const NO_KILL: [&str; 2] = ["mask-file", "cgroup.kill"];
+    const NEITHER: [&str; 3] = ["mask-file", "cgroup.kill", "cgroup.freeze"];
+    vec![
+        animal!("without-clone3" = ["double-fork"], wrap: |w| wrapper(w, &["seccomp-enosys", "clone3"])),
+        animal!("without-cgroup-kill" = ["ignore-term"], wrap: |w| wrapper(w, &NO_KILL), also: killed_by_walk),
+        animal!(
+            "bomb-without-cgroup-kill" = ["bomb", "tree", "500"],
+            named: &[],
+            wrap: |w| wrapper(w, &NO_KILL),
+            also: killed_by_walk,
+        ),
+        animal!(
+            "without-cgroup-freeze" = ["stopped"],
+            wrap: |w| wrapper(w, &["mask-file", "cgroup.freeze"]),
+            also: looked_without_freezing,
+        ),
+        animal!("without-kill-and-freeze" = ["leader-exit"], wrap: |w| wrapper(w, &NEITHER), also: killed_by_walk),
+        animal!(
+            "rabbits-without-kill-and-freeze" = ["rabbits"],
+            named: &[],
+            wrap: |w| wrapper(w, &NEITHER),
+            also: killed_by_walk,
+        ),
     ]
 }
 

@@ -30,7 +30,7 @@ fn dead(world: &mut World, animal: &Animal, ending: Ending, started: &mut Starte
         started.job.stderr()
     );
     if ending == Ending::KilledThenGc {
-        let gc = world.jobcage(&["gc"]);
+        let gc = world.jobcage(&(animal.wrap)(world), &["gc"]);
         assert!(gc.status.success(), "gc: {}", String::from_utf8_lossy(&gc.stderr));
     }
     assert!(
@@ -166,7 +166,7 @@ fn quarantined(world: &mut World, animal: &Animal, ending: Ending, started: &mut
     );
     if ending.kills_jobcage() {
         assert_eq!(code, 137);
-        let gc = world.jobcage(&["gc"]);
+        let gc = world.jobcage(&[], &["gc"]);
         let said = [gc.stdout, gc.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         assert!(
@@ -244,7 +244,7 @@ fn release(world: &mut World, started: &Started) {
             describe(process.pid)
         );
     }
-    let gc = world.jobcage(&["gc"]);
+    let gc = world.jobcage(&[], &["gc"]);
     assert!(gc.status.success(), "gc: {}", String::from_utf8_lossy(&gc.stderr));
     assert!(
         cgroup::wait_gone(&started.cage, PATIENCE),
