@@ -8,7 +8,8 @@ use crate::support::process::describe;
 use crate::support::world::World;
 use jobcage_job::{Clock, Death, Ending as Reported, FoundBy, Report};
 use nix::sys::signal::Signal;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Looks at the end of a cell, by the fate of its animal.
 pub fn fate(world: &mut World, animal: &Animal, ending: Ending, mut started: Started, code: i32) {
@@ -91,18 +92,22 @@ fn expected_code(ending: Ending) -> i32 {
 /// The report of a job that its jobcage did not live to close.
 fn closed_report(world: &World) -> Report {
     let written = || !world.closed_reports().is_empty();
+    assert!(
+        cgroup::wait_change(&record(world), PATIENCE, written),
+        "nobody wrote a report for the lost job"
+    );
+    world.closed_reports().remove(0)
+}
+
+/// The record of the one job, or where it would be.
+fn record(world: &World) -> PathBuf {
     let run = world.dir.join("run");
-    let dirs = std::fs::read_dir(&run)
+    let mut listed = std::fs::read_dir(&run)
         .into_iter()
         .flatten()
         .flatten()
         .map(|e| e.path());
-    let record = dirs.into_iter().find(|p| p.is_dir()).unwrap_or(run);
-    assert!(
-        cgroup::wait_change(&record, PATIENCE, written),
-        "nobody wrote a report for the lost job"
-    );
-    world.closed_reports().remove(0)
+    listed.find(|p| p.is_dir()).unwrap_or(run)
 }
 
 fn report_fits(report: &Report, ending: Ending, code: i32) {
@@ -166,13 +171,7 @@ fn quarantined(world: &mut World, animal: &Animal, ending: Ending, started: &mut
     );
     if ending.kills_jobcage() {
         assert_eq!(code, 137);
-        let gc = world.jobcage(&[], &["gc"]);
-        let said = [gc.stdout, gc.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        assert!(
-            stuck.iter().all(|pid| said.contains(&pid.to_string())),
-            "gc does not name {stuck:?}: {said}"
-        );
+        gc_names(world, &stuck);
     } else {
         assert_eq!(
             code,
@@ -201,6 +200,21 @@ fn quarantined(world: &mut World, animal: &Animal, ending: Ending, started: &mut
         "somebody still holds the job's stdout"
     );
     world.assert_nothing_left();
+}
+
+/// `jobcage gc` says who is stuck; not at once, where the watcher is just trying to close the same job.
+fn gc_names(world: &World, stuck: &[i32]) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let gc = world.jobcage(&[], &["gc"]);
+        let said = [gc.stdout, gc.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        if stuck.iter().all(|pid| said.contains(&pid.to_string())) {
+            return;
+        }
+        assert!(Instant::now() < end, "gc does not name {stuck:?}: {said}");
+        cgroup::wait_change(&record(world), Duration::from_millis(100), || false);
+    }
 }
 
 fn quarantine_report(animal: &Animal, started: &Started, stuck: &[i32]) {
