@@ -123,7 +123,7 @@ fn unit_is_named(outcome: &Outcome) {
         .report
         .escaped
         .iter()
-        .any(|e| matches!(&e.found, FoundBy::TransientUnit(unit) if unit.contains("jobcage-zoo-unit")));
+        .any(|e| matches!(&e.found, FoundBy::TransientUnit(unit) if unit.contains("zoo-unit")));
     assert!(named, "{:?}", outcome.report.escaped);
 }
 
@@ -376,12 +376,12 @@ fn escaping() -> Vec<Animal> {
         Animal {
             name: "systemd-run-service",
             argv: |w, exit| {
-                let start = "systemd-run --quiet --unit=jobcage-zoo-unit sleep 290 && echo ready $$";
+                let start = "systemd-run --quiet --unit=zoo-unit sleep 290 && echo ready $$";
                 script(w, exit, start)
             },
             named: &[],
             also: unit_is_named,
-            undo: || run_quietly("systemctl", &["stop", "jobcage-zoo-unit.service"]),
+            undo: || run_quietly("systemctl", &["stop", "zoo-unit.service"]),
             ..SYSTEMD
         },
         Animal {

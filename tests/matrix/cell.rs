@@ -149,6 +149,8 @@ fn end(world: &mut World, started: &mut Started, ending: Ending) -> i32 {
             started.job.wait(within)
         }
         Ending::KilledThenGc => {
+            // A supervisor that sees its watcher die starts another one, unless it is stopped.
+            started.job.stop();
             world.kill_watchers();
             started.job.signal(Signal::SIGKILL);
             started.job.wait(within)

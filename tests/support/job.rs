@@ -1,6 +1,6 @@
 //! One `jobcage run` of a test: started, spoken with, ended, read.
 
-use super::process::Process;
+use super::process::{Process, stat};
 use super::{PATIENCE, left};
 use jobcage_job::Report;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -165,6 +165,20 @@ impl Job {
     /// Sends a signal to jobcage.
     pub fn signal(&self, signal: Signal) {
         self.jobcage.signal(signal);
+    }
+
+    /// Stops jobcage itself, as Ctrl-Z or a debugger would, and waits until it has stopped.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let end = Instant::now() + PATIENCE;
+        while !stat(self.jobcage.pid).is_some_and(|(_, state, _)| matches!(state, 'T' | 't')) {
+            assert!(
+                Instant::now() < end && !self.jobcage.has_ended(),
+                "jobcage does not stop"
+            );
+            // It is not our place to wait for its stop by waitid, so /proc is read again; it takes microseconds.
+            std::thread::yield_now();
+        }
     }
 
     /// What was written to stdout until now.
