@@ -60,6 +60,18 @@ pub fn descendants() -> Result<Vec<Process>> {
     Ok(found)
 }
 
+/// Kills descendants of ours, parents before children as `descendants` lists them, and reaps them.
+pub fn end(processes: &[Process]) {
+    for process in processes {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    }
+    for process in processes {
+        // ECHILD: somebody else has reaped it, such as the kernel at the end of a PID namespace.
+        let _ = waitpid(Pid::from_raw(process.pid), None);
+    }
+}
+
 /// Kills all our descendants. Supervisors first would start what closes their jobs: all of them, until none is left.
 pub fn kill_descendants() {
     for _ in 0..10 {
@@ -95,7 +107,8 @@ pub struct Memory {
 
 /// Reads `smaps_rollup`.
 pub fn memory(pid: i32) -> Result<Memory> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let file = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&file).map_err(|why| format!("{file}: {why}"))?;
     let field = |name| kib(&text, name).ok_or_else(|| format!("no {name} in smaps_rollup of {pid}"));
     Ok(Memory {
         pss: field("Pss:")?,

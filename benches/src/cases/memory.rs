@@ -130,13 +130,9 @@ fn end_all(context: &Context<'_>, mut children: Vec<Child>, ending: Signal) -> R
         child.wait()?;
     }
     let watcher = context.watcher.map(crate::watcher::Watcher::pid);
-    for process in procs::descendants()?
-        .iter()
-        .filter(|process| Some(process.pid) != watcher)
-    {
-        // It may have ended by itself.
-        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
-    }
+    let mut left = procs::descendants()?;
+    left.retain(|process| Some(process.pid) != watcher);
+    procs::end(&left);
     procs::reap_strays();
     Ok(())
 }
