@@ -4,7 +4,7 @@ use crate::{Errno, Result};
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -24,9 +24,9 @@ pub fn open_dir(path: &Path) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// As openat(2).
-pub fn open_dir_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+pub fn open_dir_at(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
-    openat(dir, name, flags, Mode::empty())
+    openat(dir, name.as_ref(), flags, Mode::empty())
 }
 
 /// Reads a whole small file below a directory. For files of procfs, cgroupfs and our own records.
@@ -163,4 +163,23 @@ pub fn exists_at(dir: BorrowedFd<'_>, name: &str) -> Result<bool> {
 pub fn read_path(path: &CStr) -> Result<Vec<u8>> {
     let file = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     read_to_end(file.as_fd())
+}
+
+/// Closes every descriptor from `first` on (close_range(2), since 5.9; one by one before).
+pub fn close_from(first: u32) {
+    // SAFETY: whoever calls this has nothing open there that it will use again.
+    let done = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, u32::MAX, 0) };
+    if done != 0 {
+        for fd in first..4096 {
+            // SAFETY: as above; closing what is not open is an error without an effect.
+            unsafe { nix::libc::close(fd.cast_signed()) };
+        }
+    }
+}
+
+/// Standard input as an owned descriptor, for a process that was given something there.
+#[must_use]
+pub fn take_stdin() -> OwnedFd {
+    // SAFETY: descriptor 0 is open in every process that Rust's runtime has started, and the caller takes it once.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(0) }
 }

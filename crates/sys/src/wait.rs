@@ -80,3 +80,33 @@ fn wait(whom: Whom, options: i32) -> Result<Option<(i32, Change)>> {
         _ => None,
     })
 }
+
+/// Makes sure that children can be waited for: a caller may have left SIGCHLD ignored, and then the kernel reaps them
+/// itself and nobody learns how they ended (waitid(2), NOTES).
+///
+/// # Errors
+/// None known; the kernel's answer is passed on.
+pub fn expect_children() -> Result<()> {
+    // SAFETY: an all-zero sigaction is SIG_DFL with an empty mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `default` is valid; the old action is not asked for.
+    Errno::result(unsafe { libc::sigaction(libc::SIGCHLD, &default, std::ptr::null_mut()) }).map(drop)
+}
+
+/// Whether there is any child but the given ones, living or not. One call where there is none at all.
+#[must_use]
+pub fn other_child_than(known: &[i32]) -> bool {
+    if known.is_empty() || !any_child() {
+        return any_child();
+    }
+    // The kernel lists our children where it was built to (CONFIG_PROC_CHILDREN); where not, there may be one.
+    let me = std::process::id();
+    match crate::file::read_path(
+        &std::ffi::CString::new(format!("/proc/self/task/{me}/children")).unwrap_or_default(),
+    ) {
+        Ok(text) => String::from_utf8_lossy(&text)
+            .split_ascii_whitespace()
+            .any(|pid| !pid.parse().is_ok_and(|pid: i32| known.contains(&pid))),
+        Err(_) => true,
+    }
+}
