@@ -201,7 +201,7 @@ fn watch(signals: &SignalFd) -> String {
 
 /// Kills what we started and what is left in our cgroup, and removes everything we made. What cannot be removed is told.
 pub fn clean() {
-    procs::kill_descendants();
+    procs::kill_descendants(&[]);
     let (cgroup, dirs) = {
         let mut made = made();
         (made.cgroup.take(), std::mem::take(&mut made.dirs))

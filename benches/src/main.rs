@@ -33,7 +33,6 @@ use std::fs;
 use std::process::ExitCode;
 use table::Table;
 use tools::Tools;
-use watcher::Watcher;
 
 /// Errors are for a person to read.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -79,20 +78,17 @@ fn measure(options: &Options) -> Result<usize> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let ground = Ground::make(options)?;
     let tools = Tools::gather(&ground, options)?;
-    let watcher = if tools.has_jobcage() {
-        Some(Watcher::start(&tools)?)
-    } else {
-        None
-    };
+    if tools.has_jobcage() {
+        watcher::wake(&tools)?;
+    }
     let dice = RefCell::new(Dice::new(options.seed));
     let context = Context {
         options,
         ground: &ground,
         tools: &tools,
-        watcher: watcher.as_ref(),
         dice,
     };
-    let machine = machine(options);
+    let machine = machine(options, &tools);
     println!("{}", machine.join("\n"));
     let (mut tables, mut failed) = (Vec::new(), 0);
     for case in CASES.iter().filter(|case| case.is_asked(options)) {
@@ -106,7 +102,9 @@ fn measure(options: &Options) -> Result<usize> {
             }
             Err(why) => {
                 failed += 1;
-                loudly(&format!("case {} FAILED: {why}{}", case.name, tools.last_error()));
+                loudly(&format!("case {} FAILED: {why}", case.name));
+                // The next case must not find what this one could not end.
+                procs::kill_descendants(&watcher::pids(&ground));
             }
         }
         procs::reap_strays();
@@ -120,7 +118,7 @@ fn measure(options: &Options) -> Result<usize> {
 }
 
 /// What a reader of the numbers has to know about the machine.
-fn machine(options: &Options) -> Vec<String> {
+fn machine(options: &Options, tools: &Tools) -> Vec<String> {
     let line = |file: &str| fs::read_to_string(file).unwrap_or_default().trim().to_string();
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let memory = line("/proc/meminfo")
@@ -140,7 +138,13 @@ fn machine(options: &Options) -> Vec<String> {
         .next()
         .unwrap_or_default()
         .to_string();
+    let words: Vec<_> = std::env::args().skip(1).collect();
     vec![
+        format!(
+            "Command: `jobcage-bench {}`; {}.",
+            words.join(" "),
+            tools.version()
+        ),
         format!(
             "Linux {}, {cpus} CPUs, {memory}, {user}, load {load} at the start.",
             line("/proc/sys/kernel/osrelease")

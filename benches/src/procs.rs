@@ -72,10 +72,11 @@ pub fn end(processes: &[Process]) {
     }
 }
 
-/// Kills all our descendants. Supervisors first would start what closes their jobs: all of them, until none is left.
-pub fn kill_descendants() {
+/// Kills all our descendants but these. A killed supervisor may make a watcher start something: until none is left.
+pub fn kill_descendants(spared: &[i32]) {
     for _ in 0..10 {
-        let found = descendants().unwrap_or_default();
+        let mut found = descendants().unwrap_or_default();
+        found.retain(|process| !spared.contains(&process.pid));
         if found.is_empty() {
             return;
         }

@@ -21,9 +21,15 @@ pub struct Tools {
     errors: PathBuf,
 }
 
-const HELPERS: [(&str, &str); 2] = [
-    ("hive", include_str!("../helpers/hive.c")),
-    ("bomb", include_str!("../helpers/bomb.c")),
+/// Name, source, further words for the compiler.
+const HELPERS: [(&str, &str, &[&str]); 3] = [
+    ("hive", include_str!("../helpers/hive.c"), &[]),
+    ("bomb", include_str!("../helpers/bomb.c"), &[]),
+    (
+        "idle",
+        include_str!("../helpers/idle.c"),
+        &["-nostdlib", "-fno-stack-protector"],
+    ),
 ];
 
 impl Tools {
@@ -44,7 +50,7 @@ impl Tools {
             Some(dir) => dir.clone(),
             None => compile_helpers(beside)?,
         };
-        for (name, _) in HELPERS {
+        for (name, ..) in HELPERS {
             copy(
                 &helpers.join(name),
                 &bin,
@@ -87,6 +93,19 @@ impl Tools {
     #[must_use]
     pub fn has_jobcage(&self) -> bool {
         self.has_jobcage
+    }
+
+    /// Which jobcage is measured.
+    #[must_use]
+    pub fn version(&self) -> String {
+        if !self.has_jobcage {
+            return "jobcage not measured".into();
+        }
+        let said = Command::new(self.path("jobcage")).arg("--version").output();
+        let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
+        said.ok()
+            .filter(|text| !text.is_empty())
+            .unwrap_or_else(|| "jobcage of unknown version".into())
     }
 
     /// A command with the environment that all contestants get: the same, and small.
@@ -223,9 +242,11 @@ fn compile_helpers(beside: &Path) -> Result<PathBuf> {
         .unwrap_or(beside);
     let dir = target.join("bench-helpers");
     fs::create_dir_all(&dir)?;
-    for (name, source) in HELPERS {
+    for (name, source, words) in HELPERS {
         let mut cc = Command::new("cc");
-        cc.args(["-static", "-O2", "-Wall", "-Werror", "-x", "c", "-", "-o"])
+        cc.args(["-static", "-O2", "-Wall", "-Werror"])
+            .args(words)
+            .args(["-x", "c", "-", "-o"])
             .arg(dir.join(name));
         let mut child = cc
             .stdin(Stdio::piped())

@@ -1,41 +1,24 @@
-//! `jobcage watch`, started once before anything is measured, as it is on a host where jobs run.
+//! jobcage's watcher. The first job that finds none starts it, in the leaf `hold`; so one job is run before anything is
+//! measured, as on a host where jobs run all day.
 
 use crate::Result;
-use crate::ground::loudly;
-use crate::tools::{Tools, terminate};
-use std::cell::RefCell;
-use std::process::Child;
+use crate::ground::Ground;
+use crate::tools::Tools;
+use std::fs;
 
-/// The running watcher; ended with the benchmark.
-#[derive(Debug)]
-pub struct Watcher(RefCell<Child>);
-
-impl Watcher {
-    /// Starts it.
-    pub fn start(tools: &Tools) -> Result<Self> {
-        let mut command = tools.command(tools.path("jobcage"))?;
-        Ok(Self(RefCell::new(command.arg("watch").spawn()?)))
-    }
-
-    /// Its pid, so that it is not counted as part of a job.
-    #[must_use]
-    pub fn pid(&self) -> i32 {
-        self.0.borrow().id().cast_signed()
-    }
+/// Runs that first job, which also shows that jobcage works at all.
+pub fn wake(tools: &Tools) -> Result<()> {
+    let mut command = tools.jobcage(&[], &["busybox", "true"])?;
+    let why =
+        |why| format!("jobcage cannot run `busybox true`: {why}; --without-jobcage measures the others");
+    tools
+        .time(&mut command)
+        .map(drop)
+        .map_err(|error| why(error).into())
 }
 
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        let mut child = self.0.borrow_mut();
-        match child.try_wait() {
-            Ok(None) => {
-                let ended = terminate(&child).and_then(|()| Ok(child.wait()?));
-                if let Err(why) = ended {
-                    loudly(&format!("the watcher: {why}"));
-                }
-            }
-            Ok(Some(status)) => loudly(&format!("the watcher ended before the benchmark did: {status}")),
-            Err(why) => loudly(&format!("the watcher: {why}")),
-        }
-    }
+/// The processes in `hold`: no part of any job, so they are not counted as one.
+pub fn pids(ground: &Ground) -> Vec<i32> {
+    let list = fs::read_to_string(ground.cgroup.join("jobcage/hold/cgroup.procs")).unwrap_or_default();
+    list.lines().filter_map(|line| line.parse().ok()).collect()
 }

@@ -17,7 +17,7 @@ use std::time::Instant;
 pub fn many(context: &Context<'_>) -> Result<Vec<Table>> {
     let tools = context.tools;
     let count = context.options.size(1_000, 10);
-    let (number, job) = (count.to_string(), ["hive", "1"]);
+    let (number, job) = (count.to_string(), ["idle"]);
     let mut inproc = tools.floor("many", &[&number], &job)?;
     let mut floor = tools.floor("end", &[], &job)?;
     let mut contestants = vec![
@@ -89,7 +89,7 @@ fn lifetimes(
     let ended = milliseconds(start);
     let alive = procs::descendants()?
         .iter()
-        .filter(|process| process.name == "hive")
+        .filter(|process| process.name == "idle")
         .count();
     let left = alive + context.ground.left_below(group)?;
     procs::reap_strays();
@@ -111,7 +111,7 @@ fn start_one(context: &Context<'_>, command: &mut Command, count: usize) -> Resu
 fn anonymous(context: &Context<'_>) -> Result<f64> {
     let jobs = procs::descendants()?
         .into_iter()
-        .filter(|process| process.name == "hive");
+        .filter(|process| process.name == "idle");
     let mut sum = 0.0;
     for process in supervisors(context)?.into_iter().chain(jobs) {
         sum += procs::memory(process.pid)?.anonymous;

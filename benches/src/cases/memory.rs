@@ -6,6 +6,7 @@ use crate::contest::Contestant;
 use crate::peers::bwrap;
 use crate::procs::{self, Process};
 use crate::table::{Table, Target};
+use crate::watcher;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::Read;
@@ -33,19 +34,18 @@ pub fn memory(context: &Context<'_>) -> Result<Vec<Table>> {
             tables.push(Table::new("M1", title, "switches", "floor", idle).aim(targets));
         }
     }
-    if let Some(watcher) = context.watcher {
-        let pss = procs::memory(watcher.pid())?.pss;
-        tables.iter_mut().take(1).for_each(|table| {
-            table
-                .notes
-                .push(format!("the watcher, one for all jobs: {pss} KiB"));
-        });
+    for pid in watcher::pids(context.ground) {
+        let note = format!("the watcher, one for all jobs: {} KiB", procs::memory(pid)?.pss);
+        tables
+            .iter_mut()
+            .take(1)
+            .for_each(|table| table.notes.push(note.clone()));
     }
     Ok(tables)
 }
 
 fn contestants<'a>(context: &'a Context<'a>, count: usize) -> Result<Vec<Contestant<'a>>> {
-    let (tools, job) = (context.tools, ["hive", "1"]);
+    let (tools, job) = (context.tools, ["idle"]);
     let floor = tools.floor("end", &[], &job)?;
     let mut contestants = vec![Contestant::needed(
         "floor",
@@ -99,9 +99,9 @@ pub fn start_all(context: &Context<'_>, command: &mut Command, count: usize) -> 
 
 /// The supervisors of all running jobs: our descendants but for the jobs themselves and the watcher.
 pub fn supervisors(context: &Context<'_>) -> Result<Vec<Process>> {
-    let watcher = context.watcher.map(crate::watcher::Watcher::pid);
+    let watchers = watcher::pids(context.ground);
     let mut found = procs::descendants()?;
-    found.retain(|process| process.name != "hive" && Some(process.pid) != watcher);
+    found.retain(|process| process.name != "idle" && !watchers.contains(&process.pid));
     Ok(found)
 }
 
@@ -129,9 +129,9 @@ fn end_all(context: &Context<'_>, mut children: Vec<Child>, ending: Signal) -> R
     for child in &mut children {
         child.wait()?;
     }
-    let watcher = context.watcher.map(crate::watcher::Watcher::pid);
+    let watchers = watcher::pids(context.ground);
     let mut left = procs::descendants()?;
-    left.retain(|process| Some(process.pid) != watcher);
+    left.retain(|process| !watchers.contains(&process.pid));
     procs::end(&left);
     procs::reap_strays();
     Ok(())

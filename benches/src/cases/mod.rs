@@ -15,7 +15,6 @@ use crate::options::Options;
 use crate::stats::Dice;
 use crate::table::Table;
 use crate::tools::Tools;
-use crate::watcher::Watcher;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -27,8 +26,6 @@ pub struct Context<'a> {
     pub ground: &'a Ground,
     /// Who takes part.
     pub tools: &'a Tools,
-    /// The watcher, where jobcage takes part.
-    pub watcher: Option<&'a Watcher>,
     /// The order within the rounds.
     pub dice: RefCell<Dice>,
 }
