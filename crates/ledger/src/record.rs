@@ -139,7 +139,8 @@ impl Record {
         openat(&self.dir, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
     }
 
-    /// How it stands with the job.
+    /// How it stands with the job. Not for whoever holds its lock: to ask the lock, its file is opened, and the close
+    /// would drop it (see [`jobcage_sys::lock`]).
     ///
     /// # Errors
     /// If the record cannot be read, is damaged, or of a newer version.
@@ -153,10 +154,24 @@ impl Record {
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
             Some(supervisor) => Ok(State::Alive { supervisor }),
-            None => Ok(self
-                .spec()?
-                .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec)))),
+            None => self.without_supervisor(),
         }
+    }
+
+    /// How it stands with the job whose lock we hold: never [`State::Alive`].
+    ///
+    /// # Errors
+    /// As [`Record::state`].
+    pub fn state_under(&self, _held: &Lock) -> Result<State> {
+        match self.report()? {
+            Some(report) => Ok(State::Over(Box::new(report))),
+            None => self.without_supervisor(),
+        }
+    }
+
+    fn without_supervisor(&self) -> Result<State> {
+        let spec = self.spec()?;
+        Ok(spec.map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
     }
 
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
