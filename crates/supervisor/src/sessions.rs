@@ -116,7 +116,7 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
         }
         State::Unattended(_) => record.lock()?.ok_or_else(|| busy(0))?,
     };
-    let State::Unattended(spec) = record.state()? else {
+    let State::Unattended(spec) = record.state_under(&lock)? else {
         return Err(busy(0));
     };
     record.mark_closing()?;
