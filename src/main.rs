@@ -2,6 +2,8 @@
 
 mod cli;
 mod config;
+mod inner;
+mod render;
 mod verbs;
 
 use cli::request::Request;
@@ -12,8 +14,17 @@ use std::process::ExitCode;
 /// jobcage itself failed; no command ends with it by chance.
 const FAILED: u8 = 125;
 
+/// musl's own allocator makes a system call for nearly every small group of sizes; this one makes a few in all.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
-    let words = std::env::args_os().collect();
+    let words: Vec<_> = std::env::args_os().collect();
+    match inner::perform(&words) {
+        None => {}
+        Some(Ok(code)) => return ExitCode::from(code),
+        Some(Err(e)) => return failed(&e),
+    }
     let parsed = match cli::parse(words, Environ::capture(), nix::unistd::geteuid().as_raw()) {
         Ok(parsed) => parsed,
         Err(e) => return failed(&e),
@@ -37,7 +48,6 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::Stop(request) => verbs::stop(request),
         Request::Gc(request) => verbs::gc(request),
         Request::Doctor(request) => verbs::doctor(request),
-        Request::Watch(request) => verbs::watch(request),
         Request::Man(request) => verbs::pages::man(&request),
         Request::Completions(request) => verbs::pages::completions(request),
         Request::Print(text) => verbs::pages::print(text.as_bytes()),

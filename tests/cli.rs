@@ -175,10 +175,6 @@ fn help_and_version_are_texts() {
             help.contains("Usage: jobcage <COMMAND>") && help.contains("  doctor "),
             "{help}"
         );
-        assert!(
-            !help.contains("  watch "),
-            "the watcher is not for people: {help}"
-        );
     }
     for words in [&["run", "--help"][..], &["help", "run"]] {
         let help = text(words);
@@ -191,9 +187,7 @@ fn help_and_version_are_texts() {
             "{help}"
         );
     }
-    for verb in [
-        "create", "cleanup", "list", "show", "stop", "gc", "doctor", "watch",
-    ] {
+    for verb in ["create", "cleanup", "list", "show", "stop", "gc", "doctor"] {
         assert!(text(&[verb, "--help"]).contains("--cgroup-root <DIR>"), "{verb}");
     }
     for verb in ["list", "show", "stop", "gc", "doctor"] {
@@ -360,7 +354,6 @@ fn manual_pages_are_written_for_every_verb_of_people() {
     }
     let run = fs::read_to_string(dir.join("jobcage-run.1")).unwrap();
     assert!(run.contains("idle") && run.contains("128+N"), "{run}");
-    assert!(!dir.join("jobcage-watch.1").exists());
 }
 
 #[test]

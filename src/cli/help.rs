@@ -8,7 +8,6 @@ pub const SHOW: &str = "Show one job.";
 pub const STOP: &str = "Stop a job.";
 pub const GC: &str = "End and remove what dead jobs have left.";
 pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
-pub const WATCH: &str = "Hold the root and collect what dies without an end.";
 pub const MAN: &str = "Write the manual pages into a directory.";
 pub const COMPLETIONS: &str = "Print the completion script of a shell.";
 

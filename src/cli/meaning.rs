@@ -11,7 +11,7 @@ use super::pick;
 use super::request::{
     AfterRequest, CageChoice, CageRequest, CleanupRequest, Common, CreateRequest, DoctorRequest, EnvRequest,
     GcRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest, StepRequest, StopHow,
-    StopRequest, Voice, WatchRequest,
+    StopRequest, Voice,
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_name, parse_nice,
@@ -77,11 +77,6 @@ impl Door<'_> {
                 let (common, json) = plain(w)?;
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)
-            }
-            VerbWords::Watch(w) => {
-                let common = self.common(w.common)?;
-                let voice = common.voice;
-                (Request::Watch(WatchRequest { common }), voice)
             }
             VerbWords::Man(_) | VerbWords::Completions(_) => {
                 unreachable!("answered before the layers are read")

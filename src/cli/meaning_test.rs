@@ -316,7 +316,6 @@ fn the_other_verbs_have_their_own_requests() {
     assert!(matches!(of("jobcage doctor"), Ok(Request::Doctor(_))));
     let broken = files(&["[run]\nnice = 99\n"]);
     assert!(broken.request("jobcage doctor").is_err() && broken.request("jobcage gc").is_ok());
-    assert!(matches!(of("jobcage watch -q"), Ok(Request::Watch(_))));
     assert!(matches!(
         of("jobcage show x --json"),
         Ok(Request::Show(ShowRequest { json: true, .. }))

@@ -30,8 +30,6 @@ pub enum Request {
     Gc(GcRequest),
     /// `jobcage doctor`.
     Doctor(DoctorRequest),
-    /// `jobcage watch`, the watcher.
-    Watch(WatchRequest),
     /// `jobcage man DIR`: writes the manual pages.
     Man(ManRequest),
     /// `jobcage completions SHELL`: prints the shell's completion script.
@@ -253,13 +251,6 @@ pub struct DoctorRequest {
     pub common: Common,
     /// `--json`.
     pub json: bool,
-}
-
-/// `jobcage watch`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WatchRequest {
-    /// Places and voice.
-    pub common: Common,
 }
 
 /// `jobcage man DIR`.

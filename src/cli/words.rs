@@ -220,12 +220,6 @@ pub struct StopWords {
 }
 
 #[derive(Debug, Args)]
-pub struct WatchWords {
-    #[command(flatten)]
-    pub common: CommonWords,
-}
-
-#[derive(Debug, Args)]
 pub struct ManWords {
     /// The directory that gets the pages; it must exist.
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -258,8 +252,6 @@ pub enum VerbWords {
     Gc(PlainWords),
     /// `doctor`.
     Doctor(PlainWords),
-    /// `watch`.
-    Watch(WatchWords),
     /// `man`.
     Man(ManWords),
     /// `completions`.
@@ -307,7 +299,6 @@ pub fn command() -> Command {
             verb("stop", help::STOP, options::<StopWords>),
             verb("gc", help::GC, options::<PlainWords>),
             verb("doctor", help::DOCTOR, options::<PlainWords>),
-            verb("watch", help::WATCH, options::<WatchWords>).hide(true),
             verb("man", help::MAN, options::<ManWords>).hide(true),
             verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
         ])
@@ -332,7 +323,6 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
         "gc" => VerbWords::Gc(PlainWords::from_arg_matches_mut(m)?),
         "doctor" => VerbWords::Doctor(PlainWords::from_arg_matches_mut(m)?),
-        "watch" => VerbWords::Watch(WatchWords::from_arg_matches_mut(m)?),
         "man" => VerbWords::Man(ManWords::from_arg_matches_mut(m)?),
         "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),
         _ => return Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),

@@ -1,20 +1,42 @@
 //! One function for each verb: it does what the request says and returns the exit code.
 
+mod command;
+mod doctor;
+mod end;
+mod look;
 pub mod pages;
+mod run;
 
+pub use doctor::doctor;
+pub use end::{cleanup, gc, stop};
+pub use look::{list, show};
+pub use run::{create, run};
+
+use crate::cli::request;
+use jobcage_ledger::{LedgerError, Places};
+use jobcage_supervisor::Failure;
 use std::path::PathBuf;
-
-use crate::cli::request::{
-    CleanupRequest, CreateRequest, DoctorRequest, GcRequest, ListRequest, RunRequest, ShowRequest,
-    StopRequest, WatchRequest,
-};
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum VerbError {
-    /// This build does not have the verb yet.
-    #[error("{0}: not built yet: this build of jobcage has no such part, and nothing was done")]
-    NotBuilt(&'static str),
+    /// The supervisor could not do it.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// A record.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A user or group that was named.
+    #[error("{0}")]
+    Who(String),
+    /// The report could not be written where it was wanted.
+    #[error("cannot write the report to {}: {source}", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A text that was asked for did not get out.
     #[error("cannot write to standard output: {0}")]
     Stdout(std::io::Error),
@@ -31,74 +53,17 @@ pub enum VerbError {
 /// What a verb ends with: the exit code.
 pub type Outcome = Result<u8, VerbError>;
 
-/// `jobcage run`.
-///
-/// # Errors
-/// If jobcage itself fails; how the command ended is the exit code.
-pub fn run(_: RunRequest) -> Outcome {
-    Err(VerbError::NotBuilt("run"))
+/// The places of records, as the ledger wants them.
+fn places(places: &request::Places) -> Places {
+    Places {
+        runtime: places.runtime_dir.clone(),
+        state: places.state_dir.clone(),
+    }
 }
 
-/// `jobcage create`.
-///
-/// # Errors
-/// If the cage cannot be made.
-pub fn create(_: CreateRequest) -> Outcome {
-    Err(VerbError::NotBuilt("create"))
-}
-
-/// `jobcage cleanup`.
-///
-/// # Errors
-/// If the cage cannot be ended.
-pub fn cleanup(_: CleanupRequest) -> Outcome {
-    Err(VerbError::NotBuilt("cleanup"))
-}
-
-/// `jobcage list`.
-///
-/// # Errors
-/// If the records cannot be read.
-pub fn list(_: ListRequest) -> Outcome {
-    Err(VerbError::NotBuilt("list"))
-}
-
-/// `jobcage show`.
-///
-/// # Errors
-/// If there is no such job or its record cannot be read.
-pub fn show(_: ShowRequest) -> Outcome {
-    Err(VerbError::NotBuilt("show"))
-}
-
-/// `jobcage stop`.
-///
-/// # Errors
-/// If there is no such job or it cannot be stopped.
-pub fn stop(_: StopRequest) -> Outcome {
-    Err(VerbError::NotBuilt("stop"))
-}
-
-/// `jobcage gc`.
-///
-/// # Errors
-/// If something of a dead job could not be removed.
-pub fn gc(_: GcRequest) -> Outcome {
-    Err(VerbError::NotBuilt("gc"))
-}
-
-/// `jobcage doctor`.
-///
-/// # Errors
-/// If the host cannot be examined.
-pub fn doctor(_: DoctorRequest) -> Outcome {
-    Err(VerbError::NotBuilt("doctor"))
-}
-
-/// `jobcage watch`.
-///
-/// # Errors
-/// If the root cannot be held or watched.
-pub fn watch(_: WatchRequest) -> Outcome {
-    Err(VerbError::NotBuilt("watch"))
+/// A value as JSON, on stdout.
+fn print_json(value: &impl serde::Serialize) -> Outcome {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| VerbError::Stdout(e.into()))?;
+    text.push('\n');
+    pages::print(text.as_bytes())
 }

@@ -312,7 +312,7 @@ impl<'a> Supervision<'a> {
 
     fn run(mut self) -> Result<Outcome> {
         self.start_main()?;
-        while !matches!(self.machine.state(), State::Closed | State::Quarantined) {
+        while !self.is_over() {
             self.wait()?;
             self.look_at_signals()?;
             self.look_at_clocks()?;
@@ -320,6 +320,10 @@ impl<'a> Supervision<'a> {
             self.look_at_watcher();
         }
         self.finish()
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.machine.state(), State::Closed | State::Quarantined)
     }
 
     /// Hands an event to the machine and does what it says, until there is nothing more to do.
@@ -541,7 +545,10 @@ impl<'a> Supervision<'a> {
     }
 
     fn look_at_signals(&mut self) -> Result<()> {
-        while let Some(meaning) = self.signals.next() {
+        // One wake-up may bring several; after the last of them nothing is asked any more.
+        while !self.is_over()
+            && let Some(meaning) = self.signals.next()
+        {
             match meaning {
                 Meaning::Child => self.look_at_children()?,
                 Meaning::Stop(cause) => self.stop(cause)?,
@@ -587,7 +594,9 @@ impl<'a> Supervision<'a> {
 
     /// Reaps what has ended: orphans of the job become our children, and their zombies with them.
     fn look_at_children(&mut self) -> Result<()> {
-        while let Ok(Some((pid, change))) = wait::poll(Whom::Any, true) {
+        while !self.is_over()
+            && let Ok(Some((pid, change))) = wait::poll(Whom::Any, true)
+        {
             let is = |running: &Option<Running>| running.as_ref().is_some_and(|r| r.child.pid == pid);
             match change {
                 Change::Stopped(_) if is(&self.main) => self.stop_with_main(pid),
@@ -926,8 +935,6 @@ impl<'a> Supervision<'a> {
                 ));
             }
             self.steps.push(step);
-            // Its memory may still be in use by a child that hangs between birth and exec.
-            std::mem::forget(child);
         }
         Ok(())
     }

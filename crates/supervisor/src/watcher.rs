@@ -137,8 +137,7 @@ fn listen(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
     let own = format!("{SOCKET}.{}", std::process::id());
     let _ = std::fs::remove_file(runtime.join(&own));
     short_address(runtime, &own, |address| socket::bind(fd.as_raw_fd(), address))?;
-    let backlog = Backlog::new(4096)?;
-    socket::listen(&fd, backlog)?;
+    socket::listen(&fd, Backlog::MAXCONN)?;
     nix::fcntl::renameat(
         nix::fcntl::AT_FDCWD,
         &runtime.join(&own),
@@ -188,7 +187,7 @@ enum Kind {
     /// Whoever holds the lease of a job of `jobcage create`.
     Lease,
     /// A closing that we have started.
-    Closing(i32),
+    Closing(Child),
 }
 
 /// The watcher itself; returns when there is nothing left to watch. Standard input is the socket.
@@ -232,7 +231,7 @@ pub fn watch(places: &Places, scope: bool) -> Result<()> {
             .collect();
         for one in gone {
             match one.kind {
-                Kind::Closing(pid) => drop(wait::poll(wait::Whom::Pid(pid), false)),
+                Kind::Closing(child) => drop(wait::poll(wait::Whom::Pid(child.pid), false)),
                 Kind::Supervisor(_) | Kind::Lease => watched.extend(start_closing(places, one.id)),
             }
         }
@@ -292,10 +291,11 @@ fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
         ..Plan::default()
     };
     let child = spawn(&plan).ok()?;
+    let process = child.pidfd.as_ref()?.try_clone().ok()?;
     Some(Watched {
         id,
-        process: child.pidfd?,
-        kind: Kind::Closing(child.pid),
+        process,
+        kind: Kind::Closing(child),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Small files: read in one call, replaced as a whole or not at all.
 
 use crate::{Errno, Result};
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
 use std::ffi::{CStr, OsStr};
@@ -161,7 +161,7 @@ pub fn exists_at(dir: BorrowedFd<'_>, name: &str) -> Result<bool> {
 /// # Errors
 /// As open(2) and read(2).
 pub fn read_path(path: &CStr) -> Result<Vec<u8>> {
-    let file = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let file = openat(AT_FDCWD, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     read_to_end(file.as_fd())
 }
 

@@ -10,9 +10,10 @@
 //! Where the kernel does not know clone3 or the flag, the child is forked and moves itself.
 
 use crate::raw::{self, Raw};
-use crate::{Errno, Result, pidfd};
+use crate::{Errno, Result, pidfd, wait};
 use nix::sys::signal::SigSet;
 use std::ffi::{CString, c_char, c_void};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -155,8 +156,18 @@ pub struct Child {
     pub pidfd: Option<OwnedFd>,
     /// How it came into its cgroup.
     pub way: Way,
-    // Read by the child until its exec; kept until nobody can be in it any more.
-    memory: Box<ChildMemory>,
+    // Read by the child until its exec, which nobody is told of: see `drop`.
+    memory: ManuallyDrop<Box<ChildMemory>>,
+}
+
+impl Drop for Child {
+    /// A child that lives may still be on its way to exec and run on this memory, so then it is left to it for good.
+    fn drop(&mut self) {
+        if !wait::is_alive(self.pid) {
+            // SAFETY: dropped once, here, and the child that used it has ended.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
+        }
+    }
 }
 
 impl Child {
@@ -225,7 +236,7 @@ pub fn spawn_moved(plan: &Plan<'_>) -> Result<Child> {
         pid,
         pidfd: pidfd::open(pid).ok(),
         way: Way::Moved,
-        memory,
+        memory: ManuallyDrop::new(memory),
     })
 }
 
@@ -271,7 +282,7 @@ fn spawn_born(plan: &Plan<'_>, shared: bool) -> Result<Child> {
         pid: i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?,
         pidfd,
         way: Way::Born,
-        memory,
+        memory: ManuallyDrop::new(memory),
     })
 }
 
@@ -441,8 +452,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, unmapped once. A child that is still on its way to exec has been killed or waits in
-        // the kernel for good: `Child` is dropped after it has been reaped, or at the end of this process.
+        // SAFETY: mapped by `new`, unmapped once, and only when no child runs on it (`Child::drop`).
         unsafe { libc::munmap(self.0, PAGE + STACK) };
     }
 }

@@ -52,6 +52,12 @@ pub fn any_child() -> bool {
     wait(Whom::Any, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) != Err(Errno::ECHILD)
 }
 
+/// Whether a child of ours has not ended yet. One that was reaped has.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    wait(Whom::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) == Ok(None)
+}
+
 /// Makes orphans among our descendants our own children (`PR_SET_CHILD_SUBREAPER`, since 3.4).
 ///
 /// # Errors

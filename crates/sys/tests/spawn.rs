@@ -52,8 +52,15 @@ fn a_script_without_a_shebang_goes_to_a_shell() {
     let dir = std::env::temp_dir().join(format!("jobcage-sys-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let script = dir.join("script");
-    std::fs::write(&script, "exit $(($1 + 1))\n").unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // Written by a process of its own: a child of another test, born while it is open for writing here, would keep it busy.
+    let write = format!("echo 'exit $(($1 + 1))' > {0} && chmod +x {0}", script.display());
+    assert!(
+        std::process::Command::new("sh")
+            .args(["-c", &write])
+            .status()
+            .unwrap()
+            .success()
+    );
     let child = spawn(&plan(script.to_str().unwrap(), &["script", "6"])).unwrap();
     assert_eq!(end_of(&child), Change::Exited(7));
     std::fs::remove_dir_all(&dir).unwrap();
@@ -78,4 +85,15 @@ fn code_that_was_released_still_runs() {
     memory::release_code();
     let child = spawn(&plan("/bin/true", &["true"])).unwrap();
     assert_eq!(end_of(&child), Change::Exited(0));
+}
+
+#[test]
+fn a_child_may_be_forgotten_before_its_exec() {
+    // Each is dropped while it may still run on the memory that it shares with us; a use after free would crash it.
+    let pids: Vec<i32> = (0..200)
+        .map(|_| spawn(&plan("/bin/true", &["true"])).unwrap().pid)
+        .collect();
+    for pid in pids {
+        assert_eq!(wait::block(Whom::Pid(pid)).unwrap().1, Change::Exited(0));
+    }
 }
