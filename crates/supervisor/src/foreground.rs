@@ -4,7 +4,7 @@
 //! its way: a signal that the terminal sends reaches both, and only one that somebody sends to us means "stop".
 
 use crate::capture::{Stdio, Stream};
-use crate::closing::{self, Care, Closed, Story};
+use crate::closing::{self, Closed, Story};
 use crate::error::{Failure, Result};
 use crate::host::{self, cstring};
 use crate::job::{After, Command, Job, Outcome, Target};
@@ -898,6 +898,12 @@ impl<'a> Supervision<'a> {
                 ..Closed::default()
             }
         } else {
+            let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
+            closing::end_cage(Some(&self.setup.cage), &Patience::default(), detail)?
+        };
+        // Before the look outside: a zombie of ours is no descendant that lives.
+        self.reap_the_killed()?;
+        if !self.is_step_of_another() {
             let own: Vec<i32> = self
                 .setup
                 .watch
@@ -905,21 +911,37 @@ impl<'a> Supervision<'a> {
                 .filter_map(|w| w.started.as_ref())
                 .map(|child| child.pid)
                 .collect();
-            let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
-            let care = Care {
-                patience: Patience::default(),
-                detail,
-                own_children: Some(&own),
-            };
-            closing::close(&self.setup.spec, Some(&self.setup.cage), &care)?
-        };
+            closed.escaped = closing::look_outside(&self.setup.spec, Some(&own));
+        }
         if let Some(cut) = self.cut.take() {
-            merge_cut(&mut closed, cut);
+            self.merge_cut(&mut closed, cut);
         }
         let proven = closed.quarantine.is_none() && closed.emptied.proven();
         self.closed = Some(closed);
-        self.reap_the_killed()?;
         Ok(Event::Emptied { proven })
+    }
+
+    /// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
+    fn merge_cut(&self, closed: &mut Closed, cut: Emptied) {
+        use jobcage_job::{Kill, Proof};
+        if self.is_step_of_another() && !cut.proven() {
+            closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
+        }
+        let last = &mut closed.emptied;
+        last.census.count += cut.census.count;
+        if !cut.census.left.is_empty() {
+            let later = std::mem::replace(&mut last.census.left, cut.census.left);
+            last.census.left.extend(later);
+            last.census.method = cut.census.method;
+        }
+        if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
+            let removed = last.proof.removed;
+            last.proof = Proof {
+                removed,
+                populated: last.proof.populated,
+                ..cut.proof
+            };
+        }
     }
 
     /// Those that the kill has ended. One that is stuck in the kernel is not waited for.
@@ -1006,25 +1028,6 @@ impl<'a> Supervision<'a> {
             }
             self.streams[i].step(&self.stdio, &mut self.last_output);
         }
-    }
-}
-
-/// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
-fn merge_cut(closed: &mut Closed, cut: Emptied) {
-    let last = &mut closed.emptied;
-    last.census.count += cut.census.count;
-    if !cut.census.left.is_empty() {
-        let later = std::mem::replace(&mut last.census.left, cut.census.left);
-        last.census.left.extend(later);
-        last.census.method = cut.census.method;
-    }
-    if cut.proof.kill != jobcage_job::Kill::NotNeeded && last.proof.kill == jobcage_job::Kill::NotNeeded {
-        let removed = last.proof.removed;
-        last.proof = jobcage_job::Proof {
-            removed,
-            populated: last.proof.populated,
-            ..cut.proof
-        };
     }
 }
 
