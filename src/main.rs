@@ -1,1 +1,65 @@
-fn main() {}
+//! `jobcage`: runs a command so that nothing of it outlives it.
+
+mod cli;
+mod config;
+mod inner;
+mod render;
+mod verbs;
+
+use cli::request::Request;
+use config::environ::Environ;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// jobcage itself failed; no command ends with it by chance.
+const FAILED: u8 = 125;
+
+/// musl's own allocator makes a system call for nearly every small group of sizes; this one makes a few in all.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    match inner::perform(&words) {
+        None => {}
+        Some(Ok(code)) => return ExitCode::from(code),
+        Some(Err(e)) => return failed(&e),
+    }
+    let parsed = match cli::parse(words, Environ::capture(), nix::unistd::geteuid().as_raw()) {
+        Ok(parsed) => parsed,
+        Err(e) => return failed(&e),
+    };
+    for warning in &parsed.warnings {
+        complain(&format_args!("warning: {warning}"));
+    }
+    match perform(parsed.request) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => failed(&e),
+    }
+}
+
+fn perform(request: Request) -> verbs::Outcome {
+    match request {
+        Request::Run(request) => verbs::run(*request),
+        Request::Create(request) => verbs::create(*request),
+        Request::Cleanup(request) => verbs::cleanup(request),
+        Request::List(request) => verbs::list(request),
+        Request::Show(request) => verbs::show(request),
+        Request::Stop(request) => verbs::stop(request),
+        Request::Gc(request) => verbs::gc(request),
+        Request::Doctor(request) => verbs::doctor(request),
+        Request::Man(request) => verbs::pages::man(&request),
+        Request::Completions(request) => verbs::pages::completions(request),
+        Request::Print(text) => verbs::pages::print(text.as_bytes()),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    complain(error);
+    ExitCode::from(FAILED)
+}
+
+/// One line on stderr, in one write. If stderr is gone there is nobody to tell.
+fn complain(text: &dyn std::fmt::Display) {
+    let _ = std::io::stderr().write_all(format!("jobcage: {text}\n").as_bytes());
+}

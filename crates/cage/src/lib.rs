@@ -1,1 +1,37 @@
-//! To be filled.
+//! Everything about control groups, and the only writer below the cgroup mount.
+//!
+//! A **cage** is a cgroup directory of its own for a job, made before its first process. Each **step** runs in a fresh
+//! **leaf** of the cage, since kernels of 2025 and 2026 kill what is born in a cgroup that was ever killed as a whole.
+//! [`empty`] is the heart: freeze, look, kill, and wait until the kernel itself says `populated 0`.
+//!
+//! Features are found by what the kernel answers (a missing file, an errno), never by its version.
+
+mod cage;
+mod census;
+mod counters;
+mod dir;
+mod empty;
+mod error;
+mod escape;
+mod events;
+mod limits;
+mod mount;
+mod root;
+mod selftest;
+mod signal;
+mod systemd;
+
+pub use cage::{Cage, Leaf};
+pub use census::{Process, describe, process_start};
+pub use counters::{oom_kills, usage};
+pub use dir::Dir;
+pub use empty::{Emptied, Patience, empty, remove};
+pub use error::{CageError, Result};
+pub use escape::{Fence, carriers, descendants};
+pub use events::{Events, EventsFile};
+pub use limits::{apply, available, enable, resolve_device};
+pub use mount::{Mount, cgroup_of, own_cgroup};
+pub use root::{Found, HOLD, Kind, Search, find};
+pub use selftest::{SelfTest, selftest};
+pub use signal::{count, signal_all};
+pub use systemd::{Bus, start_scope};

@@ -81,6 +81,14 @@ pub struct NeverStarted {
     pub what: String,
 }
 
+impl NeverStarted {
+    /// The errno in words.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        std::io::Error::from_raw_os_error(self.errno).to_string()
+    }
+}
+
 /// How a job ended. The first cause wins; later ones stand in [`crate::Report::notes`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -181,7 +189,7 @@ impl fmt::Display for Ending {
             Self::OutOfMemory => f.write_str("ran out of memory"),
             Self::LogFull => f.write_str("filled its log"),
             Self::Cancelled(cause) => write!(f, "was stopped by {cause}"),
-            Self::NeverStarted(n) => write!(f, "never started: {} {:?}: errno {}", n.stage, n.what, n.errno),
+            Self::NeverStarted(n) => write!(f, "never started: {} {:?}: {}", n.stage, n.what, n.reason()),
             Self::Lost { why } => write!(f, "was lost: {why}"),
         }
     }

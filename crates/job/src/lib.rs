@@ -17,5 +17,5 @@ pub use report::{
     Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Kill, Left, Proof, Quarantine,
     REPORT_VERSION, Report, Root, Stall, StepReport, Usage,
 };
-pub use spec::{CreatedBy, JobSpec, SPEC_VERSION, StepKind};
+pub use spec::{CreatedBy, JobSpec, LeaseHolder, SPEC_VERSION, StepKind};
 pub use units::{UnitError, format_bytes, format_duration, parse_duration, parse_size};

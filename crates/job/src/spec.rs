@@ -27,6 +27,15 @@ pub enum StepKind {
     After,
 }
 
+/// The process whose end is the end of a job (`--lease-pid`): with its start time, a pid names one process for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseHolder {
+    /// Its pid.
+    pub pid: i32,
+    /// Clock ticks from boot to its start (proc_pid_stat(5), field 22).
+    pub start_ticks: u64,
+}
+
 /// The record of a job, `spec.json`: written before its cage is made, so that whatever exists can be found.
 ///
 /// It holds no environment value, no argument and no script: of a command only the program's name.
@@ -61,6 +70,9 @@ pub struct JobSpec {
     /// The limits asked for.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    /// Whose end is the job's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseHolder>,
     /// Whether there is an after phase; its text is nowhere on disk.
     #[serde(default)]
     pub after: bool,

@@ -1,1 +1,19 @@
-//! To be filled.
+//! Looking after a job: its clocks, its end, and whoever looks after it when we are gone.
+//!
+//! [`machine`] decides and does no I/O; [`foreground`] fetches events and carries out actions; [`closing`] is the one
+//! way out, used by it, by `cleanup` and by `gc`; [`watcher`] starts `gc` when a supervisor dies.
+
+mod capture;
+pub mod closing;
+mod error;
+pub mod foreground;
+pub mod gc;
+pub mod host;
+mod job;
+pub mod machine;
+pub mod sessions;
+mod signals;
+pub mod watcher;
+
+pub use error::{Failure, Result};
+pub use job::{After, Command, Job, Outcome, Target};

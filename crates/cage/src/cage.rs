@@ -1,0 +1,143 @@
+//! The cage of one job and the leaves of its steps.
+//!
+//! ```text
+//! <root>/<job>/NN-step         a step of a job without limits
+//! <root>/<job>/steps/NN-step   a step of a job with limits, which stand on steps/
+//! <root>/<job>/after/NN-after  the after phase, outside of the job's limits
+//! ```
+
+use crate::dir::Dir;
+use crate::empty::remove;
+use crate::error::{CageError, Result};
+use jobcage_job::{JobId, StepKind};
+use jobcage_sys::Errno;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// A job's cgroup.
+#[derive(Debug)]
+pub struct Cage {
+    parent: Dir,
+    dir: Dir,
+    name: OsString,
+    steps: Option<Dir>,
+    leaves: Vec<(bool, String)>,
+}
+
+/// The cgroup of one step.
+#[derive(Debug)]
+pub struct Leaf {
+    /// Its number, from 1, over all steps of its kind.
+    pub number: u32,
+    /// The directory.
+    pub dir: Dir,
+}
+
+const STEPS: &str = "steps";
+const AFTER: &str = "after";
+
+impl Cage {
+    /// Makes the cage of a job, which must not exist. `limited`: with a `steps/` to carry limits.
+    ///
+    /// # Errors
+    /// As mkdir(2); `EEXIST` if the id is in use.
+    pub fn create(root: Dir, id: &JobId, limited: bool) -> Result<Self> {
+        let dir = root.create(id.as_str())?;
+        let steps = if limited { Some(dir.create(STEPS)?) } else { None };
+        Ok(Self {
+            parent: root,
+            dir,
+            name: id.as_str().into(),
+            steps,
+            leaves: Vec::new(),
+        })
+    }
+
+    /// Opens a cage by its path. `None`: it is gone.
+    ///
+    /// # Errors
+    /// As openat(2), without `ENOENT`.
+    pub fn open(path: &Path, limited: bool) -> Result<Option<Self>> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(CageError::NoRoot(format!(
+                "{} is no path of a cage",
+                path.display()
+            )));
+        };
+        let gone = |error: &CageError| error.errno() == Some(Errno::ENOENT);
+        let parent = match Dir::open(parent) {
+            Err(error) if gone(&error) => return Ok(None),
+            other => other?,
+        };
+        let dir = match parent.child(name) {
+            Err(error) if gone(&error) => return Ok(None),
+            other => other?,
+        };
+        let steps = match dir.child(STEPS) {
+            Ok(steps) if limited => Some(steps),
+            // A crash between the two mkdirs; whoever only wants to empty and remove it does not need it.
+            _ => None,
+        };
+        Ok(Some(Self {
+            parent,
+            dir,
+            name: name.into(),
+            steps,
+            leaves: Vec::new(),
+        }))
+    }
+
+    /// Makes the fresh leaf of a step: never one that was there before, since it may have been killed as a whole.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn leaf(&mut self, kind: StepKind) -> Result<Leaf> {
+        let after;
+        let (place, below_after) = match (kind, &self.steps) {
+            (StepKind::After, _) => {
+                after = self.dir.create_or_open(AFTER)?;
+                (&after, true)
+            }
+            (StepKind::Step, Some(steps)) => (steps, false),
+            (StepKind::Step, None) => (&self.dir, false),
+        };
+        let word = if kind == StepKind::After { "after" } else { "step" };
+        let mut number = 1;
+        loop {
+            let leaf = format!("{number:02}-{word}");
+            // The mkdir itself decides who has the number: two clients may start a step at the same time.
+            match place.create(&leaf) {
+                Ok(dir) => {
+                    self.leaves.push((below_after, leaf));
+                    return Ok(Leaf { number, dir });
+                }
+                Err(error) if error.errno() == Some(Errno::EEXIST) => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The cage's own cgroup.
+    #[must_use]
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Where the limits stand.
+    #[must_use]
+    pub fn limits(&self) -> Option<&Dir> {
+        self.steps.as_ref()
+    }
+
+    /// Removes the cage, which must be empty: the known leaves directly, whatever else there is after them.
+    ///
+    /// # Errors
+    /// `EBUSY` if something lives in it.
+    pub fn remove(&self) -> Result<()> {
+        for (_, leaf) in self.leaves.iter().filter(|(after, _)| !after) {
+            // A nested cgroup of the job's making keeps it busy: the walk below takes both.
+            let _ = self.steps.as_ref().unwrap_or(&self.dir).remove_child(leaf);
+        }
+        remove(&self.parent, &self.name)
+    }
+}

@@ -1,0 +1,226 @@
+//! Where the cages of this host live: the first place that fits, and why.
+
+use crate::dir::Dir;
+use crate::error::{CageError, Result};
+use crate::mount::{Mount, is_cgroup2, own_cgroup};
+use crate::systemd::Bus;
+use jobcage_job::JobId;
+use jobcage_sys::Errno;
+use nix::unistd::{AccessFlags, access};
+use std::path::{Path, PathBuf};
+
+/// The leaf of the root's holder, the watcher.
+pub const HOLD: &str = "hold";
+
+/// The scope and slice of the root on a host with systemd.
+const SCOPE: &str = "jobcage.slice/jobcage-root.scope";
+
+/// What kind of place a root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Named by the user.
+    Configured,
+    /// The host's own scope, `jobcage-root.scope`.
+    Systemd,
+    /// The cgroup that we were started in, which is delegated to us.
+    Delegated,
+    /// `jobcage/` below the mount point, without systemd.
+    Plain,
+    /// Below the leaf of the cage that we run in.
+    Nested,
+}
+
+impl Kind {
+    /// Its word in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Configured => "configured",
+            Self::Systemd => "systemd",
+            Self::Delegated => "delegated",
+            Self::Plain => "plain",
+            Self::Nested => "nested",
+        }
+    }
+}
+
+/// A root that was found.
+#[derive(Debug)]
+pub struct Found {
+    /// The directory that cages are made in.
+    pub dir: Dir,
+    /// What it is.
+    pub kind: Kind,
+    /// Why this one.
+    pub why: String,
+    /// The mount that it lies in.
+    pub mount: Mount,
+    /// Our own cgroup, as `/proc/self/cgroup` has it.
+    pub own: String,
+}
+
+/// What the search came to.
+#[derive(Debug)]
+pub enum Search {
+    /// Here it is.
+    Found(Box<Found>),
+    /// None yet: a scope has to be started by systemd on this bus.
+    NeedsScope(Bus),
+}
+
+/// Finds the root. `configured` is `--cgroup-root`.
+///
+/// # Errors
+/// If there is no cgroup2, or no place in it that we may use; the message says what to do.
+pub fn find(configured: Option<&Path>) -> Result<Search> {
+    let mount = Mount::find()?;
+    let own = own_cgroup()?;
+    let found = |dir: Dir, kind: Kind, why: String| {
+        Ok(Search::Found(Box::new(Found {
+            dir,
+            kind,
+            why,
+            mount: mount.clone(),
+            own: own.clone(),
+        })))
+    };
+    let own_dir = mount.dir_of(&own);
+    if is_in_cage(&own) && !configured.is_some_and(|path| path.starts_with(&own_dir)) {
+        let dir = Dir::open(&own_dir)?;
+        let why = "jobcage was started inside a cage, so the new one is below and ends with it".to_owned();
+        return found(dir, Kind::Nested, why);
+    }
+    if let Some(path) = configured {
+        return found(
+            open_configured(path)?,
+            Kind::Configured,
+            "named by --cgroup-root or the configuration".into(),
+        );
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let systemd = Path::new("/run/systemd/system").exists();
+    if root && systemd {
+        return match Dir::open(&mount.point.join(SCOPE)) {
+            Ok(dir) => found(
+                dir,
+                Kind::Systemd,
+                "the host's own scope, delegated by systemd".into(),
+            ),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Search::NeedsScope(Bus::System)),
+            Err(error) => Err(error),
+        };
+    }
+    if !root && is_delegated(&own_dir) {
+        return found(
+            Dir::open(&own_dir)?,
+            Kind::Delegated,
+            "the cgroup that jobcage was started in is ours".into(),
+        );
+    }
+    if !root && systemd {
+        return Ok(Search::NeedsScope(Bus::User));
+    }
+    let path = mount.point.join("jobcage");
+    match open_plain(&path) {
+        Ok(dir) => found(
+            dir,
+            Kind::Plain,
+            "there is no systemd, so a directory of our own".into(),
+        ),
+        Err(error) => Err(CageError::NoRoot(format!(
+            "{error}: there is no cgroup that uid {} may use. {}",
+            nix::unistd::geteuid(),
+            if error.errno() == Some(Errno::EROFS) {
+                "The cgroup file system is read-only: in a container, mount it writable (docker: --cgroupns=private \
+                 and -v /sys/fs/cgroup:/sys/fs/cgroup:rw)"
+            } else {
+                "Ask the administrator for a directory of your own and give it as --cgroup-root (mkdir, chown -R; you \
+                 must be started inside of it)"
+            }
+        ))),
+    }
+}
+
+/// Whether a cgroup path leads through a cage: a generated job id, then a leaf `NN-name`, with `steps` or `after` between
+/// them or not. The environment is not asked, since a job may scrub it.
+fn is_in_cage(cgroup: &str) -> bool {
+    let parts: Vec<&str> = cgroup.split('/').collect();
+    let is_leaf = |part: &str| {
+        part.split_once('-').is_some_and(|(n, name)| {
+            n.len() >= 2 && n.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty()
+        })
+    };
+    let is_cage = |part: &str| part.parse::<JobId>().is_ok_and(|id| id.is_generated());
+    (1..parts.len()).any(|at| {
+        let up = if matches!(parts[at - 1], "steps" | "after") && at >= 2 {
+            at - 2
+        } else {
+            at - 1
+        };
+        is_leaf(parts[at]) && is_cage(parts[up])
+    })
+}
+
+fn is_delegated(dir: &Path) -> bool {
+    let writable = |path: PathBuf| access(&path, AccessFlags::W_OK).is_ok();
+    writable(dir.into()) && writable(dir.join("cgroup.procs"))
+}
+
+fn open_configured(path: &Path) -> Result<Dir> {
+    let dir = open_plain(path)?;
+    if is_cgroup2(path) {
+        Ok(dir)
+    } else {
+        Err(CageError::NoRoot(format!(
+            "{} is no cgroup2 directory: --cgroup-root has to lie below the cgroup2 mount point",
+            path.display()
+        )))
+    }
+}
+
+/// Opens a directory, or makes it if its parent is a cgroup.
+fn open_plain(path: &Path) -> Result<Dir> {
+    match Dir::open(path) {
+        Err(error) if error.errno() == Some(Errno::ENOENT) => {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+            else {
+                return Err(error);
+            };
+            if !is_cgroup2(parent) {
+                return Err(CageError::NoRoot(format!(
+                    "{} does not exist and lies on no cgroup2 file system",
+                    path.display()
+                )));
+            }
+            Dir::open(parent)?.create_or_open(name)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_inside_of_a_cage() {
+        for inside in [
+            "/jobcage/main-0123abcd/01-main",
+            "/jobcage/main-0123abcd/steps/12-build/own/cgroup",
+            "/jobcage/main-0123abcd/after/01-after",
+            "/a.slice/x.scope/job-zzzzzzzz/01-main",
+        ] {
+            assert!(is_in_cage(inside), "{inside}");
+        }
+        for outside in [
+            "/",
+            "/jobcage/hold",
+            "/user.slice/user-1000.slice/session-2.scope",
+            "/01-main",
+            "/steps/01-x",
+            "",
+        ] {
+            assert!(!is_in_cage(outside), "{outside}");
+        }
+    }
+}

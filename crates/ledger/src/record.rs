@@ -1,0 +1,348 @@
+//! The record of one job.
+//!
+//! ```text
+//! lock          locked while somebody looks after the job; its content means nothing
+//! spec.json     the first file, before the cage exists
+//! step-NN.json  each step of a job of `jobcage create`; written at its start and replaced at its end
+//! closing       present from the moment at which the whole job is being ended from outside
+//! report.json   the last file
+//! ```
+
+use crate::error::{LedgerError, Result};
+use jobcage_job::{JobId, JobSpec, REPORT_VERSION, Report, SPEC_VERSION, StepReport};
+use jobcage_sys::file::{self, Durability};
+use jobcage_sys::{Errno, lock};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use serde::{Serialize, de::DeserializeOwned};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = "lock";
+const SPEC: &str = "spec.json";
+const REPORT: &str = "report.json";
+const CLOSING: &str = "closing";
+
+/// The record of one job, open.
+#[derive(Debug)]
+pub struct Record {
+    dir: OwnedFd,
+    path: PathBuf,
+    id: JobId,
+    durability: Durability,
+}
+
+/// The held lock of a record. Dropping it, or the end of this process, releases it.
+#[derive(Debug)]
+pub struct Lock {
+    _file: OwnedFd,
+}
+
+/// How it stands with a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// It is over, and this is its report.
+    Over(Box<Report>),
+    /// This process looks after it; 0 if it cannot be seen from here.
+    Alive {
+        /// Its pid.
+        supervisor: i32,
+    },
+    /// Nobody looks after it. For a job of `jobcage create` that is as it should be.
+    Unattended(Box<JobSpec>),
+    /// It was cut off before its cage could exist: there is no whole `spec.json`.
+    NeverBegun,
+}
+
+/// The kernel's name for this boot.
+#[must_use]
+pub fn boot_id() -> String {
+    let text = file::read_path(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+impl Record {
+    /// Makes the directory of a new job, takes its lock and writes its spec: whatever the job will have can be found
+    /// from here on.
+    ///
+    /// # Errors
+    /// `EEXIST` if the id is in use; else what the file system answers. Nothing is left behind then.
+    pub fn create(base: &Path, spec: &JobSpec, durability: Durability) -> Result<(Self, Lock)> {
+        let base_dir = open_base(base)?;
+        let path = base.join(spec.id.as_str());
+        let private = Mode::S_IRWXU;
+        mkdirat(&base_dir, spec.id.as_str(), private)
+            .map_err(|errno| LedgerError::io("make", &path, errno))?;
+        let made = (|| {
+            let dir = file::open_dir_at(base_dir.as_fd(), spec.id.as_str())
+                .map_err(|errno| LedgerError::io("open", &path, errno))?;
+            let record = Self {
+                dir,
+                path: path.clone(),
+                id: spec.id.clone(),
+                durability,
+            };
+            let lock = record
+                .lock()?
+                .ok_or_else(|| LedgerError::io("lock", &path, Errno::EAGAIN))?;
+            record.write(SPEC, spec)?;
+            Ok((record, lock))
+        })();
+        if made.is_err() {
+            // The first error is the one to tell.
+            for name in [LOCK, SPEC] {
+                let _ = unlinkat(
+                    &base_dir,
+                    &Path::new(spec.id.as_str()).join(name),
+                    UnlinkatFlags::NoRemoveDir,
+                );
+            }
+            let _ = unlinkat(&base_dir, spec.id.as_str(), UnlinkatFlags::RemoveDir);
+        }
+        made
+    }
+
+    /// Opens the record of a job in one place.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoSuchJob`] if it is not there.
+    pub fn open(base: &Path, id: &JobId, durability: Durability) -> Result<Self> {
+        let path = base.join(id.as_str());
+        match file::open_dir(&path) {
+            Ok(dir) => Ok(Self {
+                dir,
+                path,
+                id: id.clone(),
+                durability,
+            }),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Err(LedgerError::NoSuchJob(id.clone())),
+            Err(errno) => Err(LedgerError::io("open", &path, errno)),
+        }
+    }
+
+    /// Takes the lock. `None`: somebody else has it.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn lock(&self) -> Result<Option<Lock>> {
+        let path = || self.path.join(LOCK);
+        let file = self
+            .open_lock()
+            .map_err(|errno| LedgerError::io("open", &path(), errno))?;
+        let taken = lock::try_lock(file.as_fd()).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
+        Ok(taken.then_some(Lock { _file: file }))
+    }
+
+    fn open_lock(&self) -> jobcage_sys::Result<OwnedFd> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        openat(&self.dir, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+    }
+
+    /// How it stands with the job.
+    ///
+    /// # Errors
+    /// If the record cannot be read, is damaged, or of a newer version.
+    pub fn state(&self) -> Result<State> {
+        if let Some(report) = self.report()? {
+            return Ok(State::Over(Box::new(report)));
+        }
+        let file = self
+            .open_lock()
+            .map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
+        let holder = lock::holder(file.as_fd());
+        match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
+            Some(supervisor) => Ok(State::Alive { supervisor }),
+            None => Ok(self
+                .spec()?
+                .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec)))),
+        }
+    }
+
+    /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
+    ///
+    /// # Errors
+    /// If it cannot be read or is of a newer version.
+    pub fn spec(&self) -> Result<Option<JobSpec>> {
+        match self.read::<JobSpec>(SPEC, SPEC_VERSION) {
+            Err(LedgerError::Damaged { .. }) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// The report. `None`: the job is not over.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a newer version.
+    pub fn report(&self) -> Result<Option<Report>> {
+        self.read(REPORT, REPORT_VERSION)
+    }
+
+    /// Writes the report: the job is over.
+    ///
+    /// # Errors
+    /// What the file system answers; the job is not over then.
+    pub fn close(&self, report: &Report) -> Result<()> {
+        self.write(REPORT, report)
+    }
+
+    /// Marks that the whole job is being ended from outside of its steps.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn mark_closing(&self) -> Result<()> {
+        file::write_new(self.dir.as_fd(), CLOSING, b"", self.durability)
+            .map_err(|errno| LedgerError::io("write", &self.path.join(CLOSING), errno))
+    }
+
+    /// Whether [`Record::mark_closing`] was called.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        file::exists_at(self.dir.as_fd(), CLOSING).unwrap_or(false)
+    }
+
+    /// Writes or replaces what is known of a step.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_step(&self, step: &StepReport) -> Result<()> {
+        self.write(&format!("step-{:02}.json", step.number), step)
+    }
+
+    /// What is known of all steps, in order.
+    ///
+    /// # Errors
+    /// If the directory cannot be read. A damaged file is passed over: it is the trace of a crash.
+    pub fn steps(&self) -> Result<Vec<StepReport>> {
+        let mut steps = Vec::new();
+        for name in self.names()? {
+            if name.starts_with("step-") && name.ends_with(".json") {
+                steps.extend(self.read::<StepReport>(&name, u32::MAX).ok().flatten());
+            }
+        }
+        steps.sort_by_key(|step| step.number);
+        Ok(steps)
+    }
+
+    /// Removes the record with everything in it.
+    ///
+    /// # Errors
+    /// What the file system answers. A record that is gone already is fine.
+    pub fn remove(self) -> Result<()> {
+        let io = |errno| LedgerError::io("remove", &self.path, errno);
+        // The lock goes last, so that a record that is half removed is still locked.
+        for name in [SPEC, CLOSING, REPORT] {
+            match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(io(errno)),
+            }
+        }
+        self.remove_rest()
+    }
+
+    /// Removes the record of a job that never wrote more than lock and spec, in as few calls as can be.
+    ///
+    /// # Errors
+    /// As [`Record::remove`].
+    pub fn remove_plain(self) -> Result<()> {
+        let _ = unlinkat(&self.dir, SPEC, UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(&self.dir, LOCK, UnlinkatFlags::NoRemoveDir);
+        match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(_) => self.remove(),
+        }
+    }
+
+    fn remove_rest(&self) -> Result<()> {
+        let io = |errno| LedgerError::io("remove", &self.path, errno);
+        for name in self.names()? {
+            match unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(io(errno)),
+            }
+        }
+        match unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(io(errno)),
+        }
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let io = |errno| LedgerError::io("list", &self.path, errno);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
+        let names = listing
+            .iter()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+        Ok(names.filter(|name| name != "." && name != "..").collect())
+    }
+
+    /// The job.
+    #[must_use]
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// The directory of the record.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let path = self.path.join(name);
+        let mut text = serde_json::to_vec_pretty(value).map_err(|e| LedgerError::Damaged {
+            path: path.clone(),
+            why: e.to_string(),
+        })?;
+        text.push(b'\n');
+        // The first spec needs no rename: a reader who finds it cut off knows that there is no cage yet.
+        let first = name == SPEC && self.durability == Durability::Kernel;
+        let write = if first { file::write_new } else { file::replace };
+        write(self.dir.as_fd(), name, &text, self.durability)
+            .map_err(|errno| LedgerError::io("write", &path, errno))
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {
+        let path = self.path.join(name);
+        let text = match file::read_at(self.dir.as_fd(), name) {
+            Ok(text) => text,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(LedgerError::io("read", &path, errno)),
+        };
+        let damaged = |e: serde_json::Error| LedgerError::Damaged {
+            path: path.clone(),
+            why: e.to_string(),
+        };
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+        let version = value
+            .get("version")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0);
+        if version > u64::from(known) {
+            let found = u32::try_from(version).unwrap_or(u32::MAX);
+            return Err(LedgerError::Newer { path, found, known });
+        }
+        serde_json::from_value(value).map(Some).map_err(damaged)
+    }
+}
+
+/// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.
+fn open_base(base: &Path) -> Result<OwnedFd> {
+    match file::open_dir(base) {
+        Ok(dir) => return Ok(dir),
+        Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(LedgerError::io("open", base, errno)),
+    }
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(base);
+    made.map_err(|e| LedgerError::io("make", base, Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
+    let dir = file::open_dir(base).map_err(|errno| LedgerError::io("open", base, errno))?;
+    // Best effort: a lost new directory after a power cut is a lost job, which there is nothing left of anyway.
+    let _ = fsync(&dir);
+    Ok(dir)
+}

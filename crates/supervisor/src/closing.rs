@@ -1,0 +1,203 @@
+//! The one way out: empty the cage, look for what has left it, read the counters, remove it, write the report. Used for
+//! every ending, by whoever closes a job. Every part first looks whether it is done, so that it can be repeated.
+
+use crate::error::Result;
+use jiff::Timestamp;
+use jobcage_cage::{Cage, Emptied, Fence, Patience, carriers, descendants, empty, usage};
+use jobcage_job::{
+    Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, JobSpec, Quarantine, REPORT_VERSION, Report,
+    Root, StepReport, Usage,
+};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+/// What became of a cage.
+#[derive(Debug, Default)]
+pub struct Closed {
+    /// The emptying.
+    pub emptied: Emptied,
+    /// The final counters, where they were wanted.
+    pub usage: Usage,
+    /// Who was outside.
+    pub escaped: Vec<Escape>,
+    /// What is still there.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// How closely to look while closing.
+#[derive(Debug, Clone, Copy)]
+pub struct Care<'a> {
+    /// For freeze and kill.
+    pub patience: Patience,
+    /// Whether the counters are wanted even if all is well.
+    pub detail: bool,
+    /// Children of this process that are not the job's; `None`: the job's descendants are not ours (after a crash, or in
+    /// cleanup), so they are looked for by what they carry.
+    pub own_children: Option<&'a [i32]>,
+}
+
+/// Ends everything in a cage and removes it. `None` as cage: it is gone already.
+///
+/// # Errors
+/// If the cage can be neither read nor killed.
+pub fn close(spec: &JobSpec, cage: Option<&Cage>, care: &Care<'_>) -> Result<Closed> {
+    let mut closed = Closed::default();
+    if let Some(cage) = cage {
+        empty_and_remove(cage, care, &mut closed)?;
+    }
+    closed.escaped = escapes(spec, care);
+    Ok(closed)
+}
+
+fn empty_and_remove(cage: &Cage, care: &Care<'_>, closed: &mut Closed) -> Result<()> {
+    let mut first = true;
+    // A process can come into an emptied cage only from outside, by an administrator's hand: twice is much.
+    for _ in 0..3 {
+        let emptied = empty(cage.dir(), &care.patience)?;
+        let proven = emptied.proven();
+        if first || !emptied.census.left.is_empty() {
+            let before = std::mem::replace(&mut closed.emptied, emptied);
+            closed.emptied.census.count += before.census.count;
+        } else {
+            closed.emptied.proof.populated = emptied.proof.populated;
+        }
+        if !proven {
+            closed.usage = usage(cage.dir());
+            closed.quarantine = Some(quarantine(cage, &closed.emptied));
+            return Ok(());
+        }
+        if first && (care.detail || closed.emptied.census.count > 0) {
+            closed.usage = usage(cage.limits().unwrap_or(cage.dir()));
+        }
+        first = false;
+        match cage.remove() {
+            Ok(()) => {
+                closed.emptied.proof.removed = true;
+                return Ok(());
+            }
+            Err(error) if error.errno() == Some(jobcage_sys::Errno::EBUSY) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    closed.quarantine = Some(quarantine(cage, &closed.emptied));
+    Ok(())
+}
+
+fn escapes(spec: &JobSpec, care: &Care<'_>) -> Vec<Escape> {
+    let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
+    let orders = Fence::new(since, spec.uid).orders();
+    let mut found = match care.own_children {
+        Some(own) if jobcage_sys::wait::other_child_than(own) => descendants(own),
+        Some(_) => Vec::new(),
+        None => carriers(&spec.id),
+    };
+    if !orders.is_empty() && care.own_children.is_some() {
+        found.extend(carriers(&spec.id));
+    }
+    found.extend(orders);
+    found
+}
+
+/// Names the cause of a survival as far as the kernel tells it.
+fn quarantine(cage: &Cage, emptied: &Emptied) -> Quarantine {
+    let survivors = emptied.survivors.clone();
+    let sleeping = survivors.iter().filter(|left| left.state == 'D').count();
+    let tracer = survivors.iter().find_map(|left| left.tracer);
+    let why = match (sleeping, tracer) {
+        (_, Some(tracer)) => format!(
+            "a process outside, pid {tracer}, traces a process of the job and holds it at its exit: end pid {tracer}"
+        ),
+        (n, None) if n > 0 => {
+            let wchan = survivors
+                .iter()
+                .find_map(|left| left.wchan.as_deref())
+                .unwrap_or("the kernel");
+            format!(
+                "uninterruptible sleep (state D) in {wchan}, which only the device or file system behind it can end: \
+                 umount -f it, or repair it"
+            )
+        }
+        _ => "it took the SIGKILL and did not die within the time".to_owned(),
+    };
+    Quarantine {
+        cage: cage.dir().path().display().to_string(),
+        survivors,
+        why,
+    }
+}
+
+/// Everything that a report is made of.
+#[derive(Debug)]
+pub struct Story<'a> {
+    /// The job.
+    pub spec: &'a JobSpec,
+    /// How it ended.
+    pub ending: Ending,
+    /// What the main process said.
+    pub status: Option<ExitStatus>,
+    /// Later causes.
+    pub notes: Vec<String>,
+    /// Its steps.
+    pub steps: Vec<StepReport>,
+    /// Limits as enforced.
+    pub limits: BTreeMap<String, EnforcedLimit>,
+    /// Where the cage was.
+    pub root: Option<Root>,
+    /// Who closed it.
+    pub closed_by: &'a str,
+    /// From its start to now.
+    pub wall: Duration,
+}
+
+/// Writes the story down.
+#[must_use]
+pub fn report(story: Story<'_>, closed: Closed) -> Report {
+    let spec = story.spec;
+    let survived = closed.escaped.iter().any(|escape| escape.died == Death::Survived);
+    let clean = closed.quarantine.is_none() && closed.emptied.proven() && !survived;
+    let census = Census {
+        count: closed.emptied.census.count,
+        ..closed.emptied.census
+    };
+    Report {
+        version: REPORT_VERSION,
+        jobcage: env!("CARGO_PKG_VERSION").into(),
+        job: spec.id.clone(),
+        name: spec.name.clone(),
+        exit_code: if clean { story.ending.exit_code() } else { 125 },
+        ending: story.ending,
+        status: story.status,
+        notes: story.notes,
+        clean,
+        closed_by: story.closed_by.into(),
+        started: timestamp(spec.created_ns),
+        ended: now(),
+        wall_seconds: story.wall.as_secs_f64(),
+        boot_id: spec.boot_id.clone(),
+        cage: spec.cage.clone(),
+        root: story.root,
+        steps: story.steps,
+        census,
+        escaped: closed.escaped,
+        proof: Some(closed.emptied.proof),
+        quarantine: closed.quarantine,
+        limits: story.limits,
+        usage: closed.usage,
+    }
+}
+
+/// The present moment in RFC 3339, UTC.
+#[must_use]
+pub fn now() -> String {
+    format!("{:.6}", Timestamp::now())
+}
+
+/// Nanoseconds since 1970 in RFC 3339, UTC.
+pub(crate) fn timestamp(ns: i64) -> String {
+    Timestamp::from_nanosecond(i128::from(ns)).map_or_else(|_| String::new(), |at| format!("{at:.6}"))
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now_ns() -> i64 {
+    i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,183 @@
+//! Closing what nobody looks after: jobs whose supervisor died, jobs of another boot, jobs whose lease is over; and another
+//! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it.
+
+use crate::closing::{self, Care, Story};
+use crate::error::Result;
+use crate::watcher::{Lease, lease};
+use jobcage_cage::{Cage, Patience, empty};
+use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
+use jobcage_ledger::{Places, Record, State, boot_id};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// What `gc` did with one record.
+#[derive(Debug)]
+pub enum Done {
+    /// It closed the job.
+    Closed(Box<Report>),
+    /// A quarantined cage could be emptied at last.
+    Released(Box<Report>),
+    /// It is still quarantined.
+    Quarantined(Box<Report>),
+    /// It removed the record of a job that never began.
+    Swept(JobId),
+    /// It removed an old report.
+    Pruned(JobId),
+    /// It could not.
+    Failed(JobId, String),
+}
+
+/// How long a report is kept for `jobcage show`.
+pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Looks at every record.
+///
+/// # Errors
+/// If the records cannot be listed; trouble with one of them is in the result.
+pub fn gc(places: &Places) -> Result<Vec<Done>> {
+    let mut done = Vec::new();
+    for id in places.all()? {
+        match close_if_orphaned(places, &id) {
+            Ok(one) => done.extend(one),
+            Err(failure) => done.push(Done::Failed(id, failure.to_string())),
+        }
+    }
+    Ok(done)
+}
+
+/// Closes a job if nobody looks after it. `None`: there was nothing to do.
+///
+/// # Errors
+/// If its record or its cage cannot be read.
+pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
+    let record = match places.open(id) {
+        Err(jobcage_ledger::LedgerError::NoSuchJob(_)) => return Ok(None),
+        other => other?,
+    };
+    match record.state()? {
+        State::Alive { .. } => return Ok(None),
+        State::Over(report) => return look_again(record, *report),
+        State::Unattended(spec) if !is_orphan(&spec) => return Ok(None),
+        State::Unattended(_) | State::NeverBegun => {}
+    }
+    let Some(_lock) = record.lock()? else {
+        return Ok(None);
+    };
+    // Looked at again under the lock: another gc may have been here.
+    match record.state()? {
+        State::NeverBegun => {
+            record.remove()?;
+            Ok(Some(Done::Swept(id.clone())))
+        }
+        State::Unattended(spec) => {
+            let report = close_lost(&record, &spec)?;
+            Ok(Some(if report.clean {
+                Done::Closed(report.into())
+            } else {
+                Done::Quarantined(report.into())
+            }))
+        }
+        State::Over(_) | State::Alive { .. } => Ok(None),
+    }
+}
+
+fn is_orphan(spec: &JobSpec) -> bool {
+    spec.created_by == CreatedBy::Run || spec.boot_id != boot_id() || matches!(lease(spec), Lease::Over)
+}
+
+fn close_lost(record: &Record, spec: &JobSpec) -> Result<Report> {
+    let same_boot = spec.boot_id == boot_id();
+    let ending = if !same_boot {
+        Ending::Lost {
+            why: "the host went down".into(),
+        }
+    } else if spec.created_by == CreatedBy::Create {
+        Ending::Cancelled(jobcage_job::Cause::Lease)
+    } else {
+        Ending::Lost {
+            why: "its supervisor died".into(),
+        }
+    };
+    // After a reboot there is no process of it, and its path may be another job's.
+    let cage = if same_boot {
+        Cage::open(Path::new(&spec.cage), spec.limited)?
+    } else {
+        None
+    };
+    let care = Care {
+        patience: Patience::default(),
+        detail: true,
+        own_children: None,
+    };
+    let closed = if same_boot {
+        closing::close(spec, cage.as_ref(), &care)?
+    } else {
+        closing::Closed::default()
+    };
+    let mut notes = Vec::new();
+    if spec.after {
+        notes.push(
+            "its after phase did not run, or nobody saw its end: the script died with the supervisor".into(),
+        );
+    }
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
+    let story = Story {
+        spec,
+        ending,
+        status: None,
+        notes,
+        steps: record.steps()?,
+        limits: Default::default(),
+        root: None,
+        closed_by: "gc",
+        wall: wall.elapsed().unwrap_or_default(),
+    };
+    let report = closing::report(story, closed);
+    record.close(&report)?;
+    Ok(report)
+}
+
+/// A job that is over: its quarantine may be over as well, or its report old.
+fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
+    let Some(quarantine) = report.quarantine.clone() else {
+        let old = report
+            .ended
+            .parse::<jiff::Timestamp>()
+            .is_ok_and(|ended| SystemTime::from(ended).elapsed().is_ok_and(|age| age > KEEP));
+        if !old {
+            return Ok(None);
+        }
+        let id = record.id().clone();
+        record.remove()?;
+        return Ok(Some(Done::Pruned(id)));
+    };
+    let Some(_lock) = record.lock()? else {
+        return Ok(None);
+    };
+    if let Some(cage) =
+        Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| report.boot_id == boot_id())
+    {
+        let patience = Patience {
+            kill: Duration::from_secs(1),
+            ..Patience::default()
+        };
+        let emptied = empty(cage.dir(), &patience)?;
+        if !emptied.proven() {
+            return Ok(Some(Done::Quarantined(report.into())));
+        }
+        cage.remove()?;
+    }
+    report.notes.push(format!(
+        "released from quarantine at {}: {}",
+        closing::now(),
+        quarantine.why
+    ));
+    report.quarantine = None;
+    report.clean = true;
+    if let Some(proof) = &mut report.proof {
+        proof.populated = Some(false);
+        proof.removed = true;
+    }
+    record.close(&report)?;
+    Ok(Some(Done::Released(report.into())))
+}

@@ -1,0 +1,86 @@
+//! What a supervisor is asked to do, and what comes of it.
+
+use jobcage_job::{JobId, Limits, Report};
+use jobcage_ledger::Places;
+use jobcage_sys::spawn::{Identity, Rlimit};
+use std::ffi::{CString, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A job to run.
+#[derive(Debug)]
+pub struct Job {
+    /// Where records are.
+    pub places: Places,
+    /// `--cgroup-root`.
+    pub cgroup_root: Option<PathBuf>,
+    /// A new cage, or a further step in one.
+    pub target: Target,
+    /// What to run.
+    pub command: Command,
+    /// The time for all of it.
+    pub timeout: Option<Duration>,
+    /// The longest silence; output is captured and passed on for it.
+    pub idle_timeout: Option<Duration>,
+    /// The polite signal.
+    pub signal: i32,
+    /// From it to the kill.
+    pub grace: Duration,
+    /// Whether every counter is wanted, even when all went well.
+    pub detail: bool,
+}
+
+/// Where a job runs.
+#[derive(Debug)]
+pub enum Target {
+    /// In a cage of its own.
+    New {
+        /// Decorates the id.
+        name: Option<String>,
+        /// What it may use.
+        limits: Limits,
+        /// Whether a limit that cannot be had is only noted.
+        best_effort: bool,
+        /// Its after phase.
+        after: Option<After>,
+    },
+    /// As a further step of a job of `jobcage create`.
+    Existing(JobId),
+}
+
+/// A command, ready for exec.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    /// The paths to try.
+    pub programs: Vec<CString>,
+    /// The arguments, the program's name first.
+    pub args: Vec<CString>,
+    /// The environment without what jobcage adds.
+    pub env: Vec<CString>,
+    /// The user to become.
+    pub identity: Option<Identity>,
+    /// The working directory.
+    pub dir: Option<CString>,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// The nice value.
+    pub nice: Option<i32>,
+}
+
+/// An after phase.
+#[derive(Debug)]
+pub struct After {
+    /// For `/bin/sh -c`.
+    pub script: OsString,
+    /// Its own time.
+    pub timeout: Duration,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The report.
+    pub report: Report,
+    /// Ctrl-C at the terminal ended it, so the shell above should see jobcage end by it as well.
+    pub interrupted: bool,
+}

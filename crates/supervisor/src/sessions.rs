@@ -1,0 +1,221 @@
+//! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`; and `stop` of any job.
+
+use crate::closing::{self, Care, Story, report};
+use crate::error::{Failure, Result};
+use crate::foreground::{make_cage, make_record, random};
+use crate::signals::STOP_NOW;
+use crate::{host, watcher};
+use jobcage_cage::{Cage, EventsFile, Patience, Process, signal_all};
+use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
+use jobcage_ledger::{Places, State, boot_id};
+use jobcage_sys::file::Durability;
+use jobcage_sys::{Errno, pidfd};
+use nix::libc::SIGCONT;
+use nix::sys::signal::Signal;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A cage to make.
+#[derive(Debug)]
+pub struct Create {
+    /// Where records are.
+    pub places: Places,
+    /// `--cgroup-root`.
+    pub cgroup_root: Option<PathBuf>,
+    /// Decorates the id.
+    pub name: Option<String>,
+    /// What the job may use.
+    pub limits: Limits,
+    /// Whether a limit that cannot be had is only noted.
+    pub best_effort: bool,
+    /// The uid its steps run as, unless they say otherwise.
+    pub uid: u32,
+    /// From the signal of `stop` to the kill.
+    pub grace: Duration,
+    /// The process whose end is the job's.
+    pub lease_pid: Option<i32>,
+}
+
+/// Makes a cage that stays open.
+///
+/// # Errors
+/// If it cannot be made, or a limit cannot be enforced and has to be.
+pub fn create(request: &Create) -> Result<JobId> {
+    let lease = request.lease_pid.map(lease_holder).transpose()?;
+    let found = host::root(request.cgroup_root.as_deref(), &request.places)?;
+    let make_spec = || JobSpec {
+        version: SPEC_VERSION,
+        id: JobId::generate(request.name.as_deref().unwrap_or("job"), random()),
+        name: request.name.clone(),
+        created_by: CreatedBy::Create,
+        program: None,
+        cage: String::new(),
+        limited: !request.limits.is_empty(),
+        boot_id: boot_id(),
+        owner: nix::unistd::getuid().as_raw(),
+        uid: request.uid,
+        created_ns: closing::now_ns(),
+        grace: request.grace,
+        limits: request.limits.clone(),
+        lease,
+        after: false,
+    };
+    let (spec, record, lock) = make_record(&request.places.state, &found, make_spec, Durability::Disk)?;
+    let root = jobcage_cage::Dir::open(found.dir.path())?;
+    let made = make_cage(found, &spec, request.best_effort);
+    if let Err(failure) = made {
+        if let Ok(Some(cage)) = Cage::open(Path::new(&spec.cage), spec.limited) {
+            let _ = cage.remove();
+        }
+        let _ = record.remove();
+        return Err(failure);
+    }
+    drop(lock);
+    if spec.lease.is_some() {
+        std::fs::create_dir_all(&request.places.runtime).map_err(|e| {
+            Failure::system("make the runtime directory")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+        })?;
+        watcher::announce_lease(&request.places, &root, &spec.id)?;
+    }
+    Ok(spec.id)
+}
+
+fn lease_holder(pid: i32) -> Result<LeaseHolder> {
+    let process = Process::read(pid).ok_or_else(|| {
+        Failure::Refused(format!(
+            "there is no process {pid} to hold the lease (--lease-pid)"
+        ))
+    })?;
+    Ok(LeaseHolder {
+        pid,
+        start_ticks: process.start_ticks,
+    })
+}
+
+/// Ends a job of `jobcage create`, or closes one that nobody looks after. Can be repeated; a job that is over gives its
+/// report again.
+///
+/// # Errors
+/// If there is no such job, or a supervisor has it.
+pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Report> {
+    let record = places.open(id)?;
+    let busy = |supervisor: i32| {
+        Failure::Refused(format!(
+            "the job {id} is looked after by pid {supervisor}: use \"jobcage stop {id}\""
+        ))
+    };
+    let lock = match record.state()? {
+        State::Over(report) => return Ok(*report),
+        State::Alive { supervisor } => return Err(busy(supervisor)),
+        State::NeverBegun => {
+            record.remove()?;
+            return Err(Failure::Refused(format!(
+                "the job {id} was cut off before it began; its record is removed now"
+            )));
+        }
+        State::Unattended(_) => record.lock()?.ok_or_else(|| busy(0))?,
+    };
+    let State::Unattended(spec) = record.state()? else {
+        return Err(busy(0));
+    };
+    record.mark_closing()?;
+    let cage = if spec.boot_id == boot_id() {
+        Cage::open(Path::new(&spec.cage), spec.limited)?
+    } else {
+        None
+    };
+    let care = Care {
+        patience: Patience::default(),
+        detail: true,
+        own_children: None,
+    };
+    let closed = closing::close(&spec, cage.as_ref(), &care)?;
+    let steps = record.steps()?;
+    let ending = match (cause, steps.last()) {
+        (Some(cause), _) => Ending::Cancelled(cause),
+        // The job is what its last step was; a job without steps is nothing that could fail.
+        (None, Some(step)) => step.ending.clone(),
+        (None, None) => Ending::Exited { code: 0 },
+    };
+    let began = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
+    let story = Story {
+        spec: &spec,
+        status: steps.last().and_then(|step| step.status),
+        ending,
+        notes: Vec::new(),
+        steps,
+        limits: Default::default(),
+        root: None,
+        closed_by: "cleanup",
+        wall: began.elapsed().unwrap_or_default(),
+    };
+    let report = report(story, closed);
+    record.close(&report)?;
+    drop(lock);
+    Ok(report)
+}
+
+/// What a stop came to.
+#[derive(Debug)]
+pub enum Stopped {
+    /// The supervisor was asked, and has ended the job.
+    Asked,
+    /// Nobody looked after it: closed here.
+    Closed(Box<Report>),
+    /// It was over already.
+    Over(Box<Report>),
+}
+
+/// Ends a job, whoever looks after it. `now`: without a grace time.
+///
+/// # Errors
+/// If there is no such job, or it is not ours to stop.
+pub fn stop(places: &Places, id: &JobId, signal: i32, now: bool) -> Result<Stopped> {
+    let record = places.open(id)?;
+    match record.state()? {
+        State::Over(report) => Ok(Stopped::Over(report)),
+        State::Alive { supervisor } => ask(&record, supervisor, now),
+        State::NeverBegun | State::Unattended(_) => {
+            if let Ok(Some(spec)) = record.spec()
+                && !now
+                && let Ok(Some(cage)) = Cage::open(Path::new(&spec.cage), spec.limited)
+            {
+                leave(&cage, signal, spec.grace)?;
+            }
+            cleanup(places, id, Some(Cause::Cleanup)).map(|report| Stopped::Closed(report.into()))
+        }
+    }
+}
+
+/// Signals everything in a cage and waits for it to end by itself.
+fn leave(cage: &Cage, signal: i32, grace: Duration) -> Result<()> {
+    signal_all(cage.dir(), &[signal, SIGCONT]).map_err(Failure::system("signal the processes of the job"))?;
+    if let Some(events) = EventsFile::open(cage.dir()).map_err(Failure::system("open cgroup.events"))? {
+        let waited = events.wait(Instant::now() + grace, |now| !now.populated);
+        waited.map_err(Failure::system("wait for the job"))?;
+    }
+    Ok(())
+}
+
+/// Asks a supervisor to end its job, and waits until it has.
+fn ask(record: &jobcage_ledger::Record, supervisor: i32, now: bool) -> Result<Stopped> {
+    let gone = |errno| match errno {
+        Errno::ESRCH => Failure::Refused("the job ended at this very moment".into()),
+        errno => Failure::system("signal the supervisor of the job (it belongs to another user?)")(errno),
+    };
+    let process = pidfd::open(supervisor).map_err(gone)?;
+    // The pidfd was opened before this second look at the lock: if it still names this pid, it is this process.
+    if !matches!(record.state(), Ok(State::Alive { supervisor: again }) if again == supervisor) {
+        return Ok(Stopped::Asked);
+    }
+    let signal = if now { STOP_NOW } else { Signal::SIGTERM };
+    pidfd::send_signal(process.as_fd(), signal as i32).map_err(gone)?;
+    let mut fds = [nix::poll::PollFd::new(
+        process.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE)
+        .map_err(Failure::system("wait for the supervisor"))?;
+    Ok(Stopped::Asked)
+}

@@ -1,0 +1,88 @@
+//! The signals of a supervisor, as a descriptor to poll: with a sender and a reason, which a handler would not be told as
+//! simply (signalfd(2)).
+
+use crate::error::{Failure, Result};
+use jobcage_job::Cause;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// What a signal means to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// A child changed.
+    Child,
+    /// Somebody wants the job to end.
+    Stop(Cause),
+    /// As a stop, but without a grace time.
+    StopNow(Cause),
+    /// Ctrl-C or Ctrl-\ at the terminal: every process of the foreground group has it already, the job among them.
+    Terminal(Signal),
+    /// To be handed on to the main process.
+    Forward(i32),
+}
+
+/// The blocked signals.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    fd: SignalFd,
+    /// The mask that we were started with: the job's.
+    pub(crate) original: SigSet,
+}
+
+/// What `jobcage stop --now` sends. Two of the same signal would be merged into one while they are pending; nobody else has
+/// a use for this one.
+pub(crate) const STOP_NOW: Signal = Signal::SIGPWR;
+
+const WATCHED: [Signal; 8] = [
+    STOP_NOW,
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+impl Signals {
+    /// Blocks them; from here on they are only seen by [`Signals::next`]. A signal that our caller ignores (nohup) stays
+    /// ignored: the kernel does not queue it.
+    pub(crate) fn block() -> Result<Self> {
+        let watched: SigSet = WATCHED.into_iter().collect();
+        let original = watched
+            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .map_err(Failure::system("block signals"))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let fd = SignalFd::with_flags(&watched, flags).map_err(Failure::system("make a signalfd"))?;
+        Ok(Self { fd, original })
+    }
+
+    /// The next pending signal, if any.
+    pub(crate) fn next(&self) -> Option<Meaning> {
+        let info = self.fd.read_signal().ok()??;
+        let number = i32::try_from(info.ssi_signo).ok()?;
+        let signal = Signal::try_from(number).ok()?;
+        // From fcntl-linux.h: sent by the kernel, which for these two means the terminal.
+        let by_kernel = info.ssi_code == nix::libc::SI_KERNEL;
+        let pid = if by_kernel { 0 } else { info.ssi_pid.cast_signed() };
+        let cause = |signal: Signal| Cause::Signal {
+            signal: signal as i32,
+            pid,
+            uid: info.ssi_uid,
+        };
+        Some(match signal {
+            STOP_NOW => Meaning::StopNow(cause(Signal::SIGTERM)),
+            Signal::SIGCHLD => Meaning::Child,
+            Signal::SIGUSR1 | Signal::SIGUSR2 => Meaning::Forward(number),
+            Signal::SIGINT | Signal::SIGQUIT if by_kernel => Meaning::Terminal(signal),
+            signal => Meaning::Stop(cause(signal)),
+        })
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

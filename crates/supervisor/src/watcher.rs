@@ -1,0 +1,395 @@
+//! The watcher: a small process beside the cages that holds a pidfd of each supervisor. When one dies without having
+//! closed its job, it starts the closing, so that nobody needs to come along.
+//!
+//! A supervisor registers over a socket and keeps the connection: if the watcher dies, the supervisor sees it and starts
+//! another. The first job that finds no watcher makes the socket itself and hands it to a new one as standard input, so
+//! there is no moment at which nobody listens. Where systemd runs, the watcher of root also holds the scope of all
+//! cages; elsewhere it goes when it has had nothing to do for a minute.
+
+use crate::error::{Failure, Result};
+use crate::host::{self, SELF, cstring};
+use jobcage_cage::{Dir, HOLD, Process};
+use jobcage_job::{Controller, CreatedBy, JobId, JobSpec};
+use jobcage_ledger::{Places, State};
+use jobcage_sys::spawn::{Child, Plan, spawn};
+use jobcage_sys::{Errno, file, pidfd, wait};
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::stat::Mode;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SOCKET: &str = "watch.sock";
+const LINGER: Duration = Duration::from_secs(60);
+
+/// A registration with the watcher; it lasts as long as it is held.
+#[derive(Debug)]
+pub struct Watch {
+    /// Readable when the watcher is gone.
+    pub connection: OwnedFd,
+    /// The watcher, if we had to start it: it is our child then.
+    pub started: Option<Child>,
+}
+
+/// Registers this process as the supervisor of a job; starts a watcher if there is none. `root` is where the cages are.
+///
+/// # Errors
+/// If no watcher can be reached or started. The job can run all the same, but nobody looks after it if we are killed.
+pub fn register(places: &Places, root: &Dir, id: &JobId) -> Result<Watch> {
+    match connect(&places.runtime).and_then(|connection| announce(connection, id)) {
+        Ok(connection) => {
+            return Ok(Watch {
+                connection,
+                started: None,
+            });
+        }
+        Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE) => {}
+        Err(errno) => return Err(Failure::system("reach the watcher")(errno)),
+    }
+    let hold = root.create_or_open(HOLD)?;
+    let started = start(places, Some(&hold), None)?;
+    let connection = connect(&places.runtime)
+        .and_then(|connection| announce(connection, id))
+        .map_err(Failure::system("reach the new watcher"))?;
+    Ok(Watch {
+        connection,
+        started: Some(started),
+    })
+}
+
+fn connect(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
+    let fd = socket::socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    short_address(runtime, SOCKET, |address| {
+        socket::connect(fd.as_raw_fd(), address)
+    })?;
+    Ok(fd)
+}
+
+fn announce(connection: OwnedFd, id: &JobId) -> jobcage_sys::Result<OwnedFd> {
+    socket::send(
+        connection.as_raw_fd(),
+        id.as_str().as_bytes(),
+        MsgFlags::MSG_NOSIGNAL,
+    )?;
+    Ok(connection)
+}
+
+/// A socket address has 108 bytes; a longer path goes by way of a descriptor of its directory.
+fn short_address<T>(
+    dir: &Path,
+    name: &str,
+    with: impl FnOnce(&UnixAddr) -> jobcage_sys::Result<T>,
+) -> jobcage_sys::Result<T> {
+    let path = dir.join(name);
+    if path.as_os_str().len() < 100 {
+        return with(&UnixAddr::new(&path)?);
+    }
+    let dir = file::open_dir(dir)?;
+    with(&UnixAddr::new(&PathBuf::from(format!(
+        "/proc/self/fd/{}/{name}",
+        dir.as_raw_fd()
+    )))?)
+}
+
+/// Makes the socket and starts a watcher on it. With `ready`, which becomes its stdout, it is to hold a scope.
+fn start(places: &Places, hold: Option<&Dir>, ready: Option<&OwnedFd>) -> Result<Child> {
+    let listener = listen(&places.runtime).map_err(Failure::system("make the watcher's socket"))?;
+    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(Failure::system("open /dev/null"))?;
+    let mut args = vec![c"jobcage".into(), c"__watch".into()];
+    args.extend([&places.runtime, &places.state].map(|path| cstring(path.as_os_str())));
+    args.extend(ready.map(|_| c"scope".into()));
+    let plan = Plan {
+        programs: vec![SELF.into()],
+        args,
+        // Long-lived, so it gets nothing of the environment, where secrets are.
+        env: host::environment(&["XDG_RUNTIME_DIR"]),
+        cgroup: hold.map(Dir::fd),
+        stdio: [
+            Some(listener.as_fd()),
+            Some(ready.unwrap_or(&null).as_fd()),
+            Some(null.as_fd()),
+        ],
+        dir: Some(c"/".into()),
+        new_session: true,
+        signal_mask: Some(SigSet::empty()),
+        ..Plan::default()
+    };
+    spawn(&plan).map_err(Failure::system("start the watcher"))
+}
+
+/// A new socket in the place of whatever was there: two who do this at the same time both end up with a watcher.
+fn listen(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
+    let fd = socket::socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let own = format!("{SOCKET}.{}", std::process::id());
+    let _ = std::fs::remove_file(runtime.join(&own));
+    short_address(runtime, &own, |address| socket::bind(fd.as_raw_fd(), address))?;
+    socket::listen(&fd, Backlog::MAXCONN)?;
+    nix::fcntl::renameat(
+        nix::fcntl::AT_FDCWD,
+        &runtime.join(&own),
+        nix::fcntl::AT_FDCWD,
+        &runtime.join(SOCKET),
+    )?;
+    Ok(fd)
+}
+
+/// Starts a watcher that has systemd put it into the scope of all cages, and waits until that is done.
+///
+/// # Errors
+/// With systemd's own words.
+pub fn start_scope_holder(places: &Places) -> Result<()> {
+    // The place has to exist before a socket can be in it.
+    std::fs::create_dir_all(&places.runtime).map_err(|e| {
+        Failure::system("make the runtime directory")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+    })?;
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(Failure::system("make a pipe"))?;
+    let child = start(places, None, Some(&write))?;
+    drop(write);
+    let answer = file::read_to_end(read.as_fd()).map_err(Failure::system("hear from the watcher"))?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    if answer == "ready" {
+        // It is not ours to wait for: it outlives us.
+        drop(child);
+        return Ok(());
+    }
+    let _ = wait::block(wait::Whom::Pid(child.pid));
+    Err(Failure::Refused(if answer.is_empty() {
+        "the watcher died while it asked systemd for a scope".into()
+    } else {
+        answer
+    }))
+}
+
+/// One whose end is waited for.
+struct Watched {
+    id: JobId,
+    process: OwnedFd,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A supervisor, with its connection, which is held so that it would see our end.
+    Supervisor(#[expect(dead_code, reason = "held, not read")] OwnedFd),
+    /// Whoever holds the lease of a job of `jobcage create`.
+    Lease,
+    /// A closing that we have started.
+    Closing(Child),
+}
+
+/// The watcher itself; returns when there is nothing left to watch. Standard input is the socket.
+///
+/// # Errors
+/// If it cannot wait.
+pub fn watch(places: &Places, scope: bool) -> Result<()> {
+    let listener = file::take_stdin();
+    if scope {
+        hold_scope();
+    }
+    file::close_from(3);
+    raise_descriptor_limit();
+    let mut watched = leases_and_orphans(places);
+    loop {
+        let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        fds.extend(
+            watched
+                .iter()
+                .map(|w| PollFd::new(w.process.as_fd(), PollFlags::POLLIN)),
+        );
+        let linger = PollTimeout::try_from(LINGER).unwrap_or(PollTimeout::MAX);
+        let patience = if watched.is_empty() && !scope {
+            linger
+        } else {
+            PollTimeout::NONE
+        };
+        match poll(&mut fds, patience) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(Failure::system("wait for supervisors")(errno)),
+        }
+        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let newcomer = ready(&fds[0]);
+        let ended: Vec<bool> = fds[1..].iter().map(ready).collect();
+        drop(fds);
+        let mut ended = ended.into_iter();
+        let gone: Vec<Watched> = watched
+            .extract_if(.., |_| ended.next().unwrap_or(false))
+            .collect();
+        for one in gone {
+            match one.kind {
+                Kind::Closing(child) => drop(wait::poll(wait::Whom::Pid(child.pid), false)),
+                Kind::Supervisor(_) | Kind::Lease => watched.extend(start_closing(places, one.id)),
+            }
+        }
+        if newcomer {
+            watched.extend(accept(places, &listener));
+        }
+    }
+}
+
+fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
+    let connection = jobcage_sys::socket::accept(listener.as_fd()).ok()?;
+    let peer = socket::getsockopt(&connection, sockopt::PeerCredentials).ok()?;
+    // The socket's directory lets nobody else in; asked again, since root can change modes.
+    if peer.uid() != nix::unistd::geteuid().as_raw() && peer.uid() != 0 {
+        return None;
+    }
+    let mut text = [0; JobId::MAX + 1];
+    // The message was sent right after the connect; a client that stalls in between loses its place, not us our time.
+    let mut fds = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(500u16)).ok()?;
+    let n = socket::recv(connection.as_raw_fd(), &mut text, MsgFlags::MSG_DONTWAIT).ok()?;
+    let id: JobId = std::str::from_utf8(&text[..n]).ok()?.parse().ok()?;
+    if let Ok(State::Unattended(spec)) = places.open(&id).and_then(|record| record.state()) {
+        // From `jobcage create`, which is over already: it is the holder of the lease that counts.
+        if let Lease::Held(process) = lease(&spec) {
+            return Some(Watched {
+                id,
+                process,
+                kind: Kind::Lease,
+            });
+        }
+    }
+    let process = match pidfd::open(peer.pid()) {
+        Ok(fd) => fd,
+        // Ended already, or a kernel without pidfds: the connection tells as well.
+        Err(_) => connection.try_clone().ok()?,
+    };
+    Some(Watched {
+        id,
+        process,
+        kind: Kind::Supervisor(connection),
+    })
+}
+
+/// Starts the closing of a job, if there is anything to close.
+fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
+    match places.open(&id).ok()?.state() {
+        Ok(State::Over(_)) => return None,
+        Ok(_) | Err(_) => {}
+    }
+    let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
+    let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
+    let plan = Plan {
+        programs: vec![SELF.into()],
+        args: args.chain(paths).chain([cstring(id.as_str().as_ref())]).collect(),
+        signal_mask: Some(SigSet::empty()),
+        ..Plan::default()
+    };
+    let child = spawn(&plan).ok()?;
+    let process = child.pidfd.as_ref()?.try_clone().ok()?;
+    Some(Watched {
+        id,
+        process,
+        kind: Kind::Closing(child),
+    })
+}
+
+/// What a watcher finds when it starts: leases to watch, and orphans of a time without a watcher.
+fn leases_and_orphans(places: &Places) -> Vec<Watched> {
+    let mut watched = Vec::new();
+    for id in places.all().unwrap_or_default() {
+        match places.open(&id).and_then(|record| record.state()) {
+            Ok(State::Unattended(spec)) if spec.created_by == CreatedBy::Create => match lease(&spec) {
+                Lease::None => {}
+                Lease::Held(process) => watched.push(Watched {
+                    id,
+                    process,
+                    kind: Kind::Lease,
+                }),
+                Lease::Over => watched.extend(start_closing(places, id)),
+            },
+            Ok(State::Unattended(_)) => watched.extend(start_closing(places, id)),
+            _ => {}
+        }
+    }
+    watched
+}
+
+/// How it stands with the lease of a created job.
+pub(crate) enum Lease {
+    /// It has none.
+    None,
+    /// Its holder lives.
+    Held(OwnedFd),
+    /// Its holder is gone.
+    Over,
+}
+
+pub(crate) fn lease(spec: &JobSpec) -> Lease {
+    let Some(holder) = spec.lease else {
+        return Lease::None;
+    };
+    match pidfd::open(holder.pid) {
+        Ok(fd) if Process::read(holder.pid).is_some_and(|p| p.start_ticks == holder.start_ticks) => {
+            Lease::Held(fd)
+        }
+        // A pid in use by another process now, or by none.
+        Ok(_) | Err(Errno::ESRCH | Errno::EINVAL) => Lease::Over,
+        // Not to be told on this kernel: left to cleanup.
+        Err(_) => Lease::None,
+    }
+}
+
+/// Asks the watcher to look at the leases again; a new one does so at its start.
+///
+/// # Errors
+/// As [`register`].
+pub fn announce_lease(places: &Places, root: &Dir, id: &JobId) -> Result<()> {
+    register(places, root, id).map(drop)
+}
+
+/// Has systemd put this process into the scope, moves it into the leaf `hold`, and enables what there is to enable; tells
+/// the one who waits on stdout.
+fn hold_scope() {
+    let answer = match enter_scope() {
+        Ok(()) => "ready".to_owned(),
+        Err(failure) => failure.to_string(),
+    };
+    let failed = answer != "ready";
+    let _ = file::write_all(std::io::stdout().as_fd(), answer.as_bytes());
+    // Its reader waits for the end of the file.
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(&null);
+    }
+    if failed {
+        std::process::exit(125);
+    }
+}
+
+fn enter_scope() -> Result<()> {
+    let (unit, slice) = ("jobcage-root.scope", "jobcage.slice");
+    jobcage_cage::start_scope(jobcage_cage::Bus::System, unit, slice, std::process::id())?;
+    let mount = jobcage_cage::Mount::find()?;
+    let root = Dir::open(&mount.dir_of(&jobcage_cage::own_cgroup()?))?;
+    let hold = root.create_or_open(HOLD)?;
+    hold.write("cgroup.procs", "0")
+        .map_err(Failure::system("move the watcher into its leaf"))?;
+    for controller in Controller::ALL {
+        // One that the host does not give is missed when somebody asks for a limit of it, and doctor tells.
+        let _ = jobcage_cage::enable(&root, &[controller]);
+    }
+    Ok(())
+}
+
+/// One descriptor or two for each job.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

@@ -1,0 +1,185 @@
+//! Small files: read in one call, replaced as a whole or not at all.
+
+use crate::{Errno, Result};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Opens a directory by path, for `*at` calls below it.
+///
+/// # Errors
+/// As openat(2).
+pub fn open_dir(path: &Path) -> Result<OwnedFd> {
+    nix::fcntl::open(
+        path,
+        OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY,
+        Mode::empty(),
+    )
+}
+
+/// Opens a directory below another one, without following a symbolic link.
+///
+/// # Errors
+/// As openat(2).
+pub fn open_dir_at(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
+    openat(dir, name.as_ref(), flags, Mode::empty())
+}
+
+/// Reads a whole small file below a directory. For files of procfs, cgroupfs and our own records.
+///
+/// # Errors
+/// As openat(2) and read(2).
+pub fn read_at(dir: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
+    let file = openat(
+        dir,
+        name,
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
+        Mode::empty(),
+    )?;
+    read_to_end(file.as_fd())
+}
+
+/// Reads from where the file stands to its end. `EINTR` is retried.
+///
+/// # Errors
+/// As read(2).
+pub fn read_to_end(file: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let mut chunk = [0; 16384];
+    loop {
+        match read(file, &mut chunk) {
+            Ok(0) => return Ok(content),
+            Ok(n) => content.extend_from_slice(&chunk[..n]),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Writes a value into an existing file of a kernel file system, in one call as they want it.
+///
+/// # Errors
+/// As openat(2) and write(2). A short write is `EIO`.
+pub fn write_at(dir: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
+    let file = openat(
+        dir,
+        name,
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
+        Mode::empty(),
+    )?;
+    loop {
+        return match write(&file, value) {
+            Ok(n) if n == value.len() => Ok(()),
+            Ok(_) => Err(Errno::EIO),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno),
+        };
+    }
+}
+
+/// Whether replaced files are to survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// They live as long as the kernel does: no fsync.
+    Kernel,
+    /// fsync of the file before the rename and of its directory after it.
+    Disk,
+}
+
+/// Replaces the file `name` in `dir` as a whole: a reader, or a crash at any moment, finds the old or the new one.
+/// The new file has mode 0600.
+///
+/// # Errors
+/// As the calls it takes; the old file is untouched then, and the unfinished one is removed.
+pub fn replace(dir: BorrowedFd<'_>, name: &str, content: &[u8], durability: Durability) -> Result<()> {
+    let unfinished = format!("{name}.new");
+    let result = write_new(dir, &unfinished, content, durability)
+        .and_then(|()| renameat(dir, unfinished.as_str(), dir, name))
+        .and_then(|()| {
+            if durability == Durability::Disk {
+                fsync(dir)
+            } else {
+                Ok(())
+            }
+        });
+    if result.is_err() {
+        // The first error is the one to tell; what is left over here is swept by gc.
+        let _ = unlinkat(dir, unfinished.as_str(), UnlinkatFlags::NoRemoveDir);
+    }
+    result
+}
+
+/// Creates or truncates a file with mode 0600 and writes all of it.
+///
+/// # Errors
+/// As openat(2), write(2) and fsync(2).
+pub fn write_new(dir: BorrowedFd<'_>, name: &str, content: &[u8], durability: Durability) -> Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let file = openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    write_all(file.as_fd(), content)?;
+    if durability == Durability::Disk {
+        fsync(&file)
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes all of it. `EINTR` is retried.
+///
+/// # Errors
+/// As write(2).
+pub fn write_all(file: BorrowedFd<'_>, mut content: &[u8]) -> Result<()> {
+    while !content.is_empty() {
+        match write(file, content) {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(n) => content = &content[n..],
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path below a directory exists; symbolic links are not followed.
+///
+/// # Errors
+/// As fstatat(2), without `ENOENT`.
+pub fn exists_at(dir: BorrowedFd<'_>, name: &str) -> Result<bool> {
+    match nix::sys::stat::fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens a C string's path for reading and reads it whole.
+///
+/// # Errors
+/// As open(2) and read(2).
+pub fn read_path(path: &CStr) -> Result<Vec<u8>> {
+    let file = openat(AT_FDCWD, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    read_to_end(file.as_fd())
+}
+
+/// Closes every descriptor from `first` on (close_range(2), since 5.9; one by one before).
+pub fn close_from(first: u32) {
+    // SAFETY: whoever calls this has nothing open there that it will use again.
+    let done = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, u32::MAX, 0) };
+    if done != 0 {
+        for fd in first..4096 {
+            // SAFETY: as above; closing what is not open is an error without an effect.
+            unsafe { nix::libc::close(fd.cast_signed()) };
+        }
+    }
+}
+
+/// Standard input as an owned descriptor, for a process that was given something there.
+#[must_use]
+pub fn take_stdin() -> OwnedFd {
+    // SAFETY: descriptor 0 is open in every process that Rust's runtime has started, and the caller takes it once.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(0) }
+}

@@ -1,0 +1,601 @@
+//! Starting a process inside a control group, without stopping whoever starts it.
+//!
+//! The child is born in its cgroup (`clone3` with `CLONE_INTO_CGROUP`, since 5.7): moving a process there afterwards
+//! costs an RCU grace period, 12 times as much on an idle host, and leaves a moment in which it is outside. It shares
+//! the parent's memory until its exec (`CLONE_VM`), which makes it as cheap as vfork, but the parent goes on at once
+//! (no `CLONE_VFORK`): a child that hangs in exec or chdir on a dead file system must not hold the one who keeps the
+//! clocks. A child that changes its user gets a copy instead, so that no process of that user ever shares memory with
+//! root.
+//!
+//! Where the kernel does not know clone3 or the flag, the child is forked and moves itself.
+
+use crate::raw::{self, Raw};
+use crate::{Errno, Result, pidfd, wait};
+use nix::sys::signal::SigSet;
+use std::ffi::{CString, c_char, c_void};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The stage of a start at which it failed, in the order in which they are passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The child has not run one instruction.
+    Birth,
+    /// Entering the cgroup.
+    Cgroup,
+    /// Resetting signals.
+    Signals,
+    /// A session of its own.
+    Session,
+    /// Standard input, output, error.
+    Stdio,
+    /// Resource limits.
+    Rlimit,
+    /// The nice value.
+    Nice,
+    /// The filter against keystrokes.
+    Seccomp,
+    /// Supplementary groups.
+    Groups,
+    /// The group.
+    Gid,
+    /// The user.
+    Uid,
+    /// The working directory.
+    Chdir,
+    /// The program itself.
+    Exec,
+}
+
+impl Stage {
+    const ALL: [Self; 13] = [
+        Self::Birth,
+        Self::Cgroup,
+        Self::Signals,
+        Self::Session,
+        Self::Stdio,
+        Self::Rlimit,
+        Self::Nice,
+        Self::Seccomp,
+        Self::Groups,
+        Self::Gid,
+        Self::Uid,
+        Self::Chdir,
+        Self::Exec,
+    ];
+
+    /// Its word in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Birth => "birth",
+            Self::Cgroup => "cgroup",
+            Self::Signals => "signals",
+            Self::Session => "session",
+            Self::Stdio => "stdio",
+            Self::Rlimit => "rlimit",
+            Self::Nice => "nice",
+            Self::Seccomp => "seccomp",
+            Self::Groups => "groups",
+            Self::Gid => "gid",
+            Self::Uid => "uid",
+            Self::Chdir => "chdir",
+            Self::Exec => "exec",
+        }
+    }
+}
+
+/// The user that a child becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Real, effective and saved uid.
+    pub uid: u32,
+    /// Real, effective and saved gid.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A resource limit (setrlimit(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rlimit {
+    /// `RLIMIT_…`.
+    pub resource: u32,
+    /// The limit itself.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// Everything about a child that is to be started.
+#[derive(Debug, Default)]
+pub struct Plan<'a> {
+    /// The paths to try, in order, as execvp(3) would.
+    pub programs: Vec<CString>,
+    /// The arguments, the program's name first.
+    pub args: Vec<CString>,
+    /// The environment, `NAME=value`.
+    pub env: Vec<CString>,
+    /// The cgroup's directory.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Standard input, output and error; `None`: inherited.
+    pub stdio: [Option<BorrowedFd<'a>>; 3],
+    /// The user to become.
+    pub identity: Option<Identity>,
+    /// The working directory; entered as that user.
+    pub dir: Option<CString>,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// The nice value, absolute.
+    pub nice: Option<i32>,
+    /// A session and process group of its own.
+    pub new_session: bool,
+    /// Refuse keystrokes into the terminal (see [`crate::seccomp`]).
+    pub no_keystrokes: bool,
+    /// The signal mask of the child; `None`: ours.
+    pub signal_mask: Option<SigSet>,
+}
+
+/// How a child came into its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Born there.
+    Born,
+    /// Moved itself there, as the kernel cannot do the other, or as it kills who is born there (kernel-facts 3).
+    Moved,
+}
+
+/// A started child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid: not reused until it is reaped.
+    pub pid: i32,
+    /// Its pidfd, where the kernel has them.
+    pub pidfd: Option<OwnedFd>,
+    /// How it came into its cgroup.
+    pub way: Way,
+    // Read by the child until its exec, which nobody is told of: see `drop`.
+    memory: ManuallyDrop<Box<ChildMemory>>,
+}
+
+impl Drop for Child {
+    /// A child that lives may still be on its way to exec and run on this memory, so then it is left to it for good.
+    fn drop(&mut self) {
+        if !wait::is_alive(self.pid) {
+            // SAFETY: dropped once, here, and the child that used it has ended.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
+        }
+    }
+}
+
+impl Child {
+    /// For a child that has *ended*: the stage and errno if it never became the program. `None`: it did, or it was
+    /// killed on the way by somebody else.
+    #[must_use]
+    pub fn failure(&self) -> Option<(Stage, Errno)> {
+        let slot = self.memory.slot();
+        let errno = slot.errno.load(Ordering::Acquire);
+        let stage = Stage::ALL
+            .get(slot.stage.load(Ordering::Acquire) as usize)
+            .copied()?;
+        (errno != 0).then(|| (stage, Errno::from_raw(i32::try_from(errno).unwrap_or(0))))
+    }
+
+    /// For a child that has *ended*: whether it never ran one instruction. A kernel that has the bug of
+    /// kernel-facts 3 kills a child at birth when its cgroup, or its parent's, was ever killed as a whole.
+    #[must_use]
+    pub fn died_at_birth(&self) -> bool {
+        self.memory.slot().stage.load(Ordering::Acquire) == 0
+    }
+
+    /// The stage that the child has reached. While it hangs in a system call, the one it hangs in.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        let stage = self.memory.slot().stage.load(Ordering::Acquire);
+        Stage::ALL.get(stage as usize).copied().unwrap_or(Stage::Exec)
+    }
+}
+
+/// The libc crate does not have it yet: its value does not fit the `c_int` of the other flags.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Starts a child.
+///
+/// # Errors
+/// The errno of the clone itself, such as `EAGAIN` (too many processes) or `EACCES` (not our cgroup). What fails later,
+/// in the child, is in [`Child::failure`] once it has ended.
+pub fn spawn(plan: &Plan<'_>) -> Result<Child> {
+    let shared = raw::SHARES_MEMORY && plan.identity.is_none();
+    match spawn_born(plan, shared) {
+        // ENOSYS: no clone3, or a filter hides it. E2BIG, EINVAL: a clone3 without the cgroup field.
+        Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL) if plan.cgroup.is_some() => spawn_moved(plan),
+        other => other,
+    }
+}
+
+/// Starts a child by fork, which then moves itself into its cgroup: slow, but a kernel that kills children at birth does
+/// not do it to these.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_moved(plan: &Plan<'_>) -> Result<Child> {
+    let procs = plan.cgroup.map(open_procs).transpose()?;
+    let blocked = BlockedSignals::new()?;
+    let memory = ChildMemory::new(plan, &blocked, false, procs)?;
+    // SAFETY: the child runs `child_main`, which makes raw system calls on memory prepared before the fork and then
+    // calls exec or _exit.
+    let pid = Errno::result(unsafe { libc::fork() })?;
+    if pid == 0 {
+        // SAFETY: `memory` was made by `ChildMemory::new` and is not touched by anyone else in this process.
+        unsafe { child_main((&raw const *memory).cast_mut().cast()) }
+    }
+    // Before 5.3 there are no pidfds; our own unreaped child is found by its pid as well.
+    Ok(Child {
+        pid,
+        pidfd: pidfd::open(pid).ok(),
+        way: Way::Moved,
+        memory: ManuallyDrop::new(memory),
+    })
+}
+
+fn spawn_born(plan: &Plan<'_>, shared: bool) -> Result<Child> {
+    let blocked = BlockedSignals::new()?;
+    let memory = ChildMemory::new(plan, &blocked, shared, None)?;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = libc::CLONE_PIDFD as u64;
+    args.pidfd = ptr::from_mut(&mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = plan.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    let argument: *mut c_void = (&raw const *memory).cast_mut().cast();
+    let result = if shared {
+        args.flags |= libc::CLONE_VM as u64;
+        (args.stack, args.stack_size) = memory.stack();
+        // SAFETY: the stack is part of `memory`, which lives as long as the `Child`; `child_main` never returns and
+        // touches no thread-local memory.
+        unsafe { raw::clone3_on_stack(&mut args, child_main, argument) }
+    } else {
+        let size = std::mem::size_of::<libc::clone_args>();
+        // SAFETY: like fork: the child goes on here with a copy of everything.
+        let result = unsafe {
+            raw::call(
+                libc::SYS_clone3,
+                [ptr::from_mut(&mut args) as usize, size, 0, 0, 0, 0],
+            )
+        };
+        if result == 0 {
+            // SAFETY: as above.
+            unsafe { child_main(argument) }
+        }
+        result
+    };
+    let pid = check(result)?;
+    // SAFETY: the kernel has filled `pidfd` with a new descriptor.
+    let pidfd = Some(unsafe { OwnedFd::from_raw_fd(pidfd) });
+    Ok(Child {
+        pid: i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?,
+        pidfd,
+        way: Way::Born,
+        memory: ManuallyDrop::new(memory),
+    })
+}
+
+fn check(result: Raw) -> Result<isize> {
+    if result < 0 {
+        Err(Errno::from_raw(i32::try_from(-result).unwrap_or(libc::EIO)))
+    } else {
+        Ok(result)
+    }
+}
+
+fn open_procs(cgroup: BorrowedFd<'_>) -> Result<OwnedFd> {
+    use nix::fcntl::OFlag;
+    nix::fcntl::openat(
+        cgroup,
+        c"cgroup.procs",
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+}
+
+/// Blocks all signals while a child is born, so that none is handled in memory that two processes share.
+struct BlockedSignals(SigSet);
+
+impl BlockedSignals {
+    fn new() -> Result<Self> {
+        SigSet::all()
+            .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)
+            .map(Self)
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // It was the mask a moment ago, so the kernel takes it back.
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+/// What the child tells: written by it, read by the parent after its end.
+struct Slot {
+    stage: AtomicU32,
+    errno: AtomicU32,
+}
+
+/// Everything the child reads and writes, made before it is born. Plain pointers and numbers, so that the child needs no
+/// allocation, no bounds check that could panic, and no thread-local memory.
+#[derive(Debug)]
+struct ChildMemory {
+    programs: Vec<*const c_char>,
+    args: Vec<*const c_char>,
+    shell_args: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    stdio: [RawFd; 3],
+    procs: RawFd,
+    identity: Option<Identity>,
+    dir: *const c_char,
+    rlimits: Vec<(u32, [u64; 2])>,
+    nice: Option<i32>,
+    new_session: bool,
+    no_keystrokes: bool,
+    signal_mask: u64,
+    /// The slot, and below its page the stack.
+    mapping: Mapping,
+    // What the pointers above point to.
+    _texts: Vec<Vec<CString>>,
+    _procs: Option<OwnedFd>,
+}
+
+const STACK: usize = 64 * 1024;
+
+impl ChildMemory {
+    fn new(
+        plan: &Plan<'_>,
+        blocked: &BlockedSignals,
+        shared_memory: bool,
+        procs: Option<OwnedFd>,
+    ) -> Result<Box<Self>> {
+        let texts = vec![
+            plan.programs.clone(),
+            plan.args.clone(),
+            plan.env.clone(),
+            plan.dir.iter().cloned().collect(),
+        ];
+        let pointers = |list: &Vec<CString>| list.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
+        let ended = |mut list: Vec<*const c_char>| {
+            list.push(ptr::null());
+            list
+        };
+        // For a script without `#!`, which execvp(3) gives to a shell: `sh PATH args…`; PATH is filled by the child.
+        let mut shell_args = vec![c"/bin/sh".as_ptr(), ptr::null()];
+        shell_args.extend(pointers(&texts[1]).into_iter().skip(1));
+        let fd = |fd: &Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
+        Ok(Box::new(Self {
+            programs: pointers(&texts[0]),
+            args: ended(pointers(&texts[1])),
+            shell_args: ended(shell_args),
+            env: ended(pointers(&texts[2])),
+            stdio: [fd(&plan.stdio[0]), fd(&plan.stdio[1]), fd(&plan.stdio[2])],
+            procs: procs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            identity: plan.identity.clone(),
+            dir: texts[3].first().map_or(ptr::null(), |d| d.as_ptr()),
+            rlimits: plan
+                .rlimits
+                .iter()
+                .map(|r| (r.resource, [r.soft, r.hard]))
+                .collect(),
+            nice: plan.nice,
+            new_session: plan.new_session,
+            no_keystrokes: plan.no_keystrokes,
+            signal_mask: kernel_mask(plan.signal_mask.as_ref().unwrap_or(&blocked.0)),
+            mapping: Mapping::new(!shared_memory)?,
+            _texts: texts,
+            _procs: procs,
+        }))
+    }
+
+    fn slot(&self) -> &Slot {
+        // SAFETY: the slot is at the start of a live, zeroed, page-aligned mapping; its fields are atomics.
+        unsafe { &*self.mapping.0.cast::<Slot>() }
+    }
+
+    fn stack(&self) -> (u64, u64) {
+        (self.mapping.0 as u64 + PAGE as u64, STACK as u64)
+    }
+}
+
+/// The first eight bytes of a signal set: all that the kernel has on Linux.
+fn kernel_mask(set: &SigSet) -> u64 {
+    (1..=64)
+        .filter(|n| nix::sys::signal::Signal::try_from(*n).is_ok_and(|s| set.contains(s)))
+        .fold(0, |m, n| m | 1 << (n - 1))
+}
+
+const PAGE: usize = 4096;
+
+/// Anonymous memory for slot and stack; shared with a forked child if it is to report.
+#[derive(Debug)]
+struct Mapping(*mut c_void);
+
+impl Mapping {
+    fn new(for_fork: bool) -> Result<Self> {
+        let kind = if for_fork {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice.
+        let memory = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                PAGE + STACK,
+                rights,
+                kind | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            Err(Errno::last())
+        } else {
+            Ok(Self(memory))
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, unmapped once, and only when no child runs on it (`Child::drop`).
+        unsafe { libc::munmap(self.0, PAGE + STACK) };
+    }
+}
+
+/// What the child does between its birth and its exec. Never returns, never allocates, never panics.
+///
+/// # Safety
+/// `argument` must be a `ChildMemory` that outlives the exec.
+unsafe extern "C" fn child_main(argument: *mut c_void) -> ! {
+    // SAFETY: the caller's promise.
+    let memory = unsafe { &*argument.cast::<ChildMemory>() };
+    // SAFETY: only raw calls with pointers that `memory` keeps alive.
+    let failed = unsafe { become_program(memory) };
+    memory.slot().errno.store(
+        u32::try_from(-failed).unwrap_or(libc::EIO as u32),
+        Ordering::Release,
+    );
+    loop {
+        // SAFETY: ends this process; 127 is only seen by those who do not read the slot.
+        unsafe { raw::call(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Passes the stages in order; comes back only with the errno of the one that failed, which the slot names.
+///
+/// # Safety
+/// Runs in the child only.
+unsafe fn become_program(memory: &ChildMemory) -> Raw {
+    let enter = |stage: Stage| memory.slot().stage.store(stage as u32, Ordering::Release);
+    macro_rules! run {
+        ($nr:expr $(, $arg:expr)*) => {{
+            let mut args = [0usize; 6];
+            let given = [$($arg as usize),*];
+            args[..given.len()].copy_from_slice(&given);
+            // SAFETY: pointers among the arguments are kept alive by `memory` or are locals of this frame.
+            let result = unsafe { raw::call($nr, args) };
+            if result < 0 { return result; }
+            result
+        }};
+    }
+    enter(Stage::Cgroup);
+    if memory.procs >= 0 {
+        run!(libc::SYS_write, memory.procs, c"0".as_ptr(), 1);
+    }
+    enter(Stage::Signals);
+    // Rust's runtime ignores SIGPIPE, and an ignored signal stays ignored across exec. An all-zero sigaction is SIG_DFL.
+    let default = [0usize; 4];
+    run!(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), 0, 8);
+    enter(Stage::Session);
+    if memory.new_session {
+        run!(libc::SYS_setsid, 0);
+    }
+    enter(Stage::Stdio);
+    for (target, &fd) in memory.stdio.iter().enumerate() {
+        if fd >= 0 && fd as usize == target {
+            run!(libc::SYS_fcntl, fd, libc::F_SETFD, 0);
+        } else if fd >= 0 {
+            run!(libc::SYS_dup3, fd, target, 0);
+        }
+    }
+    enter(Stage::Rlimit);
+    for (resource, limit) in &memory.rlimits {
+        run!(libc::SYS_prlimit64, 0, *resource, limit.as_ptr(), 0);
+    }
+    enter(Stage::Nice);
+    if let Some(nice) = memory.nice {
+        run!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice);
+    }
+    enter(Stage::Seccomp);
+    if memory.no_keystrokes {
+        let filter = &crate::seccomp::NO_KEYSTROKES;
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_ptr().cast_mut(),
+        };
+        run!(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            ptr::from_ref(&program)
+        );
+    }
+    if let Some(identity) = &memory.identity {
+        enter(Stage::Groups);
+        run!(
+            libc::SYS_setgroups,
+            identity.groups.len(),
+            identity.groups.as_ptr()
+        );
+        enter(Stage::Gid);
+        run!(libc::SYS_setresgid, identity.gid, identity.gid, identity.gid);
+        enter(Stage::Uid);
+        run!(libc::SYS_setresuid, identity.uid, identity.uid, identity.uid);
+    }
+    enter(Stage::Chdir);
+    if !memory.dir.is_null() {
+        run!(libc::SYS_chdir, memory.dir);
+    }
+    enter(Stage::Exec);
+    run!(
+        libc::SYS_rt_sigprocmask,
+        libc::SIG_SETMASK,
+        ptr::from_ref(&memory.signal_mask),
+        0,
+        8
+    );
+    // SAFETY: as for this function.
+    unsafe { exec(memory) }
+}
+
+/// execvp(3): the next candidate where one is not there or not ours to run, a shell for a script without `#!`, and
+/// `EACCES` rather than `ENOENT` if one was there at all.
+///
+/// # Safety
+/// Runs in the child only.
+unsafe fn exec(memory: &ChildMemory) -> Raw {
+    let mut result = -(libc::ENOENT as Raw);
+    for &program in &memory.programs {
+        let (args, env) = (memory.args.as_ptr() as usize, memory.env.as_ptr() as usize);
+        // SAFETY: null-terminated arrays of C strings that `memory` keeps alive.
+        let failed = unsafe { raw::call(libc::SYS_execve, [program as usize, args, env, 0, 0, 0]) };
+        match i32::try_from(-failed).unwrap_or(libc::EIO) {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => result = failed,
+            libc::ENOEXEC => {
+                let shell_args = memory.shell_args.as_ptr().cast_mut();
+                // SAFETY: the array has at least two places, and this child alone reads it from now on. In shared
+                // memory the parent never looks at it.
+                unsafe { shell_args.add(1).write(program) };
+                let shell = c"/bin/sh".as_ptr() as usize;
+                // SAFETY: as above.
+                return unsafe { raw::call(libc::SYS_execve, [shell, shell_args as usize, env, 0, 0, 0]) };
+            }
+            _ => return failed,
+        }
+    }
+    result
+}
+
+/// Ends the calling thread alone and leaves the others running, even if it is the main thread (exit(2), not exit_group).
+pub fn exit_thread() -> ! {
+    loop {
+        // SAFETY: ends this thread; nothing of it is used by another one, since the caller gave everything away.
+        unsafe { raw::call(libc::SYS_exit, [0, 0, 0, 0, 0, 0]) };
+    }
+}

@@ -1,0 +1,99 @@
+//! Real children, real kernel.
+
+use jobcage_sys::spawn::{Plan, Stage, spawn, spawn_moved};
+use jobcage_sys::wait::{self, Change, Whom};
+use jobcage_sys::{Errno, memory};
+use std::ffi::CString;
+
+fn plan(program: &str, args: &[&str]) -> Plan<'static> {
+    let c = |s: &str| CString::new(s).unwrap();
+    Plan {
+        programs: vec![c(program)],
+        args: args.iter().map(|a| c(a)).collect(),
+        ..Plan::default()
+    }
+}
+
+fn end_of(child: &jobcage_sys::spawn::Child) -> Change {
+    wait::block(Whom::Pid(child.pid)).unwrap().1
+}
+
+#[test]
+fn exit_codes_and_signals_come_back() {
+    for start in [spawn, spawn_moved] {
+        let child = start(&plan("/bin/sh", &["sh", "-c", "exit 42"])).unwrap();
+        assert_eq!(end_of(&child), Change::Exited(42));
+        assert_eq!(child.failure(), None);
+        let child = start(&plan("/bin/sh", &["sh", "-c", "kill -9 $$"])).unwrap();
+        assert_eq!(end_of(&child), Change::Killed(9));
+        assert!(!child.died_at_birth());
+    }
+}
+
+#[test]
+fn a_failed_start_names_its_stage() {
+    for start in [spawn, spawn_moved] {
+        let child = start(&plan("/nonexistent/program", &["program"])).unwrap();
+        end_of(&child);
+        assert_eq!(child.failure(), Some((Stage::Exec, Errno::ENOENT)));
+
+        let child = start(&Plan {
+            dir: Some(c"/nonexistent".into()),
+            ..plan("/bin/true", &["true"])
+        })
+        .unwrap();
+        end_of(&child);
+        assert_eq!(child.failure(), Some((Stage::Chdir, Errno::ENOENT)));
+    }
+}
+
+#[test]
+fn a_script_without_a_shebang_goes_to_a_shell() {
+    let dir = std::env::temp_dir().join(format!("jobcage-sys-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let script = dir.join("script");
+    // Written by a process of its own: a child of another test, born while it is open for writing here, would keep it busy.
+    let write = format!("echo 'exit $(($1 + 1))' > {0} && chmod +x {0}", script.display());
+    assert!(
+        std::process::Command::new("sh")
+            .args(["-c", &write])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let child = spawn(&plan(script.to_str().unwrap(), &["script", "6"])).unwrap();
+    assert_eq!(end_of(&child), Change::Exited(7));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn the_child_has_default_signals_and_an_open_mask() {
+    let child = spawn(&plan(
+        "/bin/sh",
+        &[
+            "sh",
+            "-c",
+            "grep -q '^SigIgn:.*0$' /proc/self/status && kill -PIPE $$",
+        ],
+    ))
+    .unwrap();
+    assert_eq!(end_of(&child), Change::Killed(13));
+}
+
+#[test]
+fn code_that_was_released_still_runs() {
+    memory::release_code();
+    let child = spawn(&plan("/bin/true", &["true"])).unwrap();
+    assert_eq!(end_of(&child), Change::Exited(0));
+}
+
+#[test]
+fn a_child_may_be_forgotten_before_its_exec() {
+    // Each is dropped while it may still run on the memory that it shares with us; a use after free would crash it.
+    let pids: Vec<i32> = (0..200)
+        .map(|_| spawn(&plan("/bin/true", &["true"])).unwrap().pid)
+        .collect();
+    for pid in pids {
+        assert_eq!(wait::block(Whom::Pid(pid)).unwrap().1, Change::Exited(0));
+    }
+}

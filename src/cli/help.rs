@@ -1,0 +1,48 @@
+//! The longer texts of `--help`.
+
+pub const RUN: &str = "Run a command in the foreground and end everything it has started.";
+pub const CREATE: &str = "Make a cage for several steps and print its id.";
+pub const CLEANUP: &str = "End a cage that `create` has made.";
+pub const LIST: &str = "List the jobs of this host.";
+pub const SHOW: &str = "Show one job.";
+pub const STOP: &str = "Stop a job.";
+pub const GC: &str = "End and remove what dead jobs have left.";
+pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
+pub const MAN: &str = "Write the manual pages into a directory.";
+pub const COMPLETIONS: &str = "Print the completion script of a shell.";
+
+pub const EXIT_CODES: &str = "\
+Exit codes of `jobcage run`:
+  the command's own code, or
+  124    it ran out of time
+  125    jobcage itself failed, or something of the job could not be killed
+  126    the command cannot be run
+  127    the command was not found
+  128+N  signal N ended it
+The other verbs end with 0, or with 125 if they failed.";
+
+// Each paragraph is one line, so that clap can wrap it to the terminal.
+pub const AFTER_RUN: &str = concat!(
+    "The command has the terminal, the session and the files of jobcage itself. When it ends, whatever it has left ",
+    "behind is killed. SIGTERM, SIGHUP and SIGINT to jobcage stop it: first --signal to all its processes, then ",
+    "--grace, then the kill. A second signal skips the grace.\n\n",
+    "`none` takes back a time or a limit that a variable or a config file sets; --login=false does so for a switch.",
+    "\n\n",
+    "Every option but --job, --env and --signal is also read from a variable, such as JOBCAGE_IDLE_TIMEOUT for ",
+    "--idle-timeout. Every option but --job is also a key, such as idle_timeout, of the config files ",
+    "$XDG_CONFIG_HOME/jobcage/config.toml and /etc/jobcage/config.toml; JOBCAGE_CONFIG names another file instead ",
+    "of these two. The command line is stronger than a variable, and a variable is stronger than a file.\n\n",
+    "Exit codes:\n",
+    "  the command's own code, or\n",
+    "  124    it ran out of time\n",
+    "  125    jobcage itself failed, or something of the job could not be killed\n",
+    "  126    the command cannot be run\n",
+    "  127    the command was not found\n",
+    "  128+N  signal N ended it",
+);
+
+pub const AFTER_CREATE: &str = concat!(
+    "The cage stays until `jobcage cleanup ID`, until the process of --lease-pid ends, or until the host goes down. ",
+    "Run steps in it with `jobcage run --job ID -- command`.\n\n",
+    "Exit codes: 0, or 125 if it failed. The id is the only thing on standard output.",
+);

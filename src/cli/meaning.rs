@@ -1,0 +1,388 @@
+//! From what was typed to what is meant.
+
+use jobcage_job::{CpuMax, IoLimit, JobId, Limits, parse_duration, parse_size};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::Error;
+use super::pick;
+use super::request::{
+    AfterRequest, CageChoice, CageRequest, CleanupRequest, Common, CreateRequest, DoctorRequest, EnvRequest,
+    GcRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest, StepRequest, StopHow,
+    StopRequest, Voice,
+};
+use super::values::{
+    Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_name, parse_nice,
+    parse_pid, parse_room,
+};
+use super::words::{
+    CageWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords, ShowWords,
+    StepWords, StopWords, VerbWords,
+};
+use crate::config::environ::Environ;
+use crate::config::options::{NOT_OPTIONS, Opt};
+use crate::config::{Layers, Origin};
+
+/// `--grace`, unless it is given.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// `--after-timeout`, unless it is given.
+pub const AFTER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The door that words go through. It looks up nothing: no user, no directory, no cgroup.
+pub struct Door<'a> {
+    /// Below the command line.
+    pub layers: &'a Layers,
+    /// The variables, for `--env NAME` and the usual directories.
+    pub environ: &'a Environ,
+    /// The caller's effective uid: root's records are the host's.
+    pub euid: u32,
+}
+
+impl Door<'_> {
+    /// The request of a verb's words, and how loud it is.
+    ///
+    /// # Errors
+    /// If a value of any layer is wrong.
+    pub fn request(&self, words: VerbWords) -> Result<(Request, Voice), Error> {
+        let plain = |w: PlainWords| Ok::<_, Error>((self.common(w.common)?, w.json));
+        let (request, voice) = match words {
+            VerbWords::Run(w) => {
+                let run = self.run(*w)?;
+                let voice = run.common.voice;
+                (Request::Run(Box::new(run)), voice)
+            }
+            VerbWords::Create(w) => {
+                let create = self.create(*w)?;
+                let voice = create.common.voice;
+                (Request::Create(Box::new(create)), voice)
+            }
+            VerbWords::Cleanup(w) => self.cleanup(w)?,
+            VerbWords::List(w) => {
+                let (common, json) = plain(w)?;
+                let voice = common.voice;
+                (Request::List(ListRequest { common, json }), voice)
+            }
+            VerbWords::Show(w) => self.show(w)?,
+            VerbWords::Stop(w) => self.stop(w)?,
+            VerbWords::Gc(w) => {
+                let (common, json) = plain(w)?;
+                let voice = common.voice;
+                (Request::Gc(GcRequest { common, json }), voice)
+            }
+            VerbWords::Doctor(w) => {
+                // A wrong value that would stop every job is a doctor's business.
+                self.run(RunWords::default())?;
+                let (common, json) = plain(w)?;
+                let voice = common.voice;
+                (Request::Doctor(DoctorRequest { common, json }), voice)
+            }
+            VerbWords::Man(_) | VerbWords::Completions(_) => {
+                unreachable!("answered before the layers are read")
+            }
+        };
+        Ok((request, voice))
+    }
+
+    fn run(&self, w: RunWords) -> Result<RunRequest, Error> {
+        let layers = self.layers;
+        let cage = match w.job {
+            Some(id) => CageChoice::Existing(job_id("--job", &id)?),
+            None => CageChoice::New {
+                cage: self.cage(w.cage)?,
+                after: self.after(w.after, w.after_timeout)?,
+            },
+        };
+        Ok(RunRequest {
+            common: self.common(w.common)?,
+            cage,
+            step: self.step(w.command, w.identity, w.step)?,
+            timeout: pick::limit(layers, Opt::Timeout, w.timeout, parse_clock)?,
+            idle_timeout: pick::limit(layers, Opt::IdleTimeout, w.idle_timeout, parse_clock)?,
+            signal: pick::value(layers, Opt::Signal, w.signal, str::parse)?.unwrap_or(Signal::TERM),
+            grace: self.grace(w.grace)?,
+            report: pick::path(layers, Opt::Report, w.report)?,
+        })
+    }
+
+    fn create(&self, w: CreateWords) -> Result<CreateRequest, Error> {
+        Ok(CreateRequest {
+            common: self.common(w.common)?,
+            cage: self.cage(w.cage)?,
+            identity: self.identity(w.identity)?,
+            grace: self.grace(w.grace)?,
+            lease_pid: pick::value(self.layers, Opt::LeasePid, w.lease_pid, parse_pid)?,
+        })
+    }
+
+    fn cleanup(&self, w: CleanupWords) -> Result<(Request, Voice), Error> {
+        let cleanup = CleanupRequest {
+            common: self.common(w.common)?,
+            id: job_id("ID", &w.id)?,
+            report: pick::path(self.layers, Opt::Report, w.report)?,
+        };
+        let voice = cleanup.common.voice;
+        Ok((Request::Cleanup(cleanup), voice))
+    }
+
+    fn show(&self, w: ShowWords) -> Result<(Request, Voice), Error> {
+        let common = self.common(w.plain.common)?;
+        let (id, json, voice) = (job_id("ID", &w.id)?, w.plain.json, common.voice);
+        Ok((Request::Show(ShowRequest { common, id, json }), voice))
+    }
+
+    fn stop(&self, w: StopWords) -> Result<(Request, Voice), Error> {
+        let common = self.common(w.plain.common)?;
+        // Not `pick`: the setting of `run` is for jobs to come, this one has its own signal.
+        let signal = w.signal.map(|s| pick::text(str::parse)(&s)).transpose();
+        let signal = signal.map_err(|why| Error::Value {
+            origin: "--signal".into(),
+            why,
+        })?;
+        let stop = StopRequest {
+            id: job_id("ID", &w.id)?,
+            how: if w.now {
+                StopHow::Now
+            } else {
+                StopHow::Polite(signal)
+            },
+            json: w.plain.json,
+            common,
+        };
+        let voice = stop.common.voice;
+        Ok((Request::Stop(stop), voice))
+    }
+
+    fn common(&self, w: CommonWords) -> Result<Common, Error> {
+        let layers = self.layers;
+        let runtime = pick::directory(layers, Opt::RuntimeDir, None)?;
+        let state = pick::directory(layers, Opt::StateDir, None)?;
+        Ok(Common {
+            voice: self.voice(w.quiet, w.verbose)?,
+            places: Places {
+                cgroup_root: pick::directory(layers, Opt::CgroupRoot, w.cgroup_root)?,
+                runtime_dir: runtime.unwrap_or_else(|| self.default_runtime_dir()),
+                state_dir: state.unwrap_or_else(|| self.default_state_dir()),
+            },
+        })
+    }
+
+    /// Of quiet and verbose the one in the stronger layer holds; both in one layer cannot be meant.
+    fn voice(&self, quiet: Option<OsString>, verbose: Option<OsString>) -> Result<Voice, Error> {
+        let on = |opt, word| {
+            let ranked = pick::ranked(self.layers, opt, word, pick::text(parse_bool))?;
+            Ok::<_, Error>(ranked.filter(|r| r.value).map(|r| r.rank))
+        };
+        match (on(Opt::Quiet, quiet)?, on(Opt::Verbose, verbose)?) {
+            (None, None) => Ok(Voice::Normal),
+            (Some(q), Some(v)) if q == v => Err(Error::Value {
+                origin: "quiet and verbose".into(),
+                why: "both are set in the same place; take one of them away".into(),
+            }),
+            (Some(_), None) => Ok(Voice::Quiet),
+            (None, Some(_)) => Ok(Voice::Verbose),
+            (Some(q), Some(v)) => Ok(if q < v { Voice::Quiet } else { Voice::Verbose }),
+        }
+    }
+
+    fn default_runtime_dir(&self) -> PathBuf {
+        if self.euid == 0 {
+            return PathBuf::from("/run/jobcage");
+        }
+        let base = self.environ.directory("XDG_RUNTIME_DIR");
+        base.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", self.euid)))
+            .join("jobcage")
+    }
+
+    fn default_state_dir(&self) -> PathBuf {
+        if self.euid == 0 {
+            return PathBuf::from("/var/lib/jobcage");
+        }
+        let home = || {
+            self.environ
+                .directory("HOME")
+                .map(|home| home.join(".local/state"))
+        };
+        let base = self.environ.directory("XDG_STATE_HOME").or_else(home);
+        // Without a home nothing of a user survives a reboot.
+        base.map_or_else(
+            || self.default_runtime_dir().join("state"),
+            |base| base.join("jobcage"),
+        )
+    }
+
+    fn cage(&self, w: CageWords) -> Result<CageRequest, Error> {
+        let layers = self.layers;
+        Ok(CageRequest {
+            name: pick::value(layers, Opt::Name, w.name, parse_name)?,
+            limits: Limits {
+                cpu: pick::limit(layers, Opt::Cpu, w.cpu, str::parse::<CpuMax>)?,
+                memory: pick::limit(layers, Opt::Memory, w.memory, parse_room)?,
+                memory_high: pick::limit(layers, Opt::MemoryHigh, w.memory_high, parse_room)?,
+                swap: pick::limit(layers, Opt::Swap, w.swap, parse_size)?,
+                pids: pick::limit(layers, Opt::Pids, w.pids, parse_count)?,
+                io: self.io(&w.io)?,
+                cpus: pick::limit(layers, Opt::Cpus, w.cpus, parse_cpus)?,
+            },
+            best_effort: self.switch(Opt::BestEffort, w.best_effort)?,
+        })
+    }
+
+    /// One limit for each device: rates of the same device come together, and a stronger rate replaces a weaker.
+    fn io(&self, words: &[OsString]) -> Result<Vec<IoLimit>, Error> {
+        let parse = pick::text(str::parse::<IoLimit>);
+        let mut devices: Vec<IoLimit> = Vec::new();
+        for given in pick::list(self.layers, Opt::Io, words, |text, _| parse(text))? {
+            let Some(device) = devices.iter_mut().find(|d| d.device == given.device) else {
+                devices.push(given);
+                continue;
+            };
+            for (rate, value) in given.rates {
+                device.rates.retain(|(known, _)| *known != rate);
+                device.rates.push((rate, value));
+            }
+        }
+        Ok(devices)
+    }
+
+    fn after(
+        &self,
+        script: Option<OsString>,
+        timeout: Option<OsString>,
+    ) -> Result<Option<AfterRequest>, Error> {
+        let given = |text: &OsStr| {
+            if text.as_bytes().contains(&0) {
+                Err("the script holds a NUL")
+            } else {
+                Ok(text.to_owned())
+            }
+        };
+        let script = pick::ranked(self.layers, Opt::After, script, given)?.map(|ranked| ranked.value);
+        let timeout = pick::value(self.layers, Opt::AfterTimeout, timeout, parse_clock)?;
+        // An empty script takes back the one of a config file.
+        Ok(script
+            .filter(|script| !script.is_empty())
+            .map(|script| AfterRequest {
+                script: Secret::from(script),
+                timeout: timeout.unwrap_or(AFTER_TIMEOUT),
+            }))
+    }
+
+    fn grace(&self, word: Option<OsString>) -> Result<Duration, Error> {
+        Ok(pick::value(self.layers, Opt::Grace, word, parse_duration)?.unwrap_or(GRACE))
+    }
+
+    fn switch(&self, opt: Opt, word: Option<OsString>) -> Result<bool, Error> {
+        Ok(pick::value(self.layers, opt, word, parse_bool)?.unwrap_or(false))
+    }
+
+    fn identity(&self, w: IdentityWords) -> Result<Identity, Error> {
+        Ok(Identity {
+            user: pick::value(self.layers, Opt::User, w.user, parse_account)?,
+            group: pick::value(self.layers, Opt::Group, w.group, parse_account)?,
+        })
+    }
+
+    fn step(&self, command: Vec<OsString>, who: IdentityWords, w: StepWords) -> Result<StepRequest, Error> {
+        let layers = self.layers;
+        Ok(StepRequest {
+            command,
+            identity: self.identity(who)?,
+            dir: pick::path(layers, Opt::Dir, w.dir)?,
+            env: self.env(w.clear_env, w.login, &w.env)?,
+            nice: pick::limit(layers, Opt::Nice, w.nice, parse_nice)?,
+            rlimits: self.rlimits(&w.rlimit)?,
+        })
+    }
+
+    fn rlimits(&self, words: &[OsString]) -> Result<Vec<Rlimit>, Error> {
+        let parse = pick::text(str::parse::<Rlimit>);
+        let mut rlimits: Vec<Rlimit> = Vec::new();
+        for given in pick::list(self.layers, Opt::Rlimit, words, |text, _| parse(text))? {
+            rlimits.retain(|known| known.resource != given.resource);
+            rlimits.push(given);
+        }
+        Ok(rlimits)
+    }
+
+    /// Without `inherited`, which [`inherit`] adds when nothing else needs the variables any more.
+    fn env(
+        &self,
+        clear: Option<OsString>,
+        login: Option<OsString>,
+        words: &[OsString],
+    ) -> Result<EnvRequest, Error> {
+        let mut set: Vec<(OsString, Secret)> = Vec::new();
+        let parse = |text: &OsStr, origin: Origin<'_>| self.variable(text, origin);
+        for (name, value) in pick::list(self.layers, Opt::Env, words, parse)?
+            .into_iter()
+            .flatten()
+        {
+            set.retain(|(known, _)| *known != name);
+            set.push((name, value));
+        }
+        Ok(EnvRequest {
+            inherit: !self.switch(Opt::ClearEnv, clear)?,
+            inherited: Vec::new(),
+            login: self.switch(Opt::Login, login)?,
+            set,
+        })
+    }
+
+    /// `NAME=VALUE`, or `NAME`, whose value is then jobcage's own. A value is never shown, and a name only when
+    /// it is one.
+    fn variable(&self, given: &OsStr, origin: Origin<'_>) -> Result<Option<(OsString, Secret)>, String> {
+        let bytes = given.as_bytes();
+        let (name, value) = match bytes.iter().position(|b| *b == b'=') {
+            Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
+            None => (bytes, None),
+        };
+        let odd = |b: &u8| b.is_ascii_control() || b.is_ascii_whitespace();
+        if name.is_empty() || name.iter().any(odd) {
+            return Err("this is no variable: write NAME=VALUE or NAME, the name without blanks".into());
+        }
+        let name = OsStr::from_bytes(name);
+        if NOT_OPTIONS[..5].iter().any(|own| name == *own) {
+            return Err(format!(
+                "{} is set by jobcage itself; choose another name",
+                name.display()
+            ));
+        }
+        let value = match value {
+            Some(value) if value.contains(&0) => {
+                return Err(format!("{}: the value holds a NUL", name.display()));
+            }
+            Some(value) => Some(OsStr::from_bytes(value)),
+            None => self.environ.get(name),
+        };
+        match value {
+            Some(value) => Ok(Some((name.to_owned(), Secret::from(value.to_owned())))),
+            // A file is for all jobs: it says what to pass on where it is there. A flag is about this very job.
+            None if matches!(origin, Origin::File { .. }) => Ok(None),
+            None => Err(format!(
+                "{name} is not set in jobcage's own environment; write {name}=VALUE, or leave it out",
+                name = name.display()
+            )),
+        }
+    }
+}
+
+/// Gives a run the variables that it inherits.
+pub fn inherit(run: &mut RunRequest, environ: Environ) {
+    if run.step.env.inherit {
+        let vars = environ.into_inherited().into_iter();
+        run.step.env.inherited = vars.map(|(name, value)| (name, Secret::from(value))).collect();
+    }
+}
+
+fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
+    pick::text(str::parse)(given).map_err(|why| Error::Value {
+        origin: origin.into(),
+        why,
+    })
+}
+
+#[cfg(test)]
+#[path = "meaning_test.rs"]
+mod tests;

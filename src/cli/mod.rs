@@ -1,0 +1,112 @@
+//! Words in, requests out. The words are parsed twice: into what was typed (`words`), then, with the variables
+//! and the config files below them, into what is meant (`meaning`, `request`).
+
+pub mod error;
+mod help;
+mod meaning;
+mod pick;
+mod quick;
+pub mod request;
+pub mod values;
+pub mod words;
+
+use clap::error::ErrorKind;
+use std::ffi::OsString;
+
+use crate::config::Layers;
+use crate::config::environ::Environ;
+use crate::config::file::Scope;
+use error::Error;
+use meaning::Door;
+use request::{CompletionsRequest, ManRequest, Request, Voice};
+use words::VerbWords;
+
+/// A request, and what a person should hear before it is done.
+#[derive(Debug)]
+pub struct Parsed {
+    /// What to do.
+    pub request: Request,
+    /// Warnings, one line each. Empty with `--quiet`.
+    pub warnings: Vec<String>,
+}
+
+/// Parses the words (the program's name first) for a caller of this effective uid.
+///
+/// # Errors
+/// If the words, a variable or a config file say something that cannot be meant.
+pub fn parse(words: Vec<OsString>, environ: Environ, euid: u32) -> Result<Parsed, Error> {
+    if let Some(run) = quick::run(&words) {
+        return mean(VerbWords::Run(Box::new(run)), environ, euid);
+    }
+    let verb = words.get(1).and_then(|word| word.to_str()).map(str::to_owned);
+    match words::split(words) {
+        Ok(words) => mean(words, environ, euid),
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(quietly(Request::Print(e.render().to_string())))
+        }
+        Err(e) => {
+            let known = |verb: &str| words::command().find_subcommand(verb).is_some();
+            Err(Error::usage(&e, verb.as_deref().filter(|verb| known(verb))))
+        }
+    }
+}
+
+fn quietly(request: Request) -> Parsed {
+    Parsed {
+        request,
+        warnings: Vec::new(),
+    }
+}
+
+fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> {
+    let scope = match &words {
+        // These two ask for nothing that a variable or a file could say.
+        VerbWords::Man(w) => return Ok(quietly(Request::Man(ManRequest { dir: (&w.dir).into() }))),
+        VerbWords::Completions(w) => {
+            return Ok(quietly(Request::Completions(CompletionsRequest {
+                shell: w.shell,
+            })));
+        }
+        VerbWords::Run(_) | VerbWords::Create(_) | VerbWords::Doctor(_) => Scope::Jobs,
+        _ => Scope::Places,
+    };
+    let layers = Layers::read(&environ, scope)?;
+    let door = Door {
+        layers: &layers,
+        environ: &environ,
+        euid,
+    };
+    let (mut request, voice) = door.request(words)?;
+    if let Request::Run(run) = &mut request {
+        meaning::inherit(run, environ);
+    }
+    let warnings = if voice == Voice::Quiet {
+        Vec::new()
+    } else {
+        warnings(&layers)
+    };
+    Ok(Parsed { request, warnings })
+}
+
+fn warnings(layers: &Layers) -> Vec<String> {
+    if layers.unknown.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<_> = layers
+        .unknown
+        .iter()
+        .map(|name| name.escape_debug().to_string())
+        .collect();
+    let (is, them) = if names.len() == 1 {
+        ("is no option", "it is")
+    } else {
+        ("are no options", "they are")
+    };
+    vec![format!(
+        "{} {is} of this version; {them} ignored",
+        names.join(", ")
+    )]
+}
+
+#[cfg(test)]
+mod docs_test;

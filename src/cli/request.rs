@@ -1,0 +1,292 @@
+//! What is meant: one variant for each verb, and each carries its own typed values.
+//!
+//! Plain data. Past this door nobody knows what a flag, a variable or a config file is: whatever could be
+//! wrong in the words is an error before a request exists.
+
+use jobcage_job::{JobId, Limits};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::values::{Rlimit, Signal};
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// `jobcage run`: a command in a cage, in the foreground.
+    Run(Box<RunRequest>),
+    /// `jobcage create`: a cage that stays open for `run --job`.
+    Create(Box<CreateRequest>),
+    /// `jobcage cleanup`: the end of a created cage.
+    Cleanup(CleanupRequest),
+    /// `jobcage list`.
+    List(ListRequest),
+    /// `jobcage show`.
+    Show(ShowRequest),
+    /// `jobcage stop`.
+    Stop(StopRequest),
+    /// `jobcage gc`.
+    Gc(GcRequest),
+    /// `jobcage doctor`.
+    Doctor(DoctorRequest),
+    /// `jobcage man DIR`: writes the manual pages.
+    Man(ManRequest),
+    /// `jobcage completions SHELL`: prints the shell's completion script.
+    Completions(CompletionsRequest),
+    /// A text that was asked for (`--help`, `--version`): to standard output, exit code 0.
+    Print(String),
+}
+
+/// What every verb that touches jobs has to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Common {
+    /// Where cages and records are.
+    pub places: Places,
+    /// How much a person wants to read on stderr.
+    pub voice: Voice,
+}
+
+/// Where cages and records are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The cgroup below which cages are made, if somebody named one; else the host is asked.
+    pub cgroup_root: Option<PathBuf>,
+    /// The directory of the records of living jobs (`/run/jobcage`).
+    pub runtime_dir: PathBuf,
+    /// The directory of what survives a reboot (`/var/lib/jobcage`).
+    pub state_dir: PathBuf,
+}
+
+/// How much a person wants to read on stderr. Errors are always told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Voice {
+    /// Errors only.
+    Quiet,
+    /// A few lines when something was left, killed or went wrong.
+    #[default]
+    Normal,
+    /// What is done and why.
+    Verbose,
+}
+
+/// `jobcage run`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The cage it runs in.
+    pub cage: CageChoice,
+    /// The command and how it is started.
+    pub step: StepRequest,
+    /// `--timeout`: the time from the start of the command to the first signal. Never zero.
+    pub timeout: Option<Duration>,
+    /// `--idle-timeout`: the longest time without output. Never zero.
+    pub idle_timeout: Option<Duration>,
+    /// `--signal`: the first, polite signal.
+    pub signal: Signal,
+    /// `--grace`: the time from the first signal to the kill. Zero: kill at once.
+    pub grace: Duration,
+    /// `--report`: the file that gets the report.
+    pub report: Option<PathBuf>,
+}
+
+/// The cage that a command runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CageChoice {
+    /// A new one, which ends with the command.
+    New {
+        /// What it is like.
+        cage: CageRequest,
+        /// `--after`: its after phase.
+        after: Option<AfterRequest>,
+    },
+    /// `--job`: one that `jobcage create` has made.
+    Existing(JobId),
+}
+
+/// A cage to make.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CageRequest {
+    /// `--name`: decorates the id.
+    pub name: Option<String>,
+    /// What the job may use.
+    pub limits: Limits,
+    /// `--best-effort`: a limit that cannot be enforced is a note in the report and no error.
+    pub best_effort: bool,
+}
+
+/// `--after`: what runs after the command, in a leaf of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AfterRequest {
+    /// The script, for `/bin/sh -c`. Never written anywhere.
+    pub script: Secret,
+    /// `--after-timeout`: its own time. Never zero.
+    pub timeout: Duration,
+}
+
+/// A command and how it is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepRequest {
+    /// The program and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// Who runs it.
+    pub identity: Identity,
+    /// `--dir`: its working directory, as it was given.
+    pub dir: Option<PathBuf>,
+    /// Its environment.
+    pub env: EnvRequest,
+    /// `--nice`: −20 to 19.
+    pub nice: Option<i32>,
+    /// `--rlimit`: at most one for each resource.
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// Who runs a command. Names or numbers, not looked up yet; `None`: whoever calls jobcage, or the user's own
+/// group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `--user`: a user's name or number.
+    pub user: Option<String>,
+    /// `--group`: a group's name or number.
+    pub group: Option<String>,
+}
+
+/// The environment of a command, in the order to apply: `inherited`, then the login variables, then `set`,
+/// then what jobcage itself sets (`JOBCAGE_JOB`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EnvRequest {
+    /// Not with `--clear-env`.
+    pub inherit: bool,
+    /// jobcage's own environment, without the variables that are options of `run` (else a jobcage inside of
+    /// the job would repeat the outer one's after phase or overwrite its report). Empty without `inherit`.
+    pub inherited: Vec<(OsString, Secret)>,
+    /// `--login`: HOME, USER, LOGNAME, SHELL and PATH of the user.
+    pub login: bool,
+    /// `--env`: each name once; values are resolved.
+    pub set: Vec<(OsString, Secret)>,
+}
+
+/// `jobcage create`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// What the cage is like.
+    pub cage: CageRequest,
+    /// Who its steps belong to.
+    pub identity: Identity,
+    /// `--grace`, for the end of the cage.
+    pub grace: Duration,
+    /// `--lease-pid`: the process whose end is the end of the cage. Greater than 0.
+    pub lease_pid: Option<i32>,
+}
+
+/// `jobcage cleanup ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanupRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// `--report`: the file that gets the report.
+    pub report: Option<PathBuf>,
+}
+
+/// `jobcage list`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// `jobcage show ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShowRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// `jobcage stop ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// How.
+    pub how: StopHow,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// How a job is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopHow {
+    /// With a signal and the job's grace; `None`: the job's own signal.
+    Polite(Option<Signal>),
+    /// `--now`: the kill, without a signal before it.
+    Now,
+}
+
+/// `jobcage gc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// `jobcage doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoctorRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// `jobcage man DIR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManRequest {
+    /// The directory that gets the pages; it must exist.
+    pub dir: PathBuf,
+}
+
+/// `jobcage completions SHELL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompletionsRequest {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// An environment value or a script: it may be handed to the job, and shown to nobody. `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(OsString);
+
+impl Secret {
+    /// The text, to hand it on.
+    #[must_use]
+    pub fn expose(&self) -> &OsStr {
+        &self.0
+    }
+}
+
+impl From<OsString> for Secret {
+    fn from(text: OsString) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}

@@ -1,0 +1,330 @@
+//! What was typed: clap's structs, as near to the words as possible. Values are still text, since the same
+//! option may also come from a variable or a config file, and is typed once, in `meaning`.
+//!
+//! Each verb's options are built only when that verb is called (`Command::defer`): building them all costs
+//! more than the rest of the parse. (Structs here have no doc comments: clap would take them for help.)
+
+use clap::{Args, Command, FromArgMatches, ValueHint};
+use clap_complete::Shell;
+use std::ffi::OsString;
+
+use super::help;
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct CommonWords {
+    /// Make cages below this cgroup.
+    ///
+    /// It must be a directory of cgroup v2 that may be written to. Without it, jobcage looks for one; `jobcage
+    /// doctor` tells which one it finds and why.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "General")]
+    pub cgroup_root: Option<OsString>,
+    /// Print errors only.
+    #[arg(long, short, help_heading = "General", conflicts_with = "verbose",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub quiet: Option<OsString>,
+    /// Tell what is done and why.
+    #[arg(long, short, help_heading = "General",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub verbose: Option<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct IdentityWords {
+    /// Run as this user, by name or number.
+    #[arg(long, value_name = "USER", value_hint = ValueHint::Username, help_heading = "The command")]
+    pub user: Option<OsString>,
+    /// Run with this group instead of the user's own, by name or number.
+    #[arg(long, value_name = "GROUP", help_heading = "The command")]
+    pub group: Option<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct CageWords {
+    /// Begin the job's id with this name.
+    #[arg(long, value_name = "NAME", help_heading = "The job")]
+    pub name: Option<OsString>,
+    /// Allow this much CPU time: 1.5 is one and a half processors, 20% a fifth of one.
+    #[arg(long, value_name = "SHARE", help_heading = "Limits")]
+    pub cpu: Option<OsString>,
+    /// Allow this much memory, such as 512M or 2G. More ends in the kernel's OOM kill.
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub memory: Option<OsString>,
+    /// Slow the job down above this much memory.
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub memory_high: Option<OsString>,
+    /// Allow this much swap; 0 is none.
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub swap: Option<OsString>,
+    /// Allow this many processes and threads.
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub pids: Option<OsString>,
+    /// Limit a block device, such as 8:0:rbps=10M,wiops=200 or /dev/sda:wbps=5M.
+    ///
+    /// The rates are rbps and wbps (bytes a second read and written), riops and wiops (operations a second).
+    /// May be given more than once.
+    #[arg(long, value_name = "DEVICE:RATES", help_heading = "Limits")]
+    pub io: Vec<OsString>,
+    /// Use these processors only, such as 0-3,6.
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    pub cpus: Option<OsString>,
+    /// Run even where a limit cannot be enforced. The report then says which one and why.
+    #[arg(long, help_heading = "Limits",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub best_effort: Option<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct StepWords {
+    /// Give the command the user's login environment: HOME, USER, LOGNAME, SHELL and PATH.
+    #[arg(long, help_heading = "The command",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub login: Option<OsString>,
+    /// Start in this directory.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "The command")]
+    pub dir: Option<OsString>,
+    /// Set a variable. Without a value it is taken from jobcage's own environment.
+    ///
+    /// May be given more than once. Values are never written to a file or a message of jobcage.
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "The command")]
+    pub env: Vec<OsString>,
+    /// Start with an empty environment.
+    #[arg(long, help_heading = "The command",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub clear_env: Option<OsString>,
+    /// Run with this niceness, -20 to 19.
+    #[arg(
+        long,
+        value_name = "N",
+        allow_hyphen_values = true,
+        help_heading = "The command"
+    )]
+    pub nice: Option<OsString>,
+    /// Set a limit of setrlimit(2), such as nofile=1024:4096 or core=unlimited.
+    ///
+    /// One value sets both the soft and the hard limit. May be given more than once.
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "The command")]
+    pub rlimit: Vec<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct RunWords {
+    /// Run a further step in the cage of this job, which `jobcage create` has made.
+    ///
+    /// The cage's name, limits and after phase are not this step's to set.
+    #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
+        "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
+    ])]
+    pub job: Option<OsString>,
+    #[command(flatten)]
+    pub cage: CageWords,
+    /// Stop the command after this time, such as 90, 1.5h or 1h30m. The exit code is then 124.
+    #[arg(long, value_name = "TIME", help_heading = "The end")]
+    pub timeout: Option<OsString>,
+    /// Stop the command when it has written nothing for this time.
+    #[arg(long, value_name = "TIME", help_heading = "The end")]
+    pub idle_timeout: Option<OsString>,
+    /// Send this signal first when the command is stopped. The default is TERM.
+    #[arg(long, value_name = "SIGNAL", help_heading = "The end")]
+    pub signal: Option<OsString>,
+    /// Wait this long between that signal and the kill. The default is 10s.
+    #[arg(long, value_name = "TIME", help_heading = "The end")]
+    pub grace: Option<OsString>,
+    /// Run this with /bin/sh -c when the command is over, however it ended.
+    ///
+    /// It finds out what happened from JOBCAGE_RESULT, JOBCAGE_EXIT_CODE, JOBCAGE_SIGNAL and JOBCAGE_ENDING.
+    #[arg(
+        long,
+        value_name = "SCRIPT",
+        allow_hyphen_values = true,
+        help_heading = "The end"
+    )]
+    pub after: Option<OsString>,
+    /// Give the --after script this much time. The default is 5m.
+    #[arg(long, value_name = "TIME", help_heading = "The end")]
+    pub after_timeout: Option<OsString>,
+    /// Write the report, as JSON, to this file, whatever happens.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
+    pub report: Option<OsString>,
+    #[command(flatten)]
+    pub identity: IdentityWords,
+    #[command(flatten)]
+    pub step: StepWords,
+    #[command(flatten)]
+    pub common: CommonWords,
+    /// The command and its arguments.
+    // Only behind `--`: else `--env A B=secret` would quietly run a program named `B=secret`.
+    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct CreateWords {
+    /// End the cage when the process with this pid ends.
+    #[arg(long, value_name = "PID", help_heading = "The job")]
+    pub lease_pid: Option<OsString>,
+    #[command(flatten)]
+    pub cage: CageWords,
+    #[command(flatten)]
+    pub identity: IdentityWords,
+    /// Wait this long between the first signal and the kill when the cage is ended. The default is 10s.
+    #[arg(long, value_name = "TIME", help_heading = "The end")]
+    pub grace: Option<OsString>,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanupWords {
+    /// The job's id, as `jobcage create` printed it.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    /// Write the report, as JSON, to this file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<OsString>,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+// list, gc and doctor.
+#[derive(Debug, Args)]
+pub struct PlainWords {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    #[command(flatten)]
+    pub plain: PlainWords,
+}
+
+#[derive(Debug, Args)]
+pub struct StopWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    /// Send this signal first, instead of the job's own.
+    #[arg(long, value_name = "SIGNAL", conflicts_with = "now")]
+    pub signal: Option<OsString>,
+    /// Kill at once, without a signal and a grace before it.
+    #[arg(long)]
+    pub now: bool,
+    #[command(flatten)]
+    pub plain: PlainWords,
+}
+
+#[derive(Debug, Args)]
+pub struct ManWords {
+    /// The directory that gets the pages; it must exist.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: OsString,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsWords {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// The words of one verb.
+#[derive(Debug)]
+pub enum VerbWords {
+    /// `run`.
+    Run(Box<RunWords>),
+    /// `create`.
+    Create(Box<CreateWords>),
+    /// `cleanup`.
+    Cleanup(CleanupWords),
+    /// `list`.
+    List(PlainWords),
+    /// `show`.
+    Show(ShowWords),
+    /// `stop`.
+    Stop(StopWords),
+    /// `gc`.
+    Gc(PlainWords),
+    /// `doctor`.
+    Doctor(PlainWords),
+    /// `man`.
+    Man(ManWords),
+    /// `completions`.
+    Completions(CompletionsWords),
+}
+
+fn verb(name: &'static str, about: &'static str, options: fn(Command) -> Command) -> Command {
+    Command::new(name).about(about).defer(options)
+}
+
+/// Options of a verb. clap takes the last full stop away from a doc comment; help is in sentences here.
+fn options<A: Args>(command: Command) -> Command {
+    A::augment_args(command).mut_args(|arg| {
+        let help = arg
+            .get_help()
+            .map(ToString::to_string)
+            .filter(|help| !help.ends_with('.'));
+        match help {
+            Some(help) => arg.help(format!("{help}.")),
+            None => arg,
+        }
+    })
+}
+
+/// The command line as clap sees it.
+#[must_use]
+pub fn command() -> Command {
+    Command::new("jobcage")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Runs a command in a cage of its own, so that nothing of it is left when it is over")
+        .after_long_help(help::EXIT_CODES)
+        .subcommand_required(true)
+        .subcommands([
+            verb("run", help::RUN, |c| {
+                options::<RunWords>(c)
+                    .override_usage("jobcage run [OPTIONS] -- <COMMAND>...")
+                    .after_long_help(help::AFTER_RUN)
+            }),
+            verb("create", help::CREATE, |c| {
+                options::<CreateWords>(c).after_long_help(help::AFTER_CREATE)
+            }),
+            verb("cleanup", help::CLEANUP, options::<CleanupWords>),
+            verb("list", help::LIST, options::<PlainWords>),
+            verb("show", help::SHOW, options::<ShowWords>),
+            verb("stop", help::STOP, options::<StopWords>),
+            verb("gc", help::GC, options::<PlainWords>),
+            verb("doctor", help::DOCTOR, options::<PlainWords>),
+            verb("man", help::MAN, options::<ManWords>).hide(true),
+            verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
+        ])
+}
+
+/// Splits the words, `jobcage` first.
+///
+/// # Errors
+/// What clap refuses; `--help` and `--version` come this way too.
+pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, clap::Error> {
+    let mut matches = command().try_get_matches_from(words)?;
+    let Some((verb, mut matches)) = matches.remove_subcommand() else {
+        return Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand));
+    };
+    let m = &mut matches;
+    Ok(match verb.as_str() {
+        "run" => VerbWords::Run(Box::new(RunWords::from_arg_matches_mut(m)?)),
+        "create" => VerbWords::Create(Box::new(CreateWords::from_arg_matches_mut(m)?)),
+        "cleanup" => VerbWords::Cleanup(CleanupWords::from_arg_matches_mut(m)?),
+        "list" => VerbWords::List(PlainWords::from_arg_matches_mut(m)?),
+        "show" => VerbWords::Show(ShowWords::from_arg_matches_mut(m)?),
+        "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
+        "gc" => VerbWords::Gc(PlainWords::from_arg_matches_mut(m)?),
+        "doctor" => VerbWords::Doctor(PlainWords::from_arg_matches_mut(m)?),
+        "man" => VerbWords::Man(ManWords::from_arg_matches_mut(m)?),
+        "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),
+        _ => return Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+    })
+}

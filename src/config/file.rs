@@ -1,0 +1,294 @@
+//! One config file: TOML, with the keys of the option table and no others.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::options::{Info, Kind, Opt, Table, keys};
+
+/// What is wrong with a config file. No variant shows a value: `env` and `after` stand in these files.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It is there and cannot be read, or was named and is not there.
+    #[error("cannot read the config file {}: {source}; make it readable, or name another one in JOBCAGE_CONFIG", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{}, line {line}: {why}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong and what is allowed.
+        why: String,
+    },
+}
+
+/// A value of a config file and its place.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Which option.
+    pub opt: Opt,
+    /// The value as a word of the command line would be.
+    pub text: String,
+    /// The file.
+    pub path: Rc<Path>,
+    /// The line, from 1 on.
+    pub line: usize,
+}
+
+/// How much of a file matters to the verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The top alone: a mistake in `[run]` must not keep `gc` from its work.
+    Places,
+    /// Everything.
+    Jobs,
+}
+
+/// Reads a file. One open, no stat: that it is not there is the normal case, and `None`.
+///
+/// # Errors
+/// If it is there and cannot be read, or holds what it may not.
+pub fn read(path: &Path, scope: Scope) -> Result<Option<Vec<Setting>>, FileError> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text, scope).map(Some),
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory) => Ok(None),
+        Err(source) => Err(FileError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Parses the text of a file.
+///
+/// # Errors
+/// If it is no TOML, has an unknown key, or a value of a kind that no option has.
+pub fn parse(path: &Path, text: &str, scope: Scope) -> Result<Vec<Setting>, FileError> {
+    let mut reader = Reader {
+        path: path.into(),
+        text,
+        settings: Vec::new(),
+    };
+    let root = DeTable::parse(text).map_err(|e| {
+        let at = e.span().map_or(0, |span| span.start);
+        // The message names what the grammar wants; unlike the error's Display it shows no piece of the file.
+        reader.wrong(at, format!("this is no TOML: {}", e.message()))
+    })?;
+    for (key, value) in root.get_ref() {
+        match (key.get_ref().as_ref(), value.get_ref()) {
+            ("run", DeValue::Table(run)) if scope == Scope::Jobs => reader.table(Table::Run, run)?,
+            ("run", DeValue::Table(_)) => {}
+            ("run", _) => return Err(reader.wrong(key.span().start, "run is a table: write [run]".into())),
+            _ => reader.entry(Table::Top, key, value)?,
+        }
+    }
+    Ok(reader.settings)
+}
+
+struct Reader<'a> {
+    path: Rc<Path>,
+    text: &'a str,
+    settings: Vec<Setting>,
+}
+
+impl Reader<'_> {
+    fn line(&self, at: usize) -> usize {
+        1 + self
+            .text
+            .as_bytes()
+            .iter()
+            .take(at)
+            .filter(|b| **b == b'\n')
+            .count()
+    }
+
+    fn wrong(&self, at: usize, why: String) -> FileError {
+        FileError::Wrong {
+            path: self.path.to_path_buf(),
+            line: self.line(at),
+            why,
+        }
+    }
+
+    fn table(&mut self, table: Table, entries: &DeTable<'_>) -> Result<(), FileError> {
+        entries
+            .iter()
+            .try_for_each(|(key, value)| self.entry(table, key, value))
+    }
+
+    fn entry<K: AsRef<str>>(
+        &mut self,
+        table: Table,
+        key: &Spanned<K>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), FileError> {
+        let name = key.get_ref().as_ref();
+        let Some(info) = keys(table).find(|info| info.key == name) else {
+            return Err(self.wrong(key.span().start, unknown(table, name)));
+        };
+        match (value.get_ref(), info.kind) {
+            (DeValue::Array(items), Kind::List) => items.iter().try_for_each(|item| self.value(info, item)),
+            _ => self.value(info, value),
+        }
+    }
+
+    fn value(&mut self, info: &Info, value: &Spanned<DeValue<'_>>) -> Result<(), FileError> {
+        let at = value.span().start;
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+            DeValue::Float(number) => number.as_str().to_owned(),
+            DeValue::Boolean(truth) => truth.to_string(),
+            DeValue::Array(_) | DeValue::Table(_) | DeValue::Integer(_) | DeValue::Datetime(_) => {
+                let list = if info.kind == Kind::List {
+                    ", or an array of strings"
+                } else {
+                    ""
+                };
+                let why = format!(
+                    "{}: write a string, a decimal number, true or false{list}",
+                    info.key
+                );
+                return Err(self.wrong(at, why));
+            }
+        };
+        self.settings.push(Setting {
+            opt: info.opt,
+            text,
+            path: Rc::clone(&self.path),
+            line: self.line(at),
+        });
+        Ok(())
+    }
+}
+
+fn unknown(table: Table, name: &str) -> String {
+    let shown: String = name.chars().take(80).collect();
+    let place = match table {
+        Table::Top => "at the top of the file",
+        Table::Run => "in [run]",
+    };
+    let mut allowed: Vec<_> = keys(table).map(|info| info.key).collect();
+    if table == Table::Top {
+        allowed.push("[run]");
+    }
+    let elsewhere = match table {
+        Table::Top if keys(Table::Run).any(|info| info.key == name) => "; it belongs in [run]",
+        Table::Run if keys(Table::Top).any(|info| info.key == name) => {
+            "; it belongs at the top, before [run]"
+        }
+        _ => "",
+    };
+    format!(
+        "unknown key {shown:?} {place}{elsewhere}; allowed are {}",
+        allowed.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parsed(text: &str, scope: Scope) -> Result<Vec<(&'static str, String, usize)>, String> {
+        let settings = parse(Path::new("c.toml"), text, scope).map_err(|e| e.to_string())?;
+        Ok(settings
+            .into_iter()
+            .map(|s| (s.opt.info().key, s.text, s.line))
+            .collect())
+    }
+
+    #[test]
+    fn values_become_words_and_keep_their_line() {
+        let text =
+            "state_dir = '/s'\n[run]\n# why\nmemory = 1_024\ncpu = 1.5\nlogin = true\nio = [\n 'a',\n 'b']\n";
+        let mut found = parsed(text, Scope::Jobs).unwrap();
+        found.sort_by_key(|(_, _, line)| *line);
+        let list: Vec<_> = found
+            .iter()
+            .map(|(key, text, line)| (*key, text.as_str(), *line))
+            .collect();
+        let expected = [
+            ("state_dir", "/s", 1),
+            ("memory", "1024", 4),
+            ("cpu", "1.5", 5),
+            ("login", "true", 6),
+            ("io", "a", 8),
+            ("io", "b", 9),
+        ];
+        assert_eq!(list, expected);
+    }
+
+    #[test]
+    fn mistakes_name_the_line_and_what_is_allowed() {
+        for (text, expected) in [
+            (
+                "\n\nmemroy = 1",
+                "c.toml, line 3: unknown key \"memroy\" at the top of the file; allowed are cgroup_root",
+            ),
+            (
+                "[run]\nmemroy = 1",
+                "c.toml, line 2: unknown key \"memroy\" in [run]; allowed are name, user",
+            ),
+            (
+                "memory = 1",
+                "line 1: unknown key \"memory\" at the top of the file; it belongs in [run]",
+            ),
+            (
+                "[run]\nquiet = true",
+                "line 2: unknown key \"quiet\" in [run]; it belongs at the top",
+            ),
+            ("[run]\njob = 'x'", "line 2: unknown key \"job\""),
+            ("[run]\nlease_pid = 1", "line 2: unknown key \"lease_pid\""),
+            ("[run]\nmemory-high = 1", "line 2: unknown key \"memory-high\""),
+            ("run = 1", "line 1: run is a table"),
+            ("[runs]\n", "line 1: unknown key \"runs\""),
+            ("[run]\nmemory = ['a']", "line 2: memory: write a string"),
+            (
+                "[run]\nenv = { A = 'hunter2' }",
+                "line 2: env: write a string, a decimal number, true or false, or an array",
+            ),
+            ("[run]\ntimeout = 2020-01-01", "line 2: timeout: write a string"),
+            ("[run]\npids = 0x10", "line 2: pids: write a string"),
+            ("[run]\na b", "line 2: this is no TOML"),
+            (
+                "[run]\nnice = 1\nnice = 2",
+                "line 3: this is no TOML: duplicate key",
+            ),
+        ] {
+            let error = parsed(text, Scope::Jobs).expect_err(text);
+            assert!(error.contains(expected), "{text:?} gave {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_run_does_not_stop_what_needs_only_the_places() {
+        let text = "cgroup_root = '/c'\n[run]\nmemroy = 1\n";
+        assert_eq!(
+            parsed(text, Scope::Places).unwrap(),
+            [("cgroup_root", "/c".to_owned(), 1)]
+        );
+        assert!(parsed("runtime = 1\n", Scope::Places).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_no_value_is_shown(junk in "[\\[\\]='\",{}#\n .a-z0-9]{0,40}", before: bool) {
+            let secret = "[run]\nenv = ['TOKEN=qqqqqqqqqqqq']\n";
+            let text = if before { format!("{secret}{junk}") } else { format!("{junk}{secret}") };
+            if let Err(error) = parsed(&text, Scope::Jobs) {
+                prop_assert!(error.starts_with("c.toml, line "), "{}", error);
+                prop_assert!(!error.contains("qqqq"), "{}", error);
+            }
+        }
+    }
+}

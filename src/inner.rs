@@ -1,0 +1,53 @@
+//! The words by which jobcage starts itself for a part that needs a process of its own. They are no interface: the
+//! starter and the started are the same file.
+
+use jobcage_cage::{Bus, start_scope};
+use jobcage_ledger::Places;
+use jobcage_supervisor::{gc, watcher};
+use std::ffi::OsString;
+use std::fmt::Display;
+
+/// Does one of them; `None`: the words are a person's.
+pub fn perform(words: &[OsString]) -> Option<Result<u8, Box<dyn Display>>> {
+    let word = |i: usize| words.get(i).and_then(|word| word.to_str());
+    let places = || Places {
+        runtime: words.get(2).cloned().unwrap_or_default().into(),
+        state: words.get(3).cloned().unwrap_or_default().into(),
+    };
+    Some(match word(1)? {
+        "__watch" => done(watcher::watch(&places(), word(4) == Some("scope"))),
+        "__close" => close(&places(), word(4).unwrap_or_default()),
+        "__scope" => {
+            let pid = std::os::unix::process::parent_id();
+            done(start_scope(
+                Bus::User,
+                &format!("jobcage-{pid}.scope"),
+                "app.slice",
+                pid,
+            ))
+        }
+        "__leader" => leader(),
+        _ => return None,
+    })
+}
+
+fn done<E: Display + 'static>(result: Result<(), E>) -> Result<u8, Box<dyn Display>> {
+    result
+        .map(|()| 0)
+        .map_err(|error| Box::new(error) as Box<dyn Display>)
+}
+
+fn close(places: &Places, id: &str) -> Result<u8, Box<dyn Display>> {
+    let id = id.parse().map_err(|error| Box::new(error) as Box<dyn Display>)?;
+    done(gc::close_if_orphaned(places, &id).map(drop))
+}
+
+/// For doctor's self-test: a process whose main thread has exited while another lives.
+fn leader() -> ! {
+    std::thread::spawn(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    jobcage_sys::spawn::exit_thread()
+}

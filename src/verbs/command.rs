@@ -1,0 +1,222 @@
+//! From what was asked to what exec needs: who, with which environment, from which candidates of `PATH`.
+
+use super::VerbError;
+use crate::cli::request::{EnvRequest, Identity, StepRequest};
+use jobcage_supervisor::Command;
+use jobcage_sys::spawn;
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Where the shell looks when nobody says where (the default of login(1) on Debian).
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Makes the command ready. Fails before a cage exists if a user or group is unknown or a text holds a NUL byte.
+pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
+    let who = look_up(&step.identity)?;
+    let env = environment(&step.env, &who)?;
+    let path = env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, value)| value.clone());
+    let program = step.command.first().map(OsString::as_os_str).unwrap_or_default();
+    Ok(Command {
+        programs: candidates(program, path.as_deref())?,
+        args: step
+            .command
+            .iter()
+            .map(|arg| text(arg))
+            .collect::<Result<_, _>>()?,
+        env: env
+            .iter()
+            .map(|(name, value)| pair(name, value))
+            .collect::<Result<_, _>>()?,
+        identity: who.identity,
+        dir: step.dir.as_ref().map(|dir| text(dir.as_os_str())).transpose()?,
+        rlimits: step
+            .rlimits
+            .iter()
+            .map(|r| spawn::Rlimit {
+                resource: r.resource.number,
+                soft: r.soft,
+                hard: r.hard,
+            })
+            .collect(),
+        nice: step.nice,
+    })
+}
+
+/// Who runs it: what to become, and the account for a login environment.
+struct Who {
+    identity: Option<spawn::Identity>,
+    account: Option<User>,
+}
+
+/// The uid that steps of this identity run as.
+pub fn uid(identity: &Identity) -> Result<u32, VerbError> {
+    let who = look_up(identity)?;
+    Ok(who
+        .identity
+        .map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid))
+}
+
+fn look_up(asked: &Identity) -> Result<Who, VerbError> {
+    if asked.user.is_none() && asked.group.is_none() {
+        return Ok(Who {
+            identity: None,
+            account: None,
+        });
+    }
+    let account = match &asked.user {
+        Some(user) => Some(find_user(user)?),
+        None => None,
+    };
+    let group = asked.group.as_deref().map(find_group).transpose()?;
+    let (uid, own_group) = match &account {
+        Some((uid, account)) => (
+            *uid,
+            account.as_ref().map_or(Gid::from_raw(uid.as_raw()), |a| a.gid),
+        ),
+        None => (nix::unistd::getuid(), nix::unistd::getgid()),
+    };
+    let gid = group.unwrap_or(own_group);
+    let account = account.and_then(|(_, account)| account);
+    let groups = match &account {
+        Some(account) => getgrouplist(&text(OsStr::new(&account.name))?, gid).map_err(|errno| {
+            VerbError::Who(format!(
+                "cannot list the groups of {:?}: {}",
+                account.name,
+                errno.desc()
+            ))
+        })?,
+        None => vec![gid],
+    };
+    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    Ok(Who {
+        identity: Some(spawn::Identity {
+            uid: uid.as_raw(),
+            gid: gid.as_raw(),
+            groups,
+        }),
+        account,
+    })
+}
+
+/// A user by name or number. A number needs no account; then it has no groups and no home.
+fn find_user(user: &str) -> Result<(Uid, Option<User>), VerbError> {
+    let failed =
+        |errno: nix::Error| VerbError::Who(format!("cannot look up the user {user:?}: {}", errno.desc()));
+    if let Some(account) = User::from_name(user).map_err(failed)? {
+        return Ok((account.uid, Some(account)));
+    }
+    match user.parse() {
+        Ok(uid) => Ok((
+            Uid::from_raw(uid),
+            User::from_uid(Uid::from_raw(uid)).map_err(failed)?,
+        )),
+        Err(_) => Err(VerbError::Who(format!(
+            "there is no user {user:?} (--user); accounts are read from /etc/passwd"
+        ))),
+    }
+}
+
+fn find_group(group: &str) -> Result<Gid, VerbError> {
+    let failed =
+        |errno: nix::Error| VerbError::Who(format!("cannot look up the group {group:?}: {}", errno.desc()));
+    if let Some(found) = Group::from_name(group).map_err(failed)? {
+        return Ok(found.gid);
+    }
+    group.parse().map(Gid::from_raw).map_err(|_| {
+        VerbError::Who(format!(
+            "there is no group {group:?} (--group); groups are read from /etc/group"
+        ))
+    })
+}
+
+type Variables = Vec<(OsString, OsString)>;
+
+/// In the order of [`EnvRequest`]; a later value replaces an earlier one.
+fn environment(asked: &EnvRequest, who: &Who) -> Result<Variables, VerbError> {
+    let mut env: Variables = asked
+        .inherited
+        .iter()
+        .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+        .collect();
+    if asked.login {
+        for (name, value) in login(who)? {
+            set(&mut env, OsStr::new(name), value);
+        }
+    }
+    for (name, value) in &asked.set {
+        set(&mut env, name, value.expose().to_owned());
+    }
+    // Ours, set for each job: an outer job's name would be a lie in this one.
+    env.retain(|(name, _)| name != "JOBCAGE_JOB");
+    Ok(env)
+}
+
+fn set(env: &mut Variables, name: &OsStr, value: OsString) {
+    match env.iter_mut().find(|(known, _)| known == name) {
+        Some(known) => known.1 = value,
+        None => env.push((name.to_owned(), value)),
+    }
+}
+
+/// What login(1) sets, without PAM: pam_systemd would move the process out of its cgroup.
+fn login(who: &Who) -> Result<Vec<(&'static str, OsString)>, VerbError> {
+    let own = || User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let Some(account) = who.account.clone().or_else(own) else {
+        return Err(VerbError::Who(
+            "--login needs an account in /etc/passwd, and this uid has none".into(),
+        ));
+    };
+    let path = if account.uid.is_root() {
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    } else {
+        DEFAULT_PATH
+    };
+    Ok(vec![
+        ("HOME", account.dir.into_os_string()),
+        ("USER", account.name.clone().into()),
+        ("LOGNAME", account.name.into()),
+        ("SHELL", account.shell.into_os_string()),
+        ("PATH", path.into()),
+    ])
+}
+
+/// The files that execvp(3) would try, in its order.
+fn candidates(program: &OsStr, path: Option<&OsStr>) -> Result<Vec<CString>, VerbError> {
+    if program.as_bytes().contains(&b'/') {
+        return Ok(vec![text(program)?]);
+    }
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    std::env::split_paths(path)
+        .map(|dir| {
+            // An empty entry is the working directory.
+            let dir = if dir.as_os_str().is_empty() {
+                Path::new(".").to_owned()
+            } else {
+                dir
+            };
+            text(dir.join(program).as_os_str())
+        })
+        .collect()
+}
+
+fn pair(name: &OsStr, value: &OsStr) -> Result<CString, VerbError> {
+    let mut whole = name.as_bytes().to_vec();
+    whole.push(b'=');
+    whole.extend_from_slice(value.as_bytes());
+    text(&OsString::from_vec(whole))
+}
+
+/// The text itself is not quoted in the error: it may be a secret.
+fn text(text: &OsStr) -> Result<CString, VerbError> {
+    CString::new(text.as_bytes()).map_err(|_| {
+        VerbError::Who(
+            "an argument or an environment value holds a NUL byte, which no program can be given".into(),
+        )
+    })
+}

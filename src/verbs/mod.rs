@@ -1,0 +1,69 @@
+//! One function for each verb: it does what the request says and returns the exit code.
+
+mod command;
+mod doctor;
+mod end;
+mod look;
+pub mod pages;
+mod run;
+
+pub use doctor::doctor;
+pub use end::{cleanup, gc, stop};
+pub use look::{list, show};
+pub use run::{create, run};
+
+use crate::cli::request;
+use jobcage_ledger::{LedgerError, Places};
+use jobcage_supervisor::Failure;
+use std::path::PathBuf;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum VerbError {
+    /// The supervisor could not do it.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// A record.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A user or group that was named.
+    #[error("{0}")]
+    Who(String),
+    /// The report could not be written where it was wanted.
+    #[error("cannot write the report to {}: {source}", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A text that was asked for did not get out.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(std::io::Error),
+    /// The manual pages.
+    #[error("man: cannot write the pages into {}: {source}; name a directory that exists and may be written to", dir.display())]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What a verb ends with: the exit code.
+pub type Outcome = Result<u8, VerbError>;
+
+/// The places of records, as the ledger wants them.
+fn places(places: &request::Places) -> Places {
+    Places {
+        runtime: places.runtime_dir.clone(),
+        state: places.state_dir.clone(),
+    }
+}
+
+/// A value as JSON, on stdout.
+fn print_json(value: &impl serde::Serialize) -> Outcome {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| VerbError::Stdout(e.into()))?;
+    text.push('\n');
+    pages::print(text.as_bytes())
+}

@@ -1,0 +1,110 @@
+//! `jobcage run` and `jobcage create`.
+
+use super::{Outcome, VerbError, command, places};
+use crate::cli::request::{CageChoice, CreateRequest, RunRequest, Voice};
+use crate::render;
+use jobcage_job::Report;
+use jobcage_supervisor::{After, Job, Target, foreground, sessions};
+use std::path::Path;
+
+/// `jobcage run`.
+///
+/// # Errors
+/// If jobcage itself fails; how the command ended is the exit code.
+pub fn run(request: RunRequest) -> Outcome {
+    let command = command::build(&request.step)?;
+    let target = match request.cage {
+        CageChoice::Existing(id) => Target::Existing(id),
+        CageChoice::New { cage, after } => Target::New {
+            name: cage.name,
+            limits: cage.limits,
+            best_effort: cage.best_effort,
+            after: after.map(|after| After {
+                script: after.script.expose().to_owned(),
+                timeout: after.timeout,
+            }),
+        },
+    };
+    let job = Job {
+        places: places(&request.common.places),
+        cgroup_root: request.common.places.cgroup_root.clone(),
+        target,
+        command,
+        timeout: request.timeout,
+        idle_timeout: request.idle_timeout,
+        signal: request.signal.number(),
+        grace: request.grace,
+        detail: request.report.is_some() || request.common.voice == Voice::Verbose,
+    };
+    let outcome = foreground::run(&job)?;
+    tell(&outcome.report, request.common.voice);
+    if let Some(path) = &request.report {
+        write_report(path, &outcome.report)?;
+    }
+    if outcome.interrupted {
+        end_by_the_same_signal(&outcome.report);
+    }
+    // At once, without giving back what the kernel takes back anyway.
+    std::process::exit(outcome.report.exit_code & 0xff)
+}
+
+/// `jobcage create`.
+///
+/// # Errors
+/// If the cage cannot be made.
+pub fn create(request: CreateRequest) -> Outcome {
+    let id = sessions::create(&sessions::Create {
+        places: places(&request.common.places),
+        cgroup_root: request.common.places.cgroup_root.clone(),
+        name: request.cage.name,
+        limits: request.cage.limits,
+        best_effort: request.cage.best_effort,
+        uid: command::uid(&request.identity)?,
+        grace: request.grace,
+        lease_pid: request.lease_pid,
+    })?;
+    super::pages::print(format!("{id}\n").as_bytes())
+}
+
+/// What a person should know, on stderr.
+pub fn tell(report: &Report, voice: Voice) {
+    if voice == Voice::Quiet {
+        return;
+    }
+    for line in render::summary(report, voice == Voice::Verbose) {
+        crate::complain(&line);
+    }
+}
+
+/// Writes a report where the caller wants it, as a whole or not at all, unless that is no regular file.
+pub fn write_report(path: &Path, report: &Report) -> Result<(), VerbError> {
+    let failed = |source| VerbError::Report {
+        path: path.into(),
+        source,
+    };
+    let mut text = serde_json::to_string_pretty(report).map_err(|e| failed(e.into()))?;
+    text.push('\n');
+    // /dev/stderr or a FIFO cannot be renamed over.
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return std::fs::write(path, text).map_err(failed);
+    }
+    let unfinished = path.with_added_extension("new");
+    std::fs::write(&unfinished, text)
+        .and_then(|()| std::fs::rename(&unfinished, path))
+        .map_err(|source| {
+            let _ = std::fs::remove_file(&unfinished);
+            failed(source)
+        })
+}
+
+/// A shell that runs a loop ends it at Ctrl-C only if it sees its command end by the signal itself.
+fn end_by_the_same_signal(report: &Report) {
+    use nix::sys::signal::{SigSet, Signal, raise};
+    if let Some(jobcage_job::ExitStatus::Signal(number)) = report.status
+        && let Ok(signal @ (Signal::SIGINT | Signal::SIGQUIT)) = Signal::try_from(number)
+    {
+        // Blocked until now to be read from the signalfd. Where this fails the exit code says the same.
+        let _ = raise(signal);
+        let _ = SigSet::from(signal).thread_unblock();
+    }
+}
