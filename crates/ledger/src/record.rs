@@ -159,15 +159,39 @@ impl Record {
         }
     }
 
+    /// How it stands with a job whose lock is ours: never alive. It does not open the lock's file, since closing that
+    /// again would drop the lock of this whole process (fcntl_locking(2)).
+    ///
+    /// # Errors
+    /// As [`Record::state`].
+    pub fn state_under(&self, _held: &Lock) -> Result<State> {
+        if let Some(report) = self.report()? {
+            return Ok(State::Over(Box::new(report)));
+        }
+        Ok(self
+            .spec()?
+            .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
+    }
+
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
     ///
     /// # Errors
-    /// If it cannot be read or is of a newer version.
+    /// If it cannot be read, is of a newer version, or not about this job.
     pub fn spec(&self) -> Result<Option<JobSpec>> {
         match self.read::<JobSpec>(SPEC, SPEC_VERSION) {
             Err(LedgerError::Damaged { .. }) => Ok(None),
+            // Whoever closes this job kills in that cgroup: it has to be the job's own.
+            Ok(Some(spec)) if !self.is_of(&spec) => Err(LedgerError::Damaged {
+                path: self.path.join(SPEC),
+                why: "it names the cage of another job".into(),
+            }),
             other => other,
         }
+    }
+
+    fn is_of(&self, spec: &JobSpec) -> bool {
+        let name = Path::new(&spec.cage).file_name();
+        spec.id == self.id && name.is_some_and(|name| name == self.id.as_str())
     }
 
     /// The report. `None`: the job is not over.

@@ -60,11 +60,11 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
         State::Unattended(spec) if !is_orphan(&spec) => return Ok(None),
         State::Unattended(_) | State::NeverBegun => {}
     }
-    let Some(_lock) = record.lock()? else {
+    let Some(lock) = record.lock()? else {
         return Ok(None);
     };
     // Looked at again under the lock: another gc may have been here.
-    match record.state()? {
+    match record.state_under(&lock)? {
         State::NeverBegun => {
             record.remove()?;
             Ok(Some(Done::Swept(id.clone())))
@@ -145,9 +145,16 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
         record.remove()?;
         return Ok(Some(Done::Pruned(id)));
     };
-    let Some(_lock) = record.lock()? else {
+    let Some(lock) = record.lock()? else {
         return Ok(None);
     };
+    // As above.
+    let State::Over(now) = record.state_under(&lock)? else {
+        return Ok(None);
+    };
+    if now.quarantine.is_none() {
+        return Ok(None);
+    }
     if let Some(cage) =
         Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| report.boot_id == boot_id())
     {
