@@ -202,12 +202,19 @@ impl Record {
         self.read(REPORT, REPORT_VERSION)
     }
 
-    /// Writes the report: the job is over.
+    /// Writes the report: the job is over. Of the processes in it, the record has the programs and not the arguments,
+    /// where scripts and secrets are.
     ///
     /// # Errors
     /// What the file system answers; the job is not over then.
     pub fn close(&self, report: &Report) -> Result<()> {
-        self.write(REPORT, report)
+        let mut report = report.clone();
+        let survivors = report.quarantine.iter_mut().flat_map(|q| &mut q.survivors);
+        let escaped = report.escaped.iter_mut().filter_map(|e| e.process.as_mut());
+        for left in report.census.left.iter_mut().chain(survivors).chain(escaped) {
+            left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
+        }
+        self.write(REPORT, &report)
     }
 
     /// Marks that the whole job is being ended from outside of its steps.
