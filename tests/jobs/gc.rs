@@ -38,11 +38,21 @@ fn an_orphan_is_closed_as_lost() {
     let id = listed(&world)[0].clone();
     assert_eq!(id.1, "orphan");
     let done = world.call(&["gc"]).expect(0);
-    assert!(done.told().contains(&id.0) && done.told().contains("3 of its processes were left") , "{}", done.told());
+    assert!(
+        done.told().contains(&id.0) && done.told().contains("3 of its processes were left"),
+        "{}",
+        done.told()
+    );
     assert!(jobs[0].1.has_ended());
     let report = world.call(&["show", &id.0, "--json"]).expect(0).json()["report"].clone();
-    assert_eq!(report["ending"], json!({"kind": "lost", "why": "its supervisor died"}));
-    assert_eq!((&report["closed_by"], &report["clean"], &report["exit_code"]), (&json!("gc"), &json!(true), &json!(125)));
+    assert_eq!(
+        report["ending"],
+        json!({"kind": "lost", "why": "its supervisor died"})
+    );
+    assert_eq!(
+        (&report["closed_by"], &report["clean"], &report["exit_code"]),
+        (&json!("gc"), &json!(true), &json!(125))
+    );
     // Once is enough.
     assert_eq!(world.call(&["gc", "--json"]).expect(0).json(), json!([]));
     let quiet = world.call(&["gc", "--quiet"]).expect(0);
@@ -55,9 +65,12 @@ fn two_at_once_close_each_job_once() {
     let mut world = World::new("gc-two");
     let mut jobs: Vec<_> = (0..6).map(|_| started(&mut world)).collect();
     abandon(&world, &mut jobs);
-    let script = "\"$JOBCAGE\" gc --json > one & a=$!; \"$JOBCAGE\" gc --json > two & b=$!; wait $a && wait $b";
+    let script =
+        "\"$JOBCAGE\" gc --json > one & a=$!; \"$JOBCAGE\" gc --json > two & b=$!; wait $a && wait $b";
     world.shell(script).expect(0);
-    let read = |name: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(world.dir.join(name)).unwrap()).unwrap() };
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(world.dir.join(name)).unwrap()).unwrap()
+    };
     let mut closed: Vec<String> = Vec::new();
     for done in [read("one"), read("two")] {
         for one in done.as_array().unwrap() {
@@ -77,7 +90,18 @@ fn two_at_once_close_each_job_once() {
 fn living_and_open_jobs_are_left_alone() {
     let mut world = World::new("gc-alive");
     let open = create(&world, &[]);
-    let kept = world.call(&["run", "--job", &open, "--", "sh", "-c", "sleep 300 > /dev/null 2>&1 & echo $!"]).expect(0).text();
+    let kept = world
+        .call(&[
+            "run",
+            "--job",
+            &open,
+            "--",
+            "sh",
+            "-c",
+            "sleep 300 > /dev/null 2>&1 & echo $!",
+        ])
+        .expect(0)
+        .text();
     let kept = Process::open(kept.parse().unwrap());
     let mut job = world.run(&[], &[], &words(&["sh", "-c", "echo up; sleep 300"]));
     assert!(job.wait_line("up"));
@@ -94,16 +118,34 @@ fn living_and_open_jobs_are_left_alone() {
 fn a_job_from_before_a_reboot_is_closed_without_touching_its_path() {
     let mut world = World::new("gc-reboot");
     let id = create(&world, &[]);
-    let left = world.call(&["run", "--job", &id, "--", "sh", "-c", "sleep 300 > /dev/null 2>&1 & echo $!"]).expect(0).text();
+    let left = world
+        .call(&[
+            "run",
+            "--job",
+            &id,
+            "--",
+            "sh",
+            "-c",
+            "sleep 300 > /dev/null 2>&1 & echo $!",
+        ])
+        .expect(0)
+        .text();
     let left = Process::open(left.parse().unwrap());
     let spec = world.dir.join("state").join(&id).join("spec.json");
     let text = fs::read_to_string(&spec).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    fs::write(&spec, text.replace(boot.trim(), "00000000-0000-4000-8000-000000000000")).unwrap();
+    fs::write(
+        &spec,
+        text.replace(boot.trim(), "00000000-0000-4000-8000-000000000000"),
+    )
+    .unwrap();
     world.call(&["gc"]).expect(0);
     assert!(!left.has_ended(), "it killed in a cage of this boot");
     let report = world.call(&["show", &id, "--json"]).expect(0).json()["report"].clone();
-    assert_eq!(report["ending"], json!({"kind": "lost", "why": "the host went down"}));
+    assert_eq!(
+        report["ending"],
+        json!({"kind": "lost", "why": "the host went down"})
+    );
     // Ours to tidy up, since no job knows of it any more.
     crate::support::cgroup::remove(&world.cgroup_root.join(&id)).unwrap();
     world.assert_nothing_left();
@@ -112,7 +154,10 @@ fn a_job_from_before_a_reboot_is_closed_without_touching_its_path() {
 #[test]
 fn old_reports_are_pruned_and_new_ones_kept() {
     let world = World::new("gc-prune");
-    let (old, new) = (create(&world, &["--name", "old"]), create(&world, &["--name", "new"]));
+    let (old, new) = (
+        create(&world, &["--name", "old"]),
+        create(&world, &["--name", "new"]),
+    );
     for id in [&old, &new] {
         world.call(&["cleanup", id]).expect(0);
     }
@@ -122,6 +167,9 @@ fn old_reports_are_pruned_and_new_ones_kept() {
     fs::write(&report, value.to_string()).unwrap();
     let done = world.call(&["gc", "--json"]).expect(0).json();
     assert_eq!(done.as_array().unwrap().len(), 1, "{done:#}");
-    assert_eq!((&done[0]["result"], &done[0]["job"]), (&json!("pruned"), &json!(old)));
+    assert_eq!(
+        (&done[0]["result"], &done[0]["job"]),
+        (&json!("pruned"), &json!(old))
+    );
     assert_eq!(world.records(), [new]);
 }

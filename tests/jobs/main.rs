@@ -17,7 +17,10 @@ fn create(world: &World, options: &[&str]) -> String {
     let mut words = vec!["create"];
     words.extend(options);
     let id = world.call(&words).expect(0).text();
-    assert!(id.parse::<jobcage_job::JobId>().is_ok_and(|id| id.is_generated()), "{id}");
+    assert!(
+        id.parse::<jobcage_job::JobId>().is_ok_and(|id| id.is_generated()),
+        "{id}"
+    );
     id
 }
 

@@ -31,11 +31,25 @@ fn a_spec_cut_at_every_length_is_swept() {
     fs::create_dir(world.dir.join("run/cut-no-spec0")).unwrap();
     ids.push("cut-no-spec0".into());
     let states = listed(&world);
-    assert!(states.len() == ids.len() && states.iter().all(|(_, s)| s == "cut off before it began"), "{states:?}");
+    assert!(
+        states.len() == ids.len() && states.iter().all(|(_, s)| s == "cut off before it began"),
+        "{states:?}"
+    );
     let done = world.call(&["gc", "--json"]).expect(0).json();
-    let swept: Vec<&str> = done.as_array().unwrap().iter().map(|d| d["job"].as_str().unwrap()).collect();
+    let swept: Vec<&str> = done
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["job"].as_str().unwrap())
+        .collect();
     assert_eq!(swept, ids);
-    assert!(done.as_array().unwrap().iter().all(|d| d["result"] == json!("swept")), "{done:#}");
+    assert!(
+        done.as_array()
+            .unwrap()
+            .iter()
+            .all(|d| d["result"] == json!("swept")),
+        "{done:#}"
+    );
     world.assert_clean();
 }
 
@@ -43,7 +57,10 @@ fn a_spec_cut_at_every_length_is_swept() {
 #[test]
 fn a_newer_record_is_refused_and_kept() {
     let world = World::new("newer");
-    let (spec, over) = (create(&world, &["--name", "newer-spec"]), create(&world, &["--name", "newer-report"]));
+    let (spec, over) = (
+        create(&world, &["--name", "newer-spec"]),
+        create(&world, &["--name", "newer-report"]),
+    );
     world.call(&["cleanup", &over]).expect(0);
     let raise = |id: &str, file: &str| {
         let path = world.dir.join("state").join(id).join(file);
@@ -53,11 +70,17 @@ fn a_newer_record_is_refused_and_kept() {
         fs::write(&path, value.to_string()).unwrap();
         path.display().to_string()
     };
-    for (id, path) in [(&spec, raise(&spec, "spec.json")), (&over, raise(&over, "report.json"))] {
+    for (id, path) in [
+        (&spec, raise(&spec, "spec.json")),
+        (&over, raise(&over, "report.json")),
+    ] {
         world.call(&["run", "--job", id, "--", "true"]).refused();
         for words in [["cleanup", id], ["stop", id]] {
             let told = world.call(&words).refused();
-            assert!(told.contains(&path) && told.contains("99") && told.contains("newer"), "{words:?}: {told}");
+            assert!(
+                told.contains(&path) && told.contains("99") && told.contains("newer"),
+                "{words:?}: {told}"
+            );
         }
         let shown = world.call(&["show", id, "--json"]).expect(0).json();
         assert_eq!(shown["state"], json!("unreadable"));
@@ -81,8 +104,15 @@ fn a_damaged_report_is_named_and_kept() {
     for damage in [&text[..text.len() / 2], b"", b"{}", b"\xff\xfe", b"[1, 2]"] {
         fs::write(&path, damage).unwrap();
         let done = world.call(&["gc"]).expect(125);
-        assert!(done.told().contains(&path.display().to_string()), "{}", done.told());
-        assert_eq!(world.call(&["list", "--json"]).expect(0).json()[0]["state"], json!("unreadable"));
+        assert!(
+            done.told().contains(&path.display().to_string()),
+            "{}",
+            done.told()
+        );
+        assert_eq!(
+            world.call(&["list", "--json"]).expect(0).json()[0]["state"],
+            json!("unreadable")
+        );
         assert_eq!(fs::read(&path).unwrap(), damage);
     }
 }
@@ -116,13 +146,18 @@ fn a_spec_that_names_a_foreign_cgroup_kills_nobody() {
     let dir = world.dir.join("run").join("forged-00000000");
     fs::create_dir(&dir).unwrap();
     let mut spec: Value =
-        serde_json::from_slice(&fs::read(world.dir.join("state").join(&id).join("spec.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(world.dir.join("state").join(&id).join("spec.json")).unwrap())
+            .unwrap();
     world.call(&["cleanup", &id]).expect(0);
     spec["id"] = json!("forged-00000000");
     spec["created_by"] = json!("run");
     spec["cage"] = json!(world.outside);
     fs::write(dir.join("spec.json"), spec.to_string()).unwrap();
     let done = world.call(&["gc"]);
-    assert!(!helper.has_ended(), "it killed in a cgroup that is no cage of the job: {}", done.told());
+    assert!(
+        !helper.has_ended(),
+        "it killed in a cgroup that is no cage of the job: {}",
+        done.told()
+    );
     assert!(world.outside.exists());
 }

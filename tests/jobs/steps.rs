@@ -15,27 +15,63 @@ fn steps_follow_each_other_and_cleanup_ends_the_job() {
     assert!(id.starts_with("three-steps-"), "{id}");
     assert_eq!(listed(&world), [(id.clone(), "open".to_owned())]);
     let mut places = Vec::new();
-    for (code, script) in [(0, "sleep 300 > /dev/null 2>&1 & echo $! > left"), (7, "exit 7"), (0, "kill -0 $(cat left)")] {
+    for (code, script) in [
+        (0, "sleep 300 > /dev/null 2>&1 & echo $! > left"),
+        (7, "exit 7"),
+        (0, "kill -0 $(cat left)"),
+    ] {
         let done = world
-            .call(&["run", "--job", &id, "--", "sh", "-c", &format!("sed -n 's/^0:://p' /proc/self/cgroup; {script}")])
+            .call(&[
+                "run",
+                "--job",
+                &id,
+                "--",
+                "sh",
+                "-c",
+                &format!("sed -n 's/^0:://p' /proc/self/cgroup; {script}"),
+            ])
             .expect(code);
-        assert_eq!(done.told(), "", "what a step leaves is told at the end of the job");
+        assert_eq!(
+            done.told(),
+            "",
+            "what a step leaves is told at the end of the job"
+        );
         places.push(done.text());
     }
     for (n, place) in places.iter().enumerate() {
-        assert!(place.contains(&format!("/{id}/0{}-", n + 1)), "a fresh leaf for each step: {place}");
+        assert!(
+            place.contains(&format!("/{id}/0{}-", n + 1)),
+            "a fresh leaf for each step: {place}"
+        );
     }
     let report = world.dir.join("end.json");
-    let done = world.call(&["cleanup", &id, "--report", report.to_str().unwrap()]).expect(0);
-    assert!(done.told().contains("1 process was left and killed"), "{}", done.told());
+    let done = world
+        .call(&["cleanup", &id, "--report", report.to_str().unwrap()])
+        .expect(0);
+    assert!(
+        done.told().contains("1 process was left and killed"),
+        "{}",
+        done.told()
+    );
     let report = read_report(&report);
     assert_eq!(report.closed_by, "cleanup");
-    assert_eq!((report.name.as_deref(), report.clean, report.census.count), (Some("three steps"), true, 1));
+    assert_eq!(
+        (report.name.as_deref(), report.clean, report.census.count),
+        (Some("three steps"), true, 1)
+    );
     let endings: Vec<Ending> = report.steps.iter().map(|s| s.ending.clone()).collect();
     let code = |code| Ending::Exited { code };
     assert_eq!(endings, [code(0), code(7), code(0)]);
-    assert_eq!(report.steps.iter().map(|s| s.number).collect::<Vec<_>>(), [1, 2, 3]);
-    assert!(report.steps.iter().all(|s| s.kind == StepKind::Step && s.ended.is_some()));
+    assert_eq!(
+        report.steps.iter().map(|s| s.number).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+    assert!(
+        report
+            .steps
+            .iter()
+            .all(|s| s.kind == StepKind::Step && s.ended.is_some())
+    );
     world.assert_nothing_left();
     // Over is over, and cleanup may be repeated.
     assert_eq!(listed(&world), [(id.clone(), "over".to_owned())]);
@@ -55,7 +91,12 @@ fn a_steps_own_options_hold_and_the_cages_are_refused() {
         all.extend(["--", "sh", "-c", script]);
         world.call(&all)
     };
-    assert_eq!(step(&["--env", "A=1", "--dir", "/"], "echo $A $PWD $JOBCAGE_JOB").expect(0).text(), format!("1 / {id}"));
+    assert_eq!(
+        step(&["--env", "A=1", "--dir", "/"], "echo $A $PWD $JOBCAGE_JOB")
+            .expect(0)
+            .text(),
+        format!("1 / {id}")
+    );
     let done = step(&["--timeout", "200ms"], "sleep 300").expect(124);
     assert!(done.told().contains("ran out of time"), "{}", done.told());
     step(&["--idle-timeout", "200ms"], "sleep 300").expect(124);
@@ -63,13 +104,22 @@ fn a_steps_own_options_hold_and_the_cages_are_refused() {
     step(&["--report", report.to_str().unwrap()], "exit 9").expect(9);
     let report = read_report(&report);
     assert_eq!((report.exit_code, report.steps.len()), (9, 1));
-    for option in [["--name", "x"], ["--memory", "1G"], ["--after", "true"], ["--after-timeout", "1s"]] {
+    for option in [
+        ["--name", "x"],
+        ["--memory", "1G"],
+        ["--after", "true"],
+        ["--after-timeout", "1s"],
+    ] {
         let told = step(&option, "touch ran").refused();
         assert!(told.contains(option[0]) && told.contains("--job"), "{told}");
     }
     // A command that does not exist is a step as well.
-    world.call(&["run", "--job", &id, "--", "/no/such/command"]).expect(127);
-    world.call(&["run", "--job", "job-00000000", "--", "true"]).refused();
+    world
+        .call(&["run", "--job", &id, "--", "/no/such/command"])
+        .expect(127);
+    world
+        .call(&["run", "--job", "job-00000000", "--", "true"])
+        .refused();
     world.call(&["run", "--job", "../../x", "--", "true"]).refused();
     world.call(&["cleanup", &id]).expect(0);
     assert!(!world.dir.join("ran").exists());
@@ -114,14 +164,22 @@ fn steps_that_begin_together_do_not_share() {
     assert_eq!(leaves.len(), 8, "{text}");
     world.call(&["cleanup", &id]).expect(0);
     let report = world.call(&["show", &id, "--json"]).expect(0).json();
-    assert_eq!(report["report"]["steps"].as_array().unwrap().len(), 8, "{report:#}");
+    assert_eq!(
+        report["report"]["steps"].as_array().unwrap().len(),
+        8,
+        "{report:#}"
+    );
 }
 
 #[test]
 fn cleanup_while_a_step_runs_ends_it() {
     let mut world = World::new("cleanup-busy");
     let id = create(&world, &[]);
-    let mut job = world.run(&[], &words(&["--job", &id]), &words(&["sh", "-c", "echo $$; echo up; sleep 300"]));
+    let mut job = world.run(
+        &[],
+        &words(&["--job", &id]),
+        &words(&["sh", "-c", "echo $$; echo up; sleep 300"]),
+    );
     assert!(job.wait_line("up"));
     let main = Process::open(job.stdout().lines().next().unwrap().parse().unwrap());
     let done = world.call(&["cleanup", &id]).expect(0);
@@ -136,12 +194,27 @@ fn two_cleanups_at_a_time_agree() {
     let world = World::new("two-cleanups");
     for _ in 0..5 {
         let id = create(&world, &[]);
-        world.call(&["run", "--job", &id, "--", "sh", "-c", "sleep 300 > /dev/null 2>&1 & :"]).expect(0);
-        let script = format!("\"$JOBCAGE\" cleanup {id} & a=$!; \"$JOBCAGE\" cleanup {id} & b=$!; wait $a; wait $b");
+        world
+            .call(&[
+                "run",
+                "--job",
+                &id,
+                "--",
+                "sh",
+                "-c",
+                "sleep 300 > /dev/null 2>&1 & :",
+            ])
+            .expect(0);
+        let script =
+            format!("\"$JOBCAGE\" cleanup {id} & a=$!; \"$JOBCAGE\" cleanup {id} & b=$!; wait $a; wait $b");
         let done = world.shell(&script);
         assert!(matches!(done.code, 0 | 125), "{}", done.told());
         let report = world.call(&["show", &id, "--json"]).expect(0).json();
-        assert_eq!((&report["state"], &report["report"]["clean"]), (&"over".into(), &true.into()), "{report:#}");
+        assert_eq!(
+            (&report["state"], &report["report"]["clean"]),
+            (&"over".into(), &true.into()),
+            "{report:#}"
+        );
     }
     assert!(world.cages().is_empty());
 }
@@ -169,7 +242,9 @@ fn a_cage_that_cannot_be_made_leaves_nothing() {
     world.call(&["create", "--user", "no-such-user"]).refused();
     if !cgroup::has_controller("memory") {
         world.call(&["create", "--memory", "1G"]).refused();
-        let done = world.call(&["create", "--memory", "1G", "--best-effort"]).expect(0);
+        let done = world
+            .call(&["create", "--memory", "1G", "--best-effort"])
+            .expect(0);
         world.call(&["cleanup", &done.text()]).expect(0);
         std::fs::remove_dir_all(world.dir.join("state").join(done.text())).unwrap();
     }

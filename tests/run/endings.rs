@@ -1,9 +1,9 @@
 //! How a command can end, and what jobcage makes of it: exit codes, signals, clocks, stops, commands that cannot start.
 
+use crate::support::PATIENCE;
 use crate::support::call::{self, Done};
 use crate::support::process::Process;
 use crate::support::world::World;
-use crate::support::PATIENCE;
 use jobcage_job::{Cause, Clock, Ending, ExitStatus};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -43,7 +43,10 @@ fn every_signal_that_ends_the_command_is_128_and_its_number() {
     for signal in Signal::iterator().filter(|s| !stays.contains(s)) {
         let number = signal as i32;
         let done = world
-            .finish(&["--rlimit", "core=0"], &["sh", "-c", &format!("kill -{number} $$")])
+            .finish(
+                &["--rlimit", "core=0"],
+                &["sh", "-c", &format!("kill -{number} $$")],
+            )
             .expect(128 + number);
         let report = done.report();
         assert_eq!(report.ending, Ending::Signalled { signal: number });
@@ -69,7 +72,10 @@ fn never_started(done: Done, code: i32, stage: &str, text: &str) {
         "{:?}",
         report.ending
     );
-    assert_eq!((report.exit_code, report.status, report.clean), (code, None, true));
+    assert_eq!(
+        (report.exit_code, report.status, report.clean),
+        (code, None, true)
+    );
 }
 
 #[test]
@@ -86,7 +92,12 @@ fn commands_that_cannot_start() {
     let inside = format!("{plain}/inside");
     let dir = world.dir.display().to_string();
     let none = format!("{dir}/none");
-    never_started(world.finish(&[], &["no-such-command"]), 127, "exec", "no-such-command");
+    never_started(
+        world.finish(&[], &["no-such-command"]),
+        127,
+        "exec",
+        "no-such-command",
+    );
     never_started(world.finish(&[], &[&none]), 127, "exec", "none");
     never_started(world.finish(&[], &[&lost]), 127, "exec", "lost");
     never_started(world.finish(&[], &[&plain]), 126, "exec", "Permission denied");
@@ -101,7 +112,7 @@ fn commands_that_cannot_start() {
     // The kernel counts arguments against a quarter of the stack limit (execve(2)).
     let long = "x".repeat(100_000);
     never_started(
-        world.finish(&["--rlimit", "stack=300K"], &["true", &long]),
+        world.finish(&["--rlimit", "stack=300K"], &["true", &long, &long]),
         126,
         "exec",
         "Argument list too long",
@@ -114,7 +125,11 @@ fn an_environment_that_is_too_big_is_a_clear_error() {
     let world = World::new("big-environment");
     // One string may have 128 KiB (execve(2)); only a config file can ask for more than our own caller could give.
     let secret = "s3cret".repeat(30_000);
-    fs::write(world.dir.join("config.toml"), format!("[run]\nenv = [\"BIG={secret}\"]\n")).unwrap();
+    fs::write(
+        world.dir.join("config.toml"),
+        format!("[run]\nenv = [\"BIG={secret}\"]\n"),
+    )
+    .unwrap();
     let done = world.finish(&[], &["true"]);
     assert!(!done.told().contains("s3cret"), "the value is told");
     never_started(done, 126, "exec", "Argument list too long");
@@ -143,11 +158,21 @@ fn a_timeout_ends_the_job_with_124() {
     assert!(done.told().contains("ran out of time after"), "{}", done.told());
     let report = done.report();
     assert_eq!(report.ending, Ending::TimedOut { clock: Clock::Wall });
-    assert_eq!(report.status, Some(ExitStatus::Signal(15)), "the polite signal was enough");
-    assert!((0.2..10.0).contains(&report.wall_seconds), "{}", report.wall_seconds);
+    assert_eq!(
+        report.status,
+        Some(ExitStatus::Signal(15)),
+        "the polite signal was enough"
+    );
+    assert!(
+        (0.2..10.0).contains(&report.wall_seconds),
+        "{}",
+        report.wall_seconds
+    );
     // A command that ends well on the polite signal has still run out of time.
     let polite = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.02; done";
-    let done = world.finish(&["--timeout", "200ms"], &["sh", "-c", polite]).expect(124);
+    let done = world
+        .finish(&["--timeout", "200ms"], &["sh", "-c", polite])
+        .expect(124);
     assert_eq!(done.text(), "asked");
     assert_eq!(done.report().status, Some(ExitStatus::Code(0)));
     // One that is quick enough has not.
@@ -205,12 +230,23 @@ fn a_signal_to_jobcage_cancels_the_job() {
         assert!(job.wait_line("up"));
         job.signal(signal);
         assert_eq!(job.wait(PATIENCE), 128 + signal as i32, "{}", job.stderr());
-        assert!(job.wait_line("asked"), "--signal is what the job gets, whatever we got");
-        let Ending::Cancelled(Cause::Signal { signal: told, pid, uid }) = job.report().ending else {
+        assert!(
+            job.wait_line("asked"),
+            "--signal is what the job gets, whatever we got"
+        );
+        let Ending::Cancelled(Cause::Signal {
+            signal: told,
+            pid,
+            uid,
+        }) = job.report().ending
+        else {
             panic!("{:?}", job.report().ending)
         };
         let me = i32::try_from(std::process::id()).unwrap();
-        assert_eq!((told, pid, uid), (signal as i32, me, nix::unistd::getuid().as_raw()));
+        assert_eq!(
+            (told, pid, uid),
+            (signal as i32, me, nix::unistd::getuid().as_raw())
+        );
         assert!(job.stderr().contains("was stopped by signal"), "{}", job.stderr());
     }
     world.assert_nothing_left();
@@ -227,7 +263,10 @@ fn a_second_signal_skips_the_grace() {
     job.signal(Signal::SIGTERM);
     assert_eq!(job.wait(PATIENCE), 143, "{}", job.stderr());
     let notes = job.report().notes;
-    assert!(notes.iter().any(|n| n.contains("grace time was cut short")), "{notes:?}");
+    assert!(
+        notes.iter().any(|n| n.contains("grace time was cut short")),
+        "{notes:?}"
+    );
     world.assert_nothing_left();
 }
 
@@ -251,14 +290,21 @@ fn what_the_command_leaves_is_killed_and_told_and_its_exit_code_kept() {
         .expect(42);
     let told = done.told();
     assert!(told.contains("2 processes were left and killed"), "{told}");
-    assert!(told.contains("sleep 1000") && told.contains("sleep 1001"), "{told}");
+    assert!(
+        told.contains("sleep 1000") && told.contains("sleep 1001"),
+        "{told}"
+    );
     world.assert_nothing_left();
 }
 
 #[test]
 fn a_timeout_holds_while_jobcage_is_stopped() {
     let mut world = World::new("stopped");
-    let mut job = world.run(&[], &words(&["--timeout", "500ms"]), &words(&["sh", "-c", "echo up; sleep 60"]));
+    let mut job = world.run(
+        &[],
+        &words(&["--timeout", "500ms"]),
+        &words(&["sh", "-c", "echo up; sleep 60"]),
+    );
     assert!(job.wait_line("up"));
     let began = Instant::now();
     job.stop();
@@ -275,12 +321,18 @@ fn children_from_before_the_exec_are_not_the_jobs() {
         "sleep 300 & echo $! > pid; sh -c 'sleep 0.1; exit 9' & exec \"$JOBCAGE\" run -- sleep 0.3",
     );
     // It outlives the call, so it must not hold the output.
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null());
     command.stderr(fs::File::create(world.dir.join("stderr")).unwrap());
     let mut child = command.spawn().unwrap();
     let status = call::wait(&mut child, PATIENCE).expect("it ends");
     let told = fs::read_to_string(world.dir.join("stderr")).unwrap();
-    let pid: i32 = fs::read_to_string(world.dir.join("pid")).unwrap().trim().parse().unwrap();
+    let pid: i32 = fs::read_to_string(world.dir.join("pid"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     let sleeper = Process::open(pid);
     let lives = !sleeper.has_ended();
     sleeper.signal(Signal::SIGKILL);

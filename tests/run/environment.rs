@@ -25,14 +25,31 @@ fn has(env: &[String], entry: &str) -> bool {
 fn variables_are_set_taken_over_and_cleared() {
     let world = World::new("env");
     let options = [
-        "--env", "A=1", "--env", "A=2", "--env", "EMPTY=", "--env", "EQUAL=a=b", "--env", "LINES=a\nb",
+        "--env",
+        "A=1",
+        "--env",
+        "A=2",
+        "--env",
+        "EMPTY=",
+        "--env",
+        "EQUAL=a=b",
+        "--env",
+        "LINES=a\nb",
     ];
     let env = environ(&world, &options, |_| {});
     for entry in ["A=2", "EMPTY=", "EQUAL=a=b", "LINES=a\nb", "INHERITED=yes"] {
         assert!(has(&env, entry), "{entry:?} is not in {env:?}");
     }
-    assert_eq!(env.iter().filter(|e| e.starts_with("A=")).count(), 1, "each name once");
-    let mut env = environ(&world, &["--clear-env", "--env", "INHERITED", "--env", "A=1"], |_| {});
+    assert_eq!(
+        env.iter().filter(|e| e.starts_with("A=")).count(),
+        1,
+        "each name once"
+    );
+    let mut env = environ(
+        &world,
+        &["--clear-env", "--env", "INHERITED", "--env", "A=1"],
+        |_| {},
+    );
     env.sort();
     assert_eq!(env.len(), 3, "{env:?}");
     assert_eq!(env[..2], ["A=1", "INHERITED=yes"]);
@@ -47,13 +64,24 @@ fn bytes_that_are_no_text_pass() {
     let raw = OsString::from_vec(b"RAW=\xff\xfe\x01".to_vec());
     let arg = OsString::from_vec(b"\xff\n\x1b[m".to_vec());
     let done = world
-        .finish_with(&["--env", "A=1"], &["sh", "-c", "printf '%s|%s|%s' \"$RAW\" \"$1\" \"$2\"", "sh"], b"", |c| {
-            c.arg(&arg).arg("").env("RAW", OsString::from_vec(b"\xff\xfe\x01".to_vec()));
-        })
+        .finish_with(
+            &["--env", "A=1"],
+            &["sh", "-c", "printf '%s|%s|%s' \"$RAW\" \"$1\" \"$2\"", "sh"],
+            b"",
+            |c| {
+                c.arg(&arg)
+                    .arg("")
+                    .env("RAW", OsString::from_vec(b"\xff\xfe\x01".to_vec()));
+            },
+        )
         .expect(0);
     assert_eq!(done.out, b"\xff\xfe\x01|\xff\n\x1b[m|");
     let mut command = world.command(crate::support::programs::jobcage());
-    command.arg("run").arg("--env").arg(&raw).args(["--", "sh", "-c", "printf %s \"$RAW\""]);
+    command
+        .arg("run")
+        .arg("--env")
+        .arg(&raw)
+        .args(["--", "sh", "-c", "printf %s \"$RAW\""]);
     let done = crate::support::call::to_end(command, b"").expect(0);
     assert_eq!(done.out, b"\xff\xfe\x01");
 }
@@ -68,12 +96,29 @@ fn options_in_variables_are_for_this_call_only() {
             .env("JOBCAGE_USER", "root")
             .env("JOBCAGE_JOB", "someone-elses");
     });
-    for name in ["JOBCAGE_TIMEOUT=", "JOBCAGE_AFTER=", "JOBCAGE_USER=", "JOBCAGE_JOB=someone"] {
+    for name in [
+        "JOBCAGE_TIMEOUT=",
+        "JOBCAGE_AFTER=",
+        "JOBCAGE_USER=",
+        "JOBCAGE_JOB=someone",
+    ] {
         assert!(!env.iter().any(|e| e.starts_with(name)), "{name} in {env:?}");
     }
-    assert_eq!(env.iter().filter(|e| e.starts_with("JOBCAGE_JOB=cat-")).count(), 1, "{env:?}");
-    for name in ["JOBCAGE_JOB", "JOBCAGE_RESULT", "JOBCAGE_EXIT_CODE", "JOBCAGE_SIGNAL", "JOBCAGE_ENDING"] {
-        let told = world.finish(&["--env", &format!("{name}=x")], &["true"]).refused();
+    assert_eq!(
+        env.iter().filter(|e| e.starts_with("JOBCAGE_JOB=cat-")).count(),
+        1,
+        "{env:?}"
+    );
+    for name in [
+        "JOBCAGE_JOB",
+        "JOBCAGE_RESULT",
+        "JOBCAGE_EXIT_CODE",
+        "JOBCAGE_SIGNAL",
+        "JOBCAGE_ENDING",
+    ] {
+        let told = world
+            .finish(&["--env", &format!("{name}=x")], &["true"])
+            .refused();
         assert!(told.contains(name), "{told}");
     }
 }
@@ -84,12 +129,27 @@ fn arguments_arrive_as_they_are() {
     let done = world
         .finish(
             &[],
-            &["sh", "-c", "for a; do printf '[%s]' \"$a\"; done", "sh", "", " ", "--", "-x", "--timeout", "$HOME", "a\nb", "*"],
+            &[
+                "sh",
+                "-c",
+                "for a; do printf '[%s]' \"$a\"; done",
+                "sh",
+                "",
+                " ",
+                "--",
+                "-x",
+                "--timeout",
+                "$HOME",
+                "a\nb",
+                "*",
+            ],
         )
         .expect(0);
     assert_eq!(done.text(), "[][ ][--][-x][--timeout][$HOME][a\nb][*]");
     // The name as it was given, though the program was found in PATH.
-    let done = world.finish(&[], &["sh", "-c", "tr '\\0' '|' < /proc/$$/cmdline"]).expect(0);
+    let done = world
+        .finish(&[], &["sh", "-c", "tr '\\0' '|' < /proc/$$/cmdline"])
+        .expect(0);
     assert!(done.text().starts_with("sh|-c|"), "{}", done.text());
 }
 
@@ -102,10 +162,22 @@ fn the_directory_is_where_it_starts() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(there.join("tool"), mode).unwrap();
     let there = there.display().to_string();
-    assert_eq!(world.finish(&["--dir", &there], &["pwd", "-P"]).expect(0).text(), there);
-    assert_eq!(world.finish(&["--dir", "there it is"], &["pwd", "-P"]).expect(0).text(), there);
+    assert_eq!(
+        world.finish(&["--dir", &there], &["pwd", "-P"]).expect(0).text(),
+        there
+    );
+    assert_eq!(
+        world
+            .finish(&["--dir", "there it is"], &["pwd", "-P"])
+            .expect(0)
+            .text(),
+        there
+    );
     // As with `cd there && ./tool`.
-    assert_eq!(world.finish(&["--dir", &there], &["./tool"]).expect(0).text(), "here");
+    assert_eq!(
+        world.finish(&["--dir", &there], &["./tool"]).expect(0).text(),
+        "here"
+    );
     let done = world
         .finish(&["--dir", &there, "--env", "PATH=.:/usr/bin:/bin"], &["tool"])
         .expect(0);
@@ -119,7 +191,11 @@ fn a_program_is_looked_for_as_a_shell_would() {
         let dir = world.dir.join(dir);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("tool"), text).unwrap();
-        fs::set_permissions(dir.join("tool"), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        fs::set_permissions(
+            dir.join("tool"),
+            std::os::unix::fs::PermissionsExt::from_mode(mode),
+        )
+        .unwrap();
         dir.display().to_string()
     };
     let closed = make("closed", "#!/bin/sh\necho closed\n", 0o644);
@@ -127,11 +203,16 @@ fn a_program_is_looked_for_as_a_shell_would() {
     let path = |dirs: &str| format!("PATH={dirs}:/usr/bin:/bin");
     // One that may not be run is passed over, but remembered.
     let both = path(&format!("/no/such:{closed}:{open}"));
-    assert_eq!(world.finish(&["--env", &both], &["tool"]).expect(0).text(), "open");
+    assert_eq!(
+        world.finish(&["--env", &both], &["tool"]).expect(0).text(),
+        "open"
+    );
     world.finish(&["--env", &path(&closed)], &["tool"]).expect(126);
     world.finish(&["--env", "PATH="], &["no-such-tool"]).expect(127);
     // Without any PATH there is the default one.
-    let done = world.finish(&["--clear-env"], &["sh", "-c", "echo found"]).expect(0);
+    let done = world
+        .finish(&["--clear-env"], &["sh", "-c", "echo found"])
+        .expect(0);
     assert_eq!(done.text(), "found");
 }
 
@@ -157,19 +238,38 @@ fn niceness_and_limits_are_the_ones_asked_for() {
     let done = world
         .finish(
             &[
-                "--nice", "7", "--rlimit", "nofile=100:200", "--rlimit", "core=0", "--rlimit", "fsize=1M",
-                "--rlimit", "cpu=1h",
+                "--nice",
+                "7",
+                "--rlimit",
+                "nofile=100:200",
+                "--rlimit",
+                "core=0",
+                "--rlimit",
+                "fsize=1M",
+                "--rlimit",
+                "cpu=1h",
             ],
-            &["sh", "-c", "cut -d' ' -f19 /proc/self/stat; cat /proc/self/limits"],
+            &[
+                "sh",
+                "-c",
+                "cut -d' ' -f19 /proc/self/stat; cat /proc/self/limits",
+            ],
         )
         .expect(0);
     let text = done.text();
     assert_eq!(text.lines().next(), Some("7"));
     assert_eq!(line(&text, "Max open files"), "Max open files 100 200 files");
     assert_eq!(line(&text, "Max core"), "Max core file size 0 0 bytes");
-    assert_eq!(line(&text, "Max file size"), "Max file size 1048576 1048576 bytes");
+    assert_eq!(
+        line(&text, "Max file size"),
+        "Max file size 1048576 1048576 bytes"
+    );
     assert_eq!(line(&text, "Max cpu"), "Max cpu time 3600 3600 seconds");
-    assert_eq!(line(&text, "Max stack"), line(&own, "Max stack"), "the others are as they were");
+    assert_eq!(
+        line(&text, "Max stack"),
+        line(&own, "Max stack"),
+        "the others are as they were"
+    );
     // jobcage itself raises none: what the job has is what its caller has.
     let plain = world.finish(&[], &["cat", "/proc/self/limits"]).expect(0).text();
     assert_eq!(line(&plain, "Max open files"), line(&own, "Max open files"));
@@ -179,8 +279,14 @@ fn niceness_and_limits_are_the_ones_asked_for() {
 fn a_limit_that_may_not_be_raised_is_an_error_that_names_it() {
     let world = World::new("rlimit-refused");
     // fs.nr_open bounds nofile even for root.
-    let most: u64 = fs::read_to_string("/proc/sys/fs/nr_open").unwrap().trim().parse().unwrap();
-    let done = world.finish(&["--rlimit", &format!("nofile={}", most + 1)], &["true"]).expect(125);
+    let most: u64 = fs::read_to_string("/proc/sys/fs/nr_open")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let done = world
+        .finish(&["--rlimit", &format!("nofile={}", most + 1)], &["true"])
+        .expect(125);
     assert!(done.told().contains("never started: rlimit"), "{}", done.told());
     assert!(done.told().contains("not permitted"), "{}", done.told());
     world.assert_clean();

@@ -4,7 +4,8 @@ use crate::support::needs::{self, Need};
 use crate::support::world::World;
 use std::fs;
 
-const WHO: &str = "echo $(id -u) $(id -g) $(id -G); grep -E '^(Uid|Gid):' /proc/self/status | tr -s '\\t' ' '";
+const WHO: &str =
+    "echo $(id -u) $(id -g) $(id -G); grep -E '^(Uid|Gid):' /proc/self/status | tr -s '\\t' ' '";
 
 /// A world whose accounts are its own: bind mounts in a mount namespace hide the host's files.
 struct Accounts {
@@ -45,11 +46,20 @@ fn user_comes_with_its_groups() {
     for name in ["wren", "61234"] {
         let told = accounts.run(&format!("--user {name} -- sh who")).expect(0).text();
         let mut lines = told.lines();
-        let ids: Vec<u32> = lines.next().unwrap().split(' ').map(|id| id.parse().unwrap()).collect();
+        let ids: Vec<u32> = lines
+            .next()
+            .unwrap()
+            .split(' ')
+            .map(|id| id.parse().unwrap())
+            .collect();
         assert_eq!(ids[..2], [61234, 61235], "{told}");
         let mut groups = ids[2..].to_vec();
         groups.sort_unstable();
-        assert_eq!(groups, [61235, 61236, 61237], "initgroups(3) as for a login: {told}");
+        assert_eq!(
+            groups,
+            [61235, 61236, 61237],
+            "initgroups(3) as for a login: {told}"
+        );
         // Real, effective, saved and file system ids: nothing of root to go back to.
         assert_eq!(lines.next(), Some("Uid: 61234 61234 61234 61234"));
         assert_eq!(lines.next(), Some("Gid: 61235 61235 61235 61235"));
@@ -59,16 +69,24 @@ fn user_comes_with_its_groups() {
 
 #[test]
 fn group_replaces_the_primary_one() {
-    let Some(accounts) = Accounts::new("group") else { return };
+    let Some(accounts) = Accounts::new("group") else {
+        return;
+    };
     fs::write(accounts.world.dir.join("who"), WHO).unwrap();
-    let told = accounts.run("--user wren --group others -- sh who").expect(0).text();
+    let told = accounts
+        .run("--user wren --group others -- sh who")
+        .expect(0)
+        .text();
     let ids: Vec<&str> = told.lines().next().unwrap().split(' ').collect();
     assert_eq!(ids[..2], ["61234", "61238"], "{told}");
     for group in ["61236", "61237", "61238"] {
         assert!(ids[2..].contains(&group), "{group} is missing: {told}");
     }
     // A number needs no entry, neither as user nor as group; then there are no further groups.
-    let told = accounts.run("--user 71000 --group 71001 -- sh who").expect(0).text();
+    let told = accounts
+        .run("--user 71000 --group 71001 -- sh who")
+        .expect(0)
+        .text();
     assert!(told.starts_with("71000 71001 71001\n"), "{told}");
     let told = accounts.run("--user 71000 -- sh who").expect(0).text();
     assert!(told.starts_with("71000 71000 71000\n"), "{told}");
@@ -79,7 +97,9 @@ fn group_replaces_the_primary_one() {
 
 #[test]
 fn login_gives_the_environment_of_the_account() {
-    let Some(accounts) = Accounts::new("login") else { return };
+    let Some(accounts) = Accounts::new("login") else {
+        return;
+    };
     fs::write(
         accounts.world.dir.join("show"),
         "echo \"$HOME|$USER|$LOGNAME|$SHELL|$PATH|$OTHER\"",

@@ -8,16 +8,32 @@ use std::fs;
 #[test]
 fn a_name_is_only_an_ornament() {
     let world = World::new("names");
-    let long = "n".repeat(5000);
+    let long = "n".repeat(200);
     for name in [
-        "build", "../../x", "/etc/passwd", "..", ".", "-rf", "--", "a b\nc\td", "%s%n$HOME`id`", "über-ß", "\u{1b}[31m",
-        "hold", "keepers", &long, "JOB", "*",
+        "build",
+        "../../x",
+        "/etc/passwd",
+        "..",
+        ".",
+        "-rf",
+        "--",
+        "a b",
+        "%s%n$HOME`id`",
+        "über-ß",
+        "hold",
+        "keepers",
+        &long,
+        "JOB",
+        "*",
     ] {
         let script = "find \"$RUN\" \"$CAGES\" -mindepth 1 -maxdepth 1 -type d; echo $JOBCAGE_JOB";
         let run = format!("RUN={}", world.dir.join("run").display());
         let cages = format!("CAGES={}", world.cgroup_root.display());
         let done = world
-            .finish(&["--name", name, "--env", &run, "--env", &cages], &["sh", "-c", script])
+            .finish(
+                &[&format!("--name={name}"), "--env", &run, "--env", &cages],
+                &["sh", "-c", script],
+            )
             .expect(0);
         let report = done.report();
         assert_eq!(report.name.as_deref(), Some(name));
@@ -26,15 +42,31 @@ fn a_name_is_only_an_ornament() {
         let text = done.text();
         assert!(text.ends_with(id), "{text}");
         for place in [world.dir.join("run").join(id), world.cgroup_root.join(id)] {
-            assert!(text.lines().any(|l| l == place.display().to_string()), "{}: {text}", place.display());
+            assert!(
+                text.lines().any(|l| l == place.display().to_string()),
+                "{}: {text}",
+                place.display()
+            );
         }
         assert!(done.err.is_empty(), "{}", done.told());
     }
+    for name in ["", " ", "a\nb", "\u{1b}[31m", &"n".repeat(201)] {
+        let told = world.finish(&["--name", name], &["true"]).refused();
+        assert!(!told.contains('\u{1b}') && told.contains("is no name"), "{told}");
+    }
     let done = world.finish(&["--name", "../../x"], &["true"]).expect(0);
-    assert!(done.report().job.as_str().starts_with("x-"), "{}", done.report().job);
+    assert!(
+        done.report().job.as_str().starts_with("x-"),
+        "{}",
+        done.report().job
+    );
     // Without a name it is the program's.
     let done = world.finish(&[], &["/bin/sh", "-c", ":"]).expect(0);
-    assert!(done.report().job.as_str().starts_with("sh-"), "{}", done.report().job);
+    assert!(
+        done.report().job.as_str().starts_with("sh-"),
+        "{}",
+        done.report().job
+    );
     world.assert_clean();
 }
 
@@ -44,7 +76,10 @@ fn directories_of_records_are_for_their_owner_alone() {
     fs::remove_dir(world.dir.join("run")).unwrap();
     let script = "stat -c '%a %n' \"$RUN\" \"$RUN\"/*/ \"$RUN\"/*/* \"$RUN\"/watch.sock";
     let run = format!("RUN={}", world.dir.join("run").display());
-    let text = world.finish_with(&["--env", &run], &["sh", "-c", script], b"", |_| {}).expect(0).text();
+    let text = world
+        .finish_with(&["--env", &run], &["sh", "-c", script], b"", |_| {})
+        .expect(0)
+        .text();
     assert!(text.lines().count() >= 4, "{text}");
     for line in text.lines() {
         let (mode, name) = line.split_once(' ').unwrap();
@@ -69,12 +104,17 @@ fn a_nul_byte_is_refused_wherever_it_stands() {
         fs::write(world.dir.join("config.toml"), format!("[run]\n{line}\n")).unwrap();
         let done = world.finish(&[], &["sh", "-c", "touch ran"]);
         let told = done.refused();
-        assert!(!told.contains("b\0c") && !told.contains("ran"), "a value is told: {told}");
+        assert!(
+            !told.contains("b\0c") && !told.contains("ran"),
+            "a value is told: {told}"
+        );
         assert!(!world.dir.join("ran").exists(), "{line}: it ran");
     }
     fs::write(world.dir.join("config.toml"), "cgroup_root = \"/sys\\u0000/x\"\n").unwrap();
     let mut command = world.command(crate::support::programs::jobcage());
-    command.env_remove("JOBCAGE_CGROUP_ROOT").args(["run", "--", "true"]);
+    command
+        .env_remove("JOBCAGE_CGROUP_ROOT")
+        .args(["run", "--", "true"]);
     crate::support::call::to_end(command, b"").refused();
     world.assert_clean();
 }
@@ -95,7 +135,10 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
     let world = World::new("full-disk");
     for (options, fill) in [
         // No block for the spec; no inode for the record; none for the files in it.
-        ("size=8k,mode=700", "head -c 100000 /dev/zero > run/filler 2> /dev/null || true"),
+        (
+            "size=8k,mode=700",
+            "head -c 100000 /dev/zero > run/filler 2> /dev/null || true",
+        ),
         ("nr_inodes=1,mode=700", ":"),
         ("nr_inodes=2,mode=700", ":"),
         ("nr_inodes=3,mode=700", ":"),
@@ -103,9 +146,16 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
         let done = on_small_disk(&world, options, fill);
         let told = done.refused();
         assert!(told.contains("No space left"), "{options}: {told}");
-        assert!(told.contains(&world.dir.join("run").display().to_string()), "{options}: {told}");
+        assert!(
+            told.contains(&world.dir.join("run").display().to_string()),
+            "{options}: {told}"
+        );
         assert!(!world.dir.join("ran").exists(), "it ran without a record");
-        assert_eq!(fs::read_to_string(world.dir.join("listed")).unwrap(), "", "{options}");
+        assert_eq!(
+            fs::read_to_string(world.dir.join("listed")).unwrap(),
+            "",
+            "{options}"
+        );
         world.assert_clean();
     }
     // Room for the record, but none for the watcher's socket: the job runs, and it is told.
@@ -145,7 +195,10 @@ fn a_root_that_is_not_there_is_made() {
         .finish(&["--cgroup-root", root.to_str().unwrap()], &["true"])
         .expect(0);
     let found = done.report().root.unwrap();
-    assert_eq!((found.kind.as_str(), found.path), ("configured", root.display().to_string()));
+    assert_eq!(
+        (found.kind.as_str(), found.path),
+        ("configured", root.display().to_string())
+    );
     assert!(root.exists());
 }
 
@@ -162,18 +215,31 @@ fn limits_that_cannot_be_had() {
         ("cpuset", "--cpus", "0", "cpuset.cpus"),
     ] {
         if cgroup::has_controller(controller) {
-            crate::support::say(&format!("not applicable: {controller} is there, so {option} is enforced"));
+            crate::support::say(&format!(
+                "not applicable: {controller} is there, so {option} is enforced"
+            ));
             continue;
         }
         let done = world.finish(&[option, value], &["sh", "-c", "touch ran"]);
         let told = done.refused();
         assert!(told.contains(controller), "{told}");
         assert!(!world.dir.join("ran").exists());
-        let done = world.finish(&[option, value, "--best-effort"], &["true"]).expect(0);
-        assert!(done.told().contains(&format!("not enforced: {file}")), "{}", done.told());
+        let done = world
+            .finish(&[option, value, "--best-effort"], &["true"])
+            .expect(0);
+        assert!(
+            done.told().contains(&format!("not enforced: {file}")),
+            "{}",
+            done.told()
+        );
         let limits = done.report().limits;
-        assert!(limits[file].error.is_some() && limits[file].enforced.is_none(), "{limits:?}");
-        let quiet = world.finish(&[option, value, "--best-effort", "--quiet"], &["true"]).expect(0);
+        assert!(
+            limits[file].error.is_some() && limits[file].enforced.is_none(),
+            "{limits:?}"
+        );
+        let quiet = world
+            .finish(&[option, value, "--best-effort", "--quiet"], &["true"])
+            .expect(0);
         assert_eq!(quiet.told(), "");
     }
     world.assert_clean();
@@ -190,17 +256,18 @@ fn limits_are_read_back() {
         ("cpu", "--cpu", "1.5", "cpu.max", "150000 100000"),
         ("cpuset", "--cpus", "0", "cpuset.cpus", "0"),
     ] {
-        if !needs::met("limits_are_read_back", &[Need::Controller(match controller {
-            "memory" => "memory",
-            "pids" => "pids",
-            "cpu" => "cpu",
-            _ => "cpuset",
-        })]) {
+        if !needs::met(
+            "limits_are_read_back",
+            &[Need::Controller(match controller {
+                "memory" => "memory",
+                "pids" => "pids",
+                "cpu" => "cpu",
+                _ => "cpuset",
+            })],
+        ) {
             continue;
         }
-        let script = format!(
-            "cg=$(sed -n 's/^0:://p' /proc/self/cgroup); cat \"$MOUNT${{cg%/*}}/{file}\""
-        );
+        let script = format!("cg=$(sed -n 's/^0:://p' /proc/self/cgroup); cat \"$MOUNT${{cg%/*}}/{file}\"");
         let mount = format!("MOUNT={}", cgroup::mount().unwrap().display());
         let done = world
             .finish(&[option, value, "--env", &mount], &["sh", "-c", &script])

@@ -8,7 +8,12 @@ use std::fs;
 use std::path::Path;
 
 /// In each place where a secret may stand, another one.
-const OPTIONS: [&str; 4] = ["--env", "TOKEN=SENTINEL-env", "--after", ": SENTINEL-after; sleep 0"];
+const OPTIONS: [&str; 4] = [
+    "--env",
+    "TOKEN=SENTINEL-env",
+    "--after",
+    ": SENTINEL-after; sleep 0",
+];
 const SCRIPT: &str = ": SENTINEL-script; sleep 300 & echo up; read line < go; exit 0";
 
 /// Files below a directory that hold the word.
@@ -19,7 +24,9 @@ fn holding(dir: &Path, word: &str) -> Vec<String> {
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
             found.extend(holding(&path, word));
-        } else if kind.is_file() && fs::read(&path).is_ok_and(|c| c.windows(word.len()).any(|w| w == word.as_bytes())) {
+        } else if kind.is_file()
+            && fs::read(&path).is_ok_and(|c| c.windows(word.len()).any(|w| w == word.as_bytes()))
+        {
             found.push(path.display().to_string());
         }
         if path.to_string_lossy().contains(word) {
@@ -31,12 +38,18 @@ fn holding(dir: &Path, word: &str) -> Vec<String> {
 
 fn assert_no_secret(world: &World, when: &str) {
     for place in ["run", "state"] {
-        assert_eq!(holding(&world.dir.join(place), "SENTINEL"), Vec::<String>::new(), "{when}");
+        assert_eq!(
+            holding(&world.dir.join(place), "SENTINEL"),
+            Vec::<String>::new(),
+            "{when}"
+        );
     }
 }
 
 fn argv() -> Vec<String> {
-    ["sh", "-c", SCRIPT, "SENTINEL-name", "SENTINEL-argument"].map(str::to_owned).to_vec()
+    ["sh", "-c", SCRIPT, "SENTINEL-name", "SENTINEL-argument"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 #[test]
@@ -54,7 +67,11 @@ fn none_is_on_disk_during_and_after_a_run() {
     }
     for words in [&["list", "--json"][..], &["show", &world.records()[0], "--json"]] {
         let done = world.call(words).expect(0);
-        assert!(!done.text().contains("SENTINEL") && done.text().contains("running"), "{}", done.text());
+        assert!(
+            !done.text().contains("SENTINEL") && done.text().contains("running"),
+            "{}",
+            done.text()
+        );
     }
     let _held = world.say_into("go", "");
     assert_eq!(job.wait(PATIENCE), 0, "{}", job.stderr());
@@ -70,9 +87,14 @@ fn none_is_on_disk_after_a_crash() {
     let cage = world.cages()[0].clone();
     job.signal(Signal::SIGKILL);
     assert_eq!(job.wait(PATIENCE), 137);
-    assert!(cgroup::wait_gone(&cage, PATIENCE), "the watcher has not closed it");
+    assert!(
+        cgroup::wait_gone(&cage, PATIENCE),
+        "the watcher has not closed it"
+    );
     let record = world.dir.join("run").join(cage.file_name().unwrap());
-    assert!(cgroup::wait_change(&record, PATIENCE, || record.join("report.json").exists()));
+    assert!(cgroup::wait_change(&record, PATIENCE, || record
+        .join("report.json")
+        .exists()));
     assert_no_secret(&world, "after a crash");
 }
 

@@ -3,7 +3,7 @@
 use crate::support::world::World;
 use std::fs;
 
-const LINKS: &str = "for fd in 0 1 2; do stat -L -c '%d:%i:%f' /proc/self/fd/$fd; done > seen";
+const LINKS: &str = "for fd in 0 1 2; do all=\"$all$(stat -L -c '%d:%i:%f' /proc/$$/fd/$fd)\n\"; done; printf \"$all\" > seen";
 
 /// Runs a script that writes `seen`, once as it is and once in a job, and gives both.
 fn both(world: &World, redirect: &str, script: &str) -> (String, String) {
@@ -16,7 +16,9 @@ fn both(world: &World, redirect: &str, script: &str) -> (String, String) {
     };
     world.shell(&format!("sh script {redirect}")).expect(0);
     let bare = seen();
-    world.shell(&format!("\"$JOBCAGE\" run -- sh script {redirect}")).expect(0);
+    world
+        .shell(&format!("\"$JOBCAGE\" run -- sh script {redirect}"))
+        .expect(0);
     (bare, seen())
 }
 
@@ -35,11 +37,20 @@ fn position_and_mode_of_a_file_are_shared() {
     let world = World::new("stdio-position");
     fs::write(world.dir.join("in"), "one\ntwo\nthree\n").unwrap();
     // read(1) of the shell takes a line and no more from a file that can seek.
-    let script = "{ read a; \"$JOBCAGE\" run -- sh -c 'read b; echo job $b'; read c; echo $a $c; } < in > out";
+    let script =
+        "{ read a; \"$JOBCAGE\" run -- sh -c 'read b; echo job $b'; read c; echo $a $c; } < in > out";
     world.shell(script).expect(0);
-    assert_eq!(fs::read_to_string(world.dir.join("out")).unwrap(), "job two\none three\n");
-    world.shell("echo start > out; \"$JOBCAGE\" run -- echo more >> out").expect(0);
-    assert_eq!(fs::read_to_string(world.dir.join("out")).unwrap(), "start\nmore\n");
+    assert_eq!(
+        fs::read_to_string(world.dir.join("out")).unwrap(),
+        "job two\none three\n"
+    );
+    world
+        .shell("echo start > out; \"$JOBCAGE\" run -- echo more >> out")
+        .expect(0);
+    assert_eq!(
+        fs::read_to_string(world.dir.join("out")).unwrap(),
+        "start\nmore\n"
+    );
 }
 
 #[test]
@@ -47,7 +58,11 @@ fn no_descriptor_of_ours_comes_to_the_command_and_those_of_the_caller_do() {
     let world = World::new("stdio-extra");
     let script = "ls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> \\(.*\\)/\\1 \\2/p' | grep -v ' /proc/' | \
                   sed 's/ pipe:.*/ pipe/' > seen";
-    for options in ["", "--idle-timeout 1h", "--timeout 1h --report report.json --after :"] {
+    for options in [
+        "",
+        "--idle-timeout 1h",
+        "--timeout 1h --report report.json --after :",
+    ] {
         fs::write(world.dir.join("script"), script).unwrap();
         fs::write(world.dir.join("in"), "x").unwrap();
         let redirect = "< in 5< in 7>> seven 9> nine 2> err";
@@ -57,7 +72,11 @@ fn no_descriptor_of_ours_comes_to_the_command_and_those_of_the_caller_do() {
             .shell(&format!("\"$JOBCAGE\" run {options} -- sh script {redirect}"))
             .expect(0);
         let job = fs::read_to_string(world.dir.join("seen")).unwrap();
-        let fds = |text: &str| text.lines().map(|l| l.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
+        let fds = |text: &str| {
+            text.lines()
+                .map(|l| l.split(' ').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(fds(&bare), fds(&job), "{options}: {job}");
         if options != "--idle-timeout 1h" {
             assert_eq!(bare, job, "{options}");
@@ -95,17 +114,23 @@ fn a_script_of_ten_megabytes_on_stdin() {
     }
     script.push_str("echo $n\n");
     for options in [&[][..], &["--idle-timeout", "1h"]] {
-        let done = world.finish_with(options, &["sh"], script.as_bytes(), |_| {}).expect(0);
+        let done = world
+            .finish_with(options, &["sh"], script.as_bytes(), |_| {})
+            .expect(0);
         assert_eq!(done.text(), "1298");
     }
     // And one that nobody reads: jobcage does not wait for it.
-    world.finish_with(&[], &["true"], script.as_bytes(), |_| {}).expect(0);
+    world
+        .finish_with(&[], &["true"], script.as_bytes(), |_| {})
+        .expect(0);
 }
 
 #[test]
 fn a_big_output_passes() {
     let world = World::new("stdout-big");
-    let done = world.finish(&[], &["head", "-c", "30000000", "/dev/zero"]).expect(0);
+    let done = world
+        .finish(&[], &["head", "-c", "30000000", "/dev/zero"])
+        .expect(0);
     assert_eq!(done.out.len(), 30_000_000);
 }
 

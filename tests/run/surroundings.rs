@@ -8,13 +8,17 @@ use std::collections::BTreeMap;
 /// Lines `Key: value` of a status file.
 fn fields(text: &str) -> BTreeMap<String, String> {
     let pairs = text.lines().filter_map(|l| l.split_once(':'));
-    pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+        .collect()
 }
 
 /// `/proc/self/status` of a command, under `wrap` alone and as a job under `wrap`.
 fn statuses(world: &World, wrap: &str) -> [BTreeMap<String, String>; 2] {
     let bare = world.shell(&format!("{wrap} cat /proc/self/status")).expect(0);
-    let job = world.shell(&format!("{wrap} \"$JOBCAGE\" run -- cat /proc/self/status")).expect(0);
+    let job = world
+        .shell(&format!("{wrap} \"$JOBCAGE\" run -- cat /proc/self/status"))
+        .expect(0);
     [bare, job].map(|done: Done| fields(&done.text()))
 }
 
@@ -62,10 +66,14 @@ fn with_nohup_a_hangup_is_nothing() {
 #[test]
 fn session_group_umask_and_the_rest_are_the_callers() {
     let world = World::new("session");
-    let show = "cut -d' ' -f5,6,7 /proc/$$/stat; umask; cat /proc/self/oom_score_adj; ulimit -c; cat /proc/self/timerslack_ns";
-    let bare = world.shell(&format!("umask 027; ulimit -c 0; setsid -w sh -c '{show}'")).expect(0).text();
+    let show = "cut -d' ' -f5,6 /proc/$$/stat; umask; cat /proc/self/oom_score_adj; ulimit -c; cat /proc/self/timerslack_ns";
+    std::fs::write(world.dir.join("show"), show).unwrap();
+    let bare = world
+        .shell("umask 027; ulimit -c 0; setsid -w sh show")
+        .expect(0)
+        .text();
     let job = world
-        .shell(&format!("umask 027; ulimit -c 0; setsid -w \"$JOBCAGE\" run -- sh -c '{show}'"))
+        .shell("umask 027; ulimit -c 0; setsid -w \"$JOBCAGE\" run -- sh show")
         .expect(0)
         .text();
     let rest = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
@@ -73,7 +81,9 @@ fn session_group_umask_and_the_rest_are_the_callers() {
     // Session and group are those of jobcage, which setsid has made a leader: neither is the command's own.
     let ids: Vec<&str> = job.lines().next().unwrap().split(' ').collect();
     assert_eq!(ids[0], ids[1], "{job}");
-    let done = world.shell("exec \"$JOBCAGE\" run -- sh -c 'echo $PPID $$; cut -d\" \" -f5 /proc/$$/stat'").expect(0);
+    let done = world
+        .shell("exec \"$JOBCAGE\" run -- sh -c 'echo $PPID $$; cut -d\" \" -f5 /proc/$$/stat'")
+        .expect(0);
     let text = done.text();
     let numbers: Vec<&str> = text.split_whitespace().collect();
     assert_ne!(numbers[1], numbers[2], "the command leads no group: {text}");
@@ -82,7 +92,16 @@ fn session_group_umask_and_the_rest_are_the_callers() {
 #[test]
 fn it_is_in_a_leaf_of_its_own_cage() {
     let world = World::new("leaf");
-    let done = world.finish(&[], &["sh", "-c", "sed -n 's/^0:://p' /proc/self/cgroup; echo $JOBCAGE_JOB"]).expect(0);
+    let done = world
+        .finish(
+            &[],
+            &[
+                "sh",
+                "-c",
+                "sed -n 's/^0:://p' /proc/self/cgroup; echo $JOBCAGE_JOB",
+            ],
+        )
+        .expect(0);
     let text = done.text();
     let (cgroup, job) = text.split_once('\n').unwrap();
     let report = done.report();
@@ -105,7 +124,10 @@ fn a_job_that_makes_cgroups_in_its_leaf_loses_them() {
                   sleep 300 & echo $! > a/b/c/cgroup.procs; exit 0";
     let mount = crate::support::cgroup::mount().unwrap();
     let done = world
-        .finish(&["--env", &format!("MOUNT={}", mount.display())], &["sh", "-c", script])
+        .finish(
+            &["--env", &format!("MOUNT={}", mount.display())],
+            &["sh", "-c", script],
+        )
         .expect(0);
     assert_eq!(done.report().census.count, 1, "{}", done.told());
     world.assert_clean();

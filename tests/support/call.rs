@@ -30,7 +30,9 @@ pub struct Done {
 impl Done {
     /// stdout as text, without its last line end.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.out).trim_end_matches('\n').to_owned()
+        String::from_utf8_lossy(&self.out)
+            .trim_end_matches('\n')
+            .to_owned()
     }
 
     /// stderr as text.
@@ -128,7 +130,11 @@ impl World {
     pub fn say_into(&self, fifo: &str, line: &str) -> std::fs::File {
         let path = self.dir.join(fifo);
         // Opened for both, it needs no reader to be there already (fifo(7)).
-        let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
         writeln!(file, "{line}").unwrap();
         file
     }
