@@ -24,6 +24,8 @@ pub enum Kind {
     Systemd,
     /// The cgroup that we were started in, which is delegated to us.
     Delegated,
+    /// A scope that the user's manager has made for this very process.
+    UserScope,
     /// `jobcage/` below the mount point, without systemd.
     Plain,
     /// Below the leaf of the cage that we run in.
@@ -38,6 +40,7 @@ impl Kind {
             Self::Configured => "configured",
             Self::Systemd => "systemd",
             Self::Delegated => "delegated",
+            Self::UserScope => "user-scope",
             Self::Plain => "plain",
             Self::Nested => "nested",
         }

@@ -329,7 +329,10 @@ impl Record {
 }
 
 /// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.
-fn open_base(base: &Path) -> Result<OwnedFd> {
+///
+/// # Errors
+/// If it can be neither opened nor made.
+pub fn open_base(base: &Path) -> Result<OwnedFd> {
     match file::open_dir(base) {
         Ok(dir) => return Ok(dir),
         Err(Errno::ENOENT) => {}
