@@ -100,7 +100,12 @@ pub fn describe(pid: i32, found: FoundBy, died: Death) -> Left {
 pub(crate) fn process_of(thread: i32) -> Option<i32> {
     let status = read(thread, "status")?;
     let status = String::from_utf8_lossy(&status);
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// The command line with its arguments separated by spaces, at most 200 characters.

@@ -32,7 +32,10 @@ fn pids_by_thread(dir: &Dir) -> Result<Vec<i32>, Errno> {
         Err(Errno::ENOENT) => Vec::new(),
         Err(errno) => return Err(errno),
     };
-    let mut pids: Vec<i32> = threads.into_iter().filter_map(crate::census::process_of).collect();
+    let mut pids: Vec<i32> = threads
+        .into_iter()
+        .filter_map(crate::census::process_of)
+        .collect();
     pids.sort_unstable();
     pids.dedup();
     Ok(pids)
@@ -60,7 +63,11 @@ impl Lister {
 
     /// The pids in one cgroup of the tree, without those below it.
     pub(crate) fn pids(self, dir: &Dir) -> Result<Vec<i32>, Errno> {
-        if self.threaded { pids_by_thread(dir) } else { pids(dir) }
+        if self.threaded {
+            pids_by_thread(dir)
+        } else {
+            pids(dir)
+        }
     }
 }
 

@@ -79,7 +79,9 @@ pub(crate) fn ask_for_scope(whose: &CStr, stderr: Option<BorrowedFd<'_>>) -> Res
         ..Plan::default()
     };
     let child = spawn(&plan).map_err(Failure::system("start the helper that talks to systemd"))?;
-    match wait::block(Whom::Pid(child.pid)).map_err(Failure::system("wait for the helper that talks to systemd"))? {
+    match wait::block(Whom::Pid(child.pid))
+        .map_err(Failure::system("wait for the helper that talks to systemd"))?
+    {
         (_, Change::Exited(0)) => Ok(()),
         _ => Err(Failure::Refused("systemd gave no scope".into())),
     }

@@ -65,8 +65,7 @@ pub fn create(request: &Create) -> Result<JobId> {
     if found.kind == jobcage_cage::Kind::UserScope {
         return Err(Failure::Refused(
             "a cage of \"jobcage create\" has to outlive this process, and the cgroup that this user's systemd gave it \
-             does not: start it inside a delegated unit (\"systemd-run --user --scope -p Delegate=yes\"), or give a \
-             delegated cgroup as --cgroup-root"
+             does not: start it inside a unit of this user that lasts and has Delegate=yes"
                 .into(),
         ));
     }

@@ -189,7 +189,9 @@ pub fn detach(places: &Places) -> Result<()> {
         ..Plan::default()
     };
     // A start that is under way keeps the memory that it shares with us beyond our end.
-    spawn(&plan).map_err(Failure::system("start the watcher")).map(drop)
+    spawn(&plan)
+        .map_err(Failure::system("start the watcher"))
+        .map(drop)
 }
 
 /// One whose end is waited for.
