@@ -148,7 +148,9 @@ impl Record {
         if let Some(report) = self.report()? {
             return Ok(State::Over(Box::new(report)));
         }
-        let file = self.open_lock().map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
+        let file = self
+            .open_lock()
+            .map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
             Some(supervisor) => Ok(State::Alive { supervisor }),
@@ -168,7 +170,9 @@ impl Record {
     }
 
     fn unattended(&self) -> Result<State> {
-        Ok(self.spec()?.map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
+        Ok(self
+            .spec()?
+            .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
     }
 
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
@@ -341,7 +345,10 @@ impl Record {
 }
 
 /// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.
-fn open_base(base: &Path) -> Result<OwnedFd> {
+///
+/// # Errors
+/// If it can be neither opened nor made.
+pub fn open_base(base: &Path) -> Result<OwnedFd> {
     match file::open_dir(base) {
         Ok(dir) => return Ok(dir),
         Err(Errno::ENOENT) => {}
