@@ -185,11 +185,11 @@ pub fn gc_line(report: &Report, what: &str) -> String {
             format_duration(Duration::from_micros(us))
         )
     });
-    let why = report
-        .quarantine
-        .as_ref()
-        .map(|q| format!("; {}", q.why))
-        .unwrap_or_default();
+    let why = report.quarantine.as_ref().map(|q| {
+        let stuck: Vec<String> = q.survivors.iter().take(5).map(process).collect();
+        format!("; {}: {}", q.why, stuck.join("; "))
+    });
+    let why = why.unwrap_or_default();
     format!(
         "{}: {what}: it {}{killed}{}{why}",
         report.job,
@@ -201,7 +201,7 @@ pub fn gc_line(report: &Report, what: &str) -> String {
 /// The table of `jobcage list`.
 pub fn table(jobs: &[Value]) -> String {
     let word = |job: &Value, key: &str| match &job[key] {
-        Value::String(text) => text.clone(),
+        Value::String(text) => harmless(text),
         Value::Null => "-".into(),
         other => other.to_string(),
     };
@@ -220,6 +220,19 @@ pub fn table(jobs: &[Value]) -> String {
         let _ = writeln!(text, "{}", row[4]);
     }
     text
+}
+
+/// A program may be called anything: what would act on a terminal is escaped.
+fn harmless(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
 }
 
 /// The text of `jobcage show`.
@@ -243,7 +256,7 @@ fn outline(value: &Value, depth: usize, text: &mut String) {
                         let _ = writeln!(text, "{indent}{key}:");
                         outline(value, depth + 1, text);
                     }
-                    Value::String(word) => drop(writeln!(text, "{indent}{key}: {word}")),
+                    Value::String(word) => drop(writeln!(text, "{indent}{key}: {}", harmless(word))),
                     other => drop(writeln!(text, "{indent}{key}: {other}")),
                 }
             }
@@ -255,7 +268,7 @@ fn outline(value: &Value, depth: usize, text: &mut String) {
                 let _ = writeln!(text, "{indent}- {}", item.trim_start());
             }
         }
-        Value::String(word) => drop(writeln!(text, "{indent}{word}")),
+        Value::String(word) => drop(writeln!(text, "{indent}{}", harmless(word))),
         other => drop(writeln!(text, "{indent}{other}")),
     }
 }

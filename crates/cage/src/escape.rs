@@ -8,7 +8,7 @@
 use crate::census::{Process, describe, read};
 use crate::mount::{Mount, cgroup_of};
 use jobcage_job::{Death, Escape, FoundBy, JobId};
-use jobcage_sys::{pidfd, wait};
+use jobcage_sys::{Errno, pidfd, wait};
 use nix::libc::SIGKILL;
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -105,13 +105,22 @@ pub fn carriers(id: &JobId) -> Vec<Escape> {
 
 /// Names and kills one process, if it is still the one that `seen` describes.
 fn kill(pid: i32, seen: &Process, found: FoundBy) -> Option<Escape> {
-    let process = pidfd::open(pid).ok()?;
+    let process = match pidfd::open(pid) {
+        Ok(process) => Some(process),
+        // Before 5.3: the start time, which is read next, names it nearly as well.
+        Err(Errno::ENOSYS) => None,
+        Err(_) => return None,
+    };
     // The pidfd was opened after `seen` was read: same start time, same process.
     if Process::read(pid)?.start_ticks != seen.start_ticks {
         return None;
     }
     let mut left = describe(pid, found.clone(), Death::Killed);
-    if pidfd::send_signal(process.as_fd(), SIGKILL).is_err() {
+    let sent = match &process {
+        Some(process) => pidfd::send_signal(process.as_fd(), SIGKILL),
+        None => pidfd::signal_pid(pid, SIGKILL),
+    };
+    if sent.is_err() {
         left.died = Death::Survived;
     }
     Some(Escape {
@@ -184,10 +193,16 @@ impl Fence {
     }
 }
 
-/// Logins, and scopes of our own, come and go without the job.
+/// Logins, and scopes of our own, come and go without the job. Only names that logind and we give, so that no job hides a
+/// unit behind a prefix.
 fn is_foreign_unit(path: &Path) -> bool {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    !name.starts_with("session-") && !name.starts_with("jobcage-") && !name.starts_with("user-")
+    let numbered = |prefix: &str, suffix: &str| {
+        name.strip_prefix(prefix)
+            .and_then(|rest| rest.strip_suffix(suffix))
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    name != "jobcage-root.scope" && !numbered("jobcage-", ".scope") && !numbered("session-", ".scope")
 }
 
 fn text(path: &Path) -> String {

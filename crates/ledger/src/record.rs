@@ -139,8 +139,8 @@ impl Record {
         openat(&self.dir, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
     }
 
-    /// How it stands with the job. Not for whoever holds its lock: to ask the lock, its file is opened, and the close
-    /// would drop it (see [`jobcage_sys::lock`]).
+    /// How it stands with the job. Never to be called by whoever holds the lock: looking at the lock would drop it (see
+    /// [`jobcage_sys::lock`]), and that is what [`Record::state_under`] is for.
     ///
     /// # Errors
     /// If the record cannot be read, is damaged, or of a newer version.
@@ -154,24 +154,25 @@ impl Record {
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
             Some(supervisor) => Ok(State::Alive { supervisor }),
-            None => self.without_supervisor(),
+            None => self.unattended(),
         }
     }
 
-    /// How it stands with the job whose lock we hold: never [`State::Alive`].
+    /// How it stands with the job while its lock is ours: never [`State::Alive`].
     ///
     /// # Errors
     /// As [`Record::state`].
-    pub fn state_under(&self, _held: &Lock) -> Result<State> {
+    pub fn state_under(&self, _lock: &Lock) -> Result<State> {
         match self.report()? {
             Some(report) => Ok(State::Over(Box::new(report))),
-            None => self.without_supervisor(),
+            None => self.unattended(),
         }
     }
 
-    fn without_supervisor(&self) -> Result<State> {
-        let spec = self.spec()?;
-        Ok(spec.map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
+    fn unattended(&self) -> Result<State> {
+        Ok(self
+            .spec()?
+            .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
     }
 
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
@@ -344,7 +345,10 @@ impl Record {
 }
 
 /// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.
-fn open_base(base: &Path) -> Result<OwnedFd> {
+///
+/// # Errors
+/// If it can be neither opened nor made.
+pub fn open_base(base: &Path) -> Result<OwnedFd> {
     match file::open_dir(base) {
         Ok(dir) => return Ok(dir),
         Err(Errno::ENOENT) => {}

@@ -41,6 +41,8 @@ use std::time::{Duration, Instant};
 pub fn run(job: &Job) -> Result<Outcome> {
     let signals = Signals::block()?;
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
+    // Of a shell that started them and then called exec: they, and what they leave, cannot be told from ours later on.
+    let strangers = wait::any_child();
     let setup = match &job.target {
         Target::New {
             name,
@@ -52,7 +54,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
     };
     // Only now: a watcher that was just started is our child, and its own orphans are not ours.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
-    Supervision::new(job, signals, setup)?.run()
+    Supervision::new(job, signals, setup, strangers)?.run()
 }
 
 /// What is there before the command starts.
@@ -250,6 +252,8 @@ struct Supervision<'a> {
     job: &'a Job,
     signals: Signals,
     setup: Setup,
+    /// Whether we had children before the job: not every descendant is the job's then.
+    strangers: bool,
     machine: Machine,
     main: Option<Running>,
     after: Option<Running>,
@@ -268,11 +272,12 @@ struct Supervision<'a> {
     _alarm: Option<WakeAlarm>,
     terminal_signal: Option<Signal>,
     oom_before: u64,
-    released: bool,
+    /// Nothing has happened for a moment.
+    quiet: bool,
 }
 
 impl<'a> Supervision<'a> {
-    fn new(job: &'a Job, signals: Signals, setup: Setup) -> Result<Self> {
+    fn new(job: &'a Job, signals: Signals, setup: Setup, strangers: bool) -> Result<Self> {
         let has_after = matches!(&job.target, Target::New { after: Some(_), .. });
         let owner = job.command.identity.as_ref().map(|i| i.uid);
         let streams = match job.idle_timeout {
@@ -291,6 +296,7 @@ impl<'a> Supervision<'a> {
             job,
             signals,
             setup,
+            strangers,
             machine: Machine::new(has_after),
             main: None,
             after: None,
@@ -306,7 +312,7 @@ impl<'a> Supervision<'a> {
             after_until: None,
             _alarm: alarm,
             terminal_signal: None,
-            released: false,
+            quiet: false,
         })
     }
 
@@ -463,7 +469,7 @@ impl<'a> Supervision<'a> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> Result<()> {
-        let timeout = self.sleep();
+        let (timeout, lean) = self.sleep();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if let Some(watch) = &self.setup.watch {
             fds.push(PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN));
@@ -480,10 +486,15 @@ impl<'a> Supervision<'a> {
                 .iter()
                 .filter_map(|i| self.streams[*i].poll_fd(&self.stdio)),
         );
-        match nix::poll::ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Failure::system("wait")(errno)),
-        }
+        self.quiet = if lean {
+            !memory::sleep_without_code(&mut fds, timeout)
+        } else {
+            match nix::poll::ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+                Ok(ready) => ready == 0,
+                Err(Errno::EINTR) => false,
+                Err(errno) => return Err(Failure::system("wait")(errno)),
+            }
+        };
         let ready: Vec<usize> = polled
             .into_iter()
             .zip(&fds[fixed..])
@@ -497,8 +508,9 @@ impl<'a> Supervision<'a> {
         Ok(())
     }
 
-    /// How long to sleep at most: to the next deadline; `None`: until something happens.
-    fn sleep(&mut self) -> Option<Duration> {
+    /// How long to sleep at most: to the next deadline, or, with `None`, until something happens; and whether to give our
+    /// own code back meanwhile.
+    fn sleep(&self) -> (Option<Duration>, bool) {
         // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
         let leaf = self.leaving.is_some().then(|| {
             let waited = self.grace_until.map_or(Duration::ZERO, |until| {
@@ -530,18 +542,15 @@ impl<'a> Supervision<'a> {
         .into_iter()
         .flatten()
         .min();
-        // A job that is still there after a moment may be there for hours: it need not keep the pages that started it.
+        // A job that is still there after a quiet moment may be there for hours: it need not keep the pages that started it.
         // Not at once, since a short job would pay for reading them again.
-        const SETTLED: Duration = Duration::from_millis(100);
-        if self.released || !running || !self.streams.is_empty() {
-            return next;
+        const MOMENT: Duration = Duration::from_millis(100);
+        match next {
+            _ if !running || !self.streams.is_empty() => (next, false),
+            Some(next) if next <= MOMENT => (Some(next), false),
+            next if self.quiet => (next, true),
+            _ => (Some(MOMENT), false),
         }
-        if self.began + SETTLED > boot_time() {
-            return Some(next.map_or(SETTLED, |next| next.min(SETTLED)));
-        }
-        memory::release_code();
-        self.released = true;
-        next
     }
 
     fn look_at_signals(&mut self) -> Result<()> {
@@ -573,7 +582,7 @@ impl<'a> Supervision<'a> {
                 Meaning::Forward(signal) => {
                     if let Some(main) = &self.main {
                         // An ended process needs no signal.
-                        let _ = pidfd::signal_child(main.child.pid, signal);
+                        let _ = pidfd::signal_pid(main.child.pid, signal);
                     }
                 }
             }
@@ -625,7 +634,7 @@ impl<'a> Supervision<'a> {
         use std::io::IsTerminal;
         if std::io::stdin().is_terminal() || std::io::stderr().is_terminal() {
             let _ = nix::sys::signal::raise(Signal::try_from(SIGSTOP).unwrap_or(Signal::SIGSTOP));
-            let _ = pidfd::signal_child(pid, SIGCONT);
+            let _ = pidfd::signal_pid(pid, SIGCONT);
         }
     }
 
@@ -734,12 +743,14 @@ impl<'a> Supervision<'a> {
         let root = cage.parent().and_then(|root| jobcage_cage::Dir::open(root).ok());
         self.setup.watch =
             root.and_then(|root| watcher::register(&self.job.places, &root, &self.setup.spec.id).ok());
-        self.setup.notes.push(match &self.setup.watch {
-            Some(_) => "the watcher died and was replaced".into(),
-            None => {
-                "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"".into()
-            }
-        });
+        let note = match &self.setup.watch {
+            Some(_) => "the watcher died and was replaced",
+            None => "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"",
+        };
+        // Twice for one death: a dying watcher's socket may still take a connection.
+        if !self.setup.notes.iter().any(|known| known == note) {
+            self.setup.notes.push(note.into());
+        }
     }
 
     fn signal_step(&mut self) -> Result<()> {
@@ -750,12 +761,6 @@ impl<'a> Supervision<'a> {
         }
         match signal_all(leaf, &[self.job.signal, SIGCONT]) {
             Ok(_) => {}
-            // Before 5.3 there are no pidfds; the main process is our child, so its pid is its own.
-            Err(Errno::ENOSYS) => {
-                if let Some(main) = &self.main {
-                    let _ = pidfd::signal_child(main.child.pid, self.job.signal);
-                }
-            }
             Err(errno) => self
                 .setup
                 .notes
@@ -854,7 +859,11 @@ impl<'a> Supervision<'a> {
                 errno.desc()
             ));
         }
-        let ending = status.into();
+        // One that we have ended has its ending already.
+        let ending = match running.step.ending {
+            Ending::Lost { .. } => status.into(),
+            ending => ending,
+        };
         self.steps.push(StepReport {
             ending,
             status: Some(status),
@@ -911,7 +920,7 @@ impl<'a> Supervision<'a> {
                 .filter_map(|w| w.started.as_ref())
                 .map(|child| child.pid)
                 .collect();
-            closed.escaped = closing::look_outside(&self.setup.spec, Some(&own));
+            closed.escaped = closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own));
         }
         if let Some(cut) = self.cut.take() {
             self.merge_cut(&mut closed, cut);

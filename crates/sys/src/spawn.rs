@@ -210,7 +210,7 @@ pub fn spawn(plan: &Plan<'_>) -> Result<Child> {
     let shared = raw::SHARES_MEMORY && plan.identity.is_none();
     match spawn_born(plan, shared) {
         // ENOSYS: no clone3, or a filter hides it. E2BIG, EINVAL: a clone3 without the cgroup field.
-        Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL) if plan.cgroup.is_some() => spawn_moved(plan),
+        Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL) => spawn_moved(plan),
         other => other,
     }
 }
@@ -575,7 +575,8 @@ unsafe fn exec(memory: &ChildMemory) -> Raw {
         // SAFETY: null-terminated arrays of C strings that `memory` keeps alive.
         let failed = unsafe { raw::call(libc::SYS_execve, [program as usize, args, env, 0, 0, 0]) };
         match i32::try_from(-failed).unwrap_or(libc::EIO) {
-            libc::ENOENT | libc::ENOTDIR => {}
+            libc::ENOENT => {}
+            libc::ENOTDIR if memory.programs.len() > 1 => {}
             libc::EACCES => result = failed,
             libc::ENOEXEC => {
                 let shell_args = memory.shell_args.as_ptr().cast_mut();
