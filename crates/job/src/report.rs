@@ -70,7 +70,7 @@ pub struct Report {
 /// Where the cages of this host live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
-    /// `configured`, `systemd`, `delegated`, `plain` or `nested`.
+    /// `configured`, `systemd`, `delegated`, `user-scope`, `plain` or `nested`.
     pub kind: String,
     /// Its path.
     pub path: String,
