@@ -76,7 +76,7 @@ pub fn tell(report: &Report, voice: Voice) {
     }
 }
 
-/// Writes a report where the caller wants it, as a whole or not at all, unless that is no regular file.
+/// Writes a report where the caller wants it: a regular file as a whole or not at all, anything else in place.
 pub fn write_report(path: &Path, report: &Report) -> Result<(), VerbError> {
     let failed = |source| VerbError::Report {
         path: path.into(),
@@ -84,8 +84,8 @@ pub fn write_report(path: &Path, report: &Report) -> Result<(), VerbError> {
     };
     let mut text = serde_json::to_string_pretty(report).map_err(|e| failed(e.into()))?;
     text.push('\n');
-    // /dev/stderr or a FIFO cannot be renamed over.
-    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+    // A FIFO, or a link like /dev/stderr, must be written through and never replaced.
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return std::fs::write(path, text).map_err(failed);
     }
     let unfinished = path.with_added_extension("new");

@@ -6,7 +6,7 @@
 //! do leaves a file. The first two are the job's for certain, the last two are only named.
 
 use crate::census::{Process, describe, read};
-use crate::mount::cgroup_of;
+use crate::mount::{Mount, cgroup_of};
 use jobcage_job::{Death, Escape, FoundBy, JobId};
 use jobcage_sys::{Errno, pidfd, wait};
 use nix::libc::SIGKILL;
@@ -25,9 +25,16 @@ fn all_pids() -> Vec<i32> {
 }
 
 /// Kills all living descendants of this process but `except`, which are ours, and names them. To be called when the cage
-/// is empty: whoever is left is outside of it. Reaps what dies.
+/// is empty: whoever is left is outside of it, or has been killed and is on its last steps in the kernel, which count no
+/// more. Reaps what dies.
 #[must_use]
-pub fn descendants(except: &[i32]) -> Vec<Escape> {
+pub fn descendants(except: &[i32], cage: &Path) -> Vec<Escape> {
+    let mount = Mount::find().ok();
+    let is_dying = |place: &str| {
+        mount
+            .as_ref()
+            .is_some_and(|mount| mount.dir_of(place).starts_with(cage))
+    };
     let me = std::process::id().cast_signed();
     let mut found: Vec<Escape> = Vec::new();
     // Each round kills what it finds; children of the killed become ours and are found in the next. A process that forks
@@ -48,16 +55,17 @@ pub fn descendants(except: &[i32]) -> Vec<Escape> {
             }
             false
         };
-        let living: Vec<i32> = parents
+        let living = parents
             .iter()
-            .filter(|(pid, p)| p.state != 'Z' && is_ours(**pid))
-            .map(|(pid, _)| *pid)
+            .filter(|(pid, p)| !matches!(p.state, 'Z' | 'X') && is_ours(**pid));
+        let outside: Vec<(i32, String)> = living
+            .filter_map(|(pid, _)| Some((*pid, cgroup_of(*pid)?)))
+            .filter(|(_, place)| !is_dying(place))
             .collect();
-        if living.is_empty() {
+        if outside.is_empty() {
             return found;
         }
-        for pid in living {
-            let place = cgroup_of(pid).unwrap_or_default();
+        for (pid, place) in outside {
             let escape = kill(pid, &parents[&pid], FoundBy::Descendant(place));
             if !found
                 .iter()
@@ -185,10 +193,16 @@ impl Fence {
     }
 }
 
-/// Logins, and scopes of our own, come and go without the job.
+/// Logins, and scopes of our own, come and go without the job. Only names that logind and we give, so that no job hides a
+/// unit behind a prefix.
 fn is_foreign_unit(path: &Path) -> bool {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    !name.starts_with("session-") && !name.starts_with("jobcage-") && !name.starts_with("user-")
+    let numbered = |prefix: &str, suffix: &str| {
+        name.strip_prefix(prefix)
+            .and_then(|rest| rest.strip_suffix(suffix))
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    name != "jobcage-root.scope" && !numbered("jobcage-", ".scope") && !numbered("session-", ".scope")
 }
 
 fn text(path: &Path) -> String {

@@ -8,11 +8,46 @@
 use crate::dir::Dir;
 use crate::error::CageError;
 use jobcage_sys::{Errno, pidfd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// How many pidfds are open at a time: well below the usual limit of 1 024 descriptors.
+/// How many pidfds are open at a time where the limit of descriptors is unknown.
 const BATCH: usize = 256;
+
+/// As many descriptors as we may have, for as long as this lives: the second reading is needed once for each batch, so a
+/// crowd of thousands wants large ones. Children would inherit the limit, so it is put back.
+struct ManyDescriptors {
+    before: Option<(u64, u64)>,
+    batch: usize,
+}
+
+impl ManyDescriptors {
+    fn new() -> Self {
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+            return Self {
+                before: None,
+                batch: BATCH,
+            };
+        };
+        let most = hard.min(1 << 16);
+        let raised = soft < most && setrlimit(Resource::RLIMIT_NOFILE, most, hard).is_ok();
+        let limit = usize::try_from(if raised { most } else { soft }).unwrap_or(0);
+        Self {
+            before: raised.then_some((soft, hard)),
+            batch: limit.saturating_sub(64).max(BATCH),
+        }
+    }
+}
+
+impl Drop for ManyDescriptors {
+    fn drop(&mut self) {
+        if let Some((soft, hard)) = self.before {
+            // It was the limit a moment ago, so the kernel takes it back.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+        }
+    }
+}
 
 /// The pids in one cgroup, without those below it. Pid 0 is left out: the kernel lists it for a process that was reaped
 /// during the reading, and for one in a pid namespace that we cannot see; `kill(0)` would hit ourselves.
@@ -125,13 +160,16 @@ pub fn count(dir: &Dir) -> Result<usize, Errno> {
 /// # Errors
 /// As the reading of `cgroup.procs`; `EPERM` where every process refused.
 pub fn signal_all(dir: &Dir, signals: &[i32]) -> Result<usize, Errno> {
+    let descriptors = ManyDescriptors::new();
     let mut reached = 0;
     let mut refused = None;
     let lister = Lister::of(dir);
     walk(dir, &mut |dir| {
         let listed = lister.pids(dir)?;
-        for batch in listed.chunks(BATCH) {
-            let held = hold(batch)?;
+        let mut rest = &listed[..];
+        while !rest.is_empty() {
+            let held;
+            (held, rest) = hold(rest, descriptors.batch)?;
             let still: HashSet<i32> = lister.pids(dir)?.into_iter().collect();
             for process in held.iter().filter(|process| still.contains(&process.pid())) {
                 match signals.iter().try_for_each(|signal| process.signal(*signal)) {
@@ -172,16 +210,28 @@ impl Held {
     }
 }
 
-fn hold(pids: &[i32]) -> Result<Vec<Held>, Errno> {
-    let mut held = Vec::with_capacity(pids.len());
-    for &pid in pids {
+/// Takes hold of the first of these processes, at most so many; also gives those that are left for the next time. Fewer
+/// where there are no more descriptors.
+fn hold(pids: &[i32], most: usize) -> Result<(Vec<Held>, &[i32]), Errno> {
+    let mut held = Vec::new();
+    for (at, &pid) in pids.iter().enumerate() {
+        if held.len() == most {
+            return Ok((held, &pids[at..]));
+        }
         match pidfd::open(pid) {
             Ok(fd) => held.push(Held::ByPidfd(pid, fd)),
             Err(Errno::ENOSYS) => held.push(Held::ByPid(pid)),
             // Ended and reaped since it was listed; EINVAL: its main thread's pid is in use by a thread now.
             Err(Errno::ESRCH | Errno::EINVAL) => {}
+            // The second reading of the list needs two.
+            Err(Errno::EMFILE) if held.len() > 2 => {
+                held.truncate(held.len() - 2);
+                let last = held.last().map_or(0, Held::pid);
+                let next = pids.iter().position(|pid| *pid == last).map_or(at, |at| at + 1);
+                return Ok((held, &pids[next..]));
+            }
             Err(errno) => return Err(errno),
         }
     }
-    Ok(held)
+    Ok((held, &[]))
 }

@@ -139,7 +139,8 @@ impl Record {
         openat(&self.dir, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
     }
 
-    /// How it stands with the job.
+    /// How it stands with the job. Never to be called by whoever holds the lock: looking at the lock would drop it (see
+    /// [`jobcage_sys::lock`]), and that is what [`Record::state_under`] is for.
     ///
     /// # Errors
     /// If the record cannot be read, is damaged, or of a newer version.
@@ -153,10 +154,25 @@ impl Record {
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
             Some(supervisor) => Ok(State::Alive { supervisor }),
-            None => Ok(self
-                .spec()?
-                .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec)))),
+            None => self.unattended(),
         }
+    }
+
+    /// How it stands with the job while its lock is ours: never [`State::Alive`].
+    ///
+    /// # Errors
+    /// As [`Record::state`].
+    pub fn state_under(&self, _lock: &Lock) -> Result<State> {
+        match self.report()? {
+            Some(report) => Ok(State::Over(Box::new(report))),
+            None => self.unattended(),
+        }
+    }
+
+    fn unattended(&self) -> Result<State> {
+        Ok(self
+            .spec()?
+            .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
     }
 
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.

@@ -3,12 +3,13 @@
 
 use crate::error::Result;
 use jiff::Timestamp;
-use jobcage_cage::{Cage, Emptied, Fence, Patience, carriers, descendants, empty, usage};
+use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, usage};
 use jobcage_job::{
     Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, JobSpec, Quarantine, REPORT_VERSION, Report,
     Root, StepReport, Usage,
 };
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// What became of a cage.
@@ -24,36 +25,44 @@ pub struct Closed {
     pub quarantine: Option<Quarantine>,
 }
 
-/// How closely to look while closing.
-#[derive(Debug, Clone, Copy)]
-pub struct Care<'a> {
-    /// For freeze and kill.
-    pub patience: Patience,
-    /// Whether the counters are wanted even if all is well.
-    pub detail: bool,
-    /// Children of this process that are not the job's; `None`: the job's descendants are not ours (after a crash, or in
-    /// cleanup), so they are looked for by what they carry.
-    pub own_children: Option<&'a [i32]>,
-}
-
-/// Ends everything in a cage and removes it. `None` as cage: it is gone already.
+/// Ends everything in a cage and removes it. `None`: it is gone already. `detail`: the counters are wanted even if all is
+/// well.
 ///
 /// # Errors
 /// If the cage can be neither read nor killed.
-pub fn close(spec: &JobSpec, cage: Option<&Cage>, care: &Care<'_>) -> Result<Closed> {
+pub fn end_cage(cage: Option<&Cage>, patience: &Patience, detail: bool) -> Result<Closed> {
     let mut closed = Closed::default();
     if let Some(cage) = cage {
-        empty_and_remove(cage, care, &mut closed)?;
+        empty_and_remove(cage, patience, detail, &mut closed)?;
     }
-    closed.escaped = escapes(spec, care);
     Ok(closed)
 }
 
-fn empty_and_remove(cage: &Cage, care: &Care<'_>, closed: &mut Closed) -> Result<()> {
+/// Looks for what has left the cage of a job that was emptied, kills what is the job's for certain, and names the rest.
+/// `own_children`: children of this process that are not the job's, all others being its descendants; `None`: the job's
+/// descendants are not ours (after a crash, or in cleanup), so they are looked for by what they carry.
+#[must_use]
+pub fn look_outside(spec: &JobSpec, own_children: Option<&[i32]>) -> Vec<Escape> {
+    let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
+    let orders = Fence::new(since, spec.uid).orders();
+    let mut found = match own_children {
+        Some(own) if jobcage_sys::wait::other_child_than(own) => descendants(own, Path::new(&spec.cage)),
+        Some(_) => Vec::new(),
+        None => carriers(&spec.id),
+    };
+    // Something was ordered from others, so what it started may carry the job's name by now.
+    if !orders.is_empty() && own_children.is_some() {
+        found.extend(carriers(&spec.id));
+    }
+    found.extend(orders);
+    found
+}
+
+fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut Closed) -> Result<()> {
     let mut first = true;
     // A process can come into an emptied cage only from outside, by an administrator's hand: twice is much.
     for _ in 0..3 {
-        let emptied = empty(cage.dir(), &care.patience)?;
+        let emptied = empty(cage.dir(), patience)?;
         let proven = emptied.proven();
         if first || !emptied.census.left.is_empty() {
             let before = std::mem::replace(&mut closed.emptied, emptied);
@@ -63,10 +72,10 @@ fn empty_and_remove(cage: &Cage, care: &Care<'_>, closed: &mut Closed) -> Result
         }
         if !proven {
             closed.usage = usage(cage.dir());
-            closed.quarantine = Some(quarantine(cage, &closed.emptied));
+            closed.quarantine = Some(quarantine(cage.dir(), &closed.emptied));
             return Ok(());
         }
-        if first && (care.detail || closed.emptied.census.count > 0) {
+        if first && (detail || closed.emptied.census.count > 0) {
             closed.usage = usage(cage.limits().unwrap_or(cage.dir()));
         }
         first = false;
@@ -79,27 +88,13 @@ fn empty_and_remove(cage: &Cage, care: &Care<'_>, closed: &mut Closed) -> Result
             Err(error) => return Err(error.into()),
         }
     }
-    closed.quarantine = Some(quarantine(cage, &closed.emptied));
+    closed.quarantine = Some(quarantine(cage.dir(), &closed.emptied));
     Ok(())
 }
 
-fn escapes(spec: &JobSpec, care: &Care<'_>) -> Vec<Escape> {
-    let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
-    let orders = Fence::new(since, spec.uid).orders();
-    let mut found = match care.own_children {
-        Some(own) if jobcage_sys::wait::other_child_than(own) => descendants(own),
-        Some(_) => Vec::new(),
-        None => carriers(&spec.id),
-    };
-    if !orders.is_empty() && care.own_children.is_some() {
-        found.extend(carriers(&spec.id));
-    }
-    found.extend(orders);
-    found
-}
-
 /// Names the cause of a survival as far as the kernel tells it.
-fn quarantine(cage: &Cage, emptied: &Emptied) -> Quarantine {
+#[must_use]
+pub fn quarantine(dir: &Dir, emptied: &Emptied) -> Quarantine {
     let survivors = emptied.survivors.clone();
     let sleeping = survivors.iter().filter(|left| left.state == 'D').count();
     let tracer = survivors.iter().find_map(|left| left.tracer);
@@ -120,7 +115,7 @@ fn quarantine(cage: &Cage, emptied: &Emptied) -> Quarantine {
         _ => "it took the SIGKILL and did not die within the time".to_owned(),
     };
     Quarantine {
-        cage: cage.dir().path().display().to_string(),
+        cage: dir.path().display().to_string(),
         survivors,
         why,
     }

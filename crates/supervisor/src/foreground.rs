@@ -4,7 +4,7 @@
 //! its way: a signal that the terminal sends reaches both, and only one that somebody sends to us means "stop".
 
 use crate::capture::{Stdio, Stream};
-use crate::closing::{self, Care, Closed, Story};
+use crate::closing::{self, Closed, Story};
 use crate::error::{Failure, Result};
 use crate::host::{self, cstring};
 use crate::job::{After, Command, Job, Outcome, Target};
@@ -268,7 +268,8 @@ struct Supervision<'a> {
     _alarm: Option<WakeAlarm>,
     terminal_signal: Option<Signal>,
     oom_before: u64,
-    released: bool,
+    /// Nothing has happened for a moment.
+    quiet: bool,
 }
 
 impl<'a> Supervision<'a> {
@@ -306,7 +307,7 @@ impl<'a> Supervision<'a> {
             after_until: None,
             _alarm: alarm,
             terminal_signal: None,
-            released: false,
+            quiet: false,
         })
     }
 
@@ -463,7 +464,7 @@ impl<'a> Supervision<'a> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> Result<()> {
-        let timeout = self.sleep();
+        let (timeout, lean) = self.sleep();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if let Some(watch) = &self.setup.watch {
             fds.push(PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN));
@@ -480,10 +481,15 @@ impl<'a> Supervision<'a> {
                 .iter()
                 .filter_map(|i| self.streams[*i].poll_fd(&self.stdio)),
         );
-        match nix::poll::ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Failure::system("wait")(errno)),
-        }
+        self.quiet = if lean {
+            !memory::sleep_without_code(&mut fds, timeout)
+        } else {
+            match nix::poll::ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+                Ok(ready) => ready == 0,
+                Err(Errno::EINTR) => false,
+                Err(errno) => return Err(Failure::system("wait")(errno)),
+            }
+        };
         let ready: Vec<usize> = polled
             .into_iter()
             .zip(&fds[fixed..])
@@ -497,8 +503,9 @@ impl<'a> Supervision<'a> {
         Ok(())
     }
 
-    /// How long to sleep at most: to the next deadline; `None`: until something happens.
-    fn sleep(&mut self) -> Option<Duration> {
+    /// How long to sleep at most: to the next deadline, or, with `None`, until something happens; and whether to give our
+    /// own code back meanwhile.
+    fn sleep(&self) -> (Option<Duration>, bool) {
         // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
         let leaf = self.leaving.is_some().then(|| {
             let waited = self.grace_until.map_or(Duration::ZERO, |until| {
@@ -530,18 +537,15 @@ impl<'a> Supervision<'a> {
         .into_iter()
         .flatten()
         .min();
-        // A job that is still there after a moment may be there for hours: it need not keep the pages that started it.
+        // A job that is still there after a quiet moment may be there for hours: it need not keep the pages that started it.
         // Not at once, since a short job would pay for reading them again.
-        const SETTLED: Duration = Duration::from_millis(100);
-        if self.released || !running || !self.streams.is_empty() {
-            return next;
+        const MOMENT: Duration = Duration::from_millis(100);
+        match next {
+            _ if !running || !self.streams.is_empty() => (next, false),
+            Some(next) if next <= MOMENT => (Some(next), false),
+            next if self.quiet => (next, true),
+            _ => (Some(MOMENT), false),
         }
-        if self.began + SETTLED > boot_time() {
-            return Some(next.map_or(SETTLED, |next| next.min(SETTLED)));
-        }
-        memory::release_code();
-        self.released = true;
-        next
     }
 
     fn look_at_signals(&mut self) -> Result<()> {
@@ -894,6 +898,12 @@ impl<'a> Supervision<'a> {
                 ..Closed::default()
             }
         } else {
+            let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
+            closing::end_cage(Some(&self.setup.cage), &Patience::default(), detail)?
+        };
+        // Before the look outside: a zombie of ours is no descendant that lives.
+        self.reap_the_killed()?;
+        if !self.is_step_of_another() {
             let own: Vec<i32> = self
                 .setup
                 .watch
@@ -901,21 +911,37 @@ impl<'a> Supervision<'a> {
                 .filter_map(|w| w.started.as_ref())
                 .map(|child| child.pid)
                 .collect();
-            let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
-            let care = Care {
-                patience: Patience::default(),
-                detail,
-                own_children: Some(&own),
-            };
-            closing::close(&self.setup.spec, Some(&self.setup.cage), &care)?
-        };
+            closed.escaped = closing::look_outside(&self.setup.spec, Some(&own));
+        }
         if let Some(cut) = self.cut.take() {
-            merge_cut(&mut closed, cut);
+            self.merge_cut(&mut closed, cut);
         }
         let proven = closed.quarantine.is_none() && closed.emptied.proven();
         self.closed = Some(closed);
-        self.reap_the_killed()?;
         Ok(Event::Emptied { proven })
+    }
+
+    /// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
+    fn merge_cut(&self, closed: &mut Closed, cut: Emptied) {
+        use jobcage_job::{Kill, Proof};
+        if self.is_step_of_another() && !cut.proven() {
+            closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
+        }
+        let last = &mut closed.emptied;
+        last.census.count += cut.census.count;
+        if !cut.census.left.is_empty() {
+            let later = std::mem::replace(&mut last.census.left, cut.census.left);
+            last.census.left.extend(later);
+            last.census.method = cut.census.method;
+        }
+        if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
+            let removed = last.proof.removed;
+            last.proof = Proof {
+                removed,
+                populated: last.proof.populated,
+                ..cut.proof
+            };
+        }
     }
 
     /// Those that the kill has ended. One that is stuck in the kernel is not waited for.
@@ -1002,25 +1028,6 @@ impl<'a> Supervision<'a> {
             }
             self.streams[i].step(&self.stdio, &mut self.last_output);
         }
-    }
-}
-
-/// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
-fn merge_cut(closed: &mut Closed, cut: Emptied) {
-    let last = &mut closed.emptied;
-    last.census.count += cut.census.count;
-    if !cut.census.left.is_empty() {
-        let later = std::mem::replace(&mut last.census.left, cut.census.left);
-        last.census.left.extend(later);
-        last.census.method = cut.census.method;
-    }
-    if cut.proof.kill != jobcage_job::Kill::NotNeeded && last.proof.kill == jobcage_job::Kill::NotNeeded {
-        let removed = last.proof.removed;
-        last.proof = jobcage_job::Proof {
-            removed,
-            populated: last.proof.populated,
-            ..cut.proof
-        };
     }
 }
 

@@ -1,7 +1,7 @@
 //! Closing what nobody looks after: jobs whose supervisor died, jobs of another boot, jobs whose lease is over; and another
 //! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it.
 
-use crate::closing::{self, Care, Story};
+use crate::closing::{self, Story};
 use crate::error::Result;
 use crate::watcher::{Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
@@ -60,11 +60,11 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
         State::Unattended(spec) if !is_orphan(&spec) => return Ok(None),
         State::Unattended(_) | State::NeverBegun => {}
     }
-    let Some(_lock) = record.lock()? else {
+    let Some(lock) = record.lock()? else {
         return Ok(None);
     };
     // Looked at again under the lock: another gc may have been here.
-    match record.state()? {
+    match record.state_under(&lock)? {
         State::NeverBegun => {
             record.remove()?;
             Ok(Some(Done::Swept(id.clone())))
@@ -104,16 +104,10 @@ fn close_lost(record: &Record, spec: &JobSpec) -> Result<Report> {
     } else {
         None
     };
-    let care = Care {
-        patience: Patience::default(),
-        detail: true,
-        own_children: None,
-    };
-    let closed = if same_boot {
-        closing::close(spec, cage.as_ref(), &care)?
-    } else {
-        closing::Closed::default()
-    };
+    let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
+    if same_boot {
+        closed.escaped = closing::look_outside(spec, None);
+    }
     let mut notes = Vec::new();
     if spec.after {
         notes.push(

@@ -1,6 +1,6 @@
 //! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`; and `stop` of any job.
 
-use crate::closing::{self, Care, Story, report};
+use crate::closing::{self, Story, report};
 use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random};
 use crate::signals::STOP_NOW;
@@ -122,7 +122,7 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
         }
         State::Unattended(_) => record.lock()?.ok_or_else(|| busy(0))?,
     };
-    let State::Unattended(spec) = record.state()? else {
+    let State::Unattended(spec) = record.state_under(&lock)? else {
         return Err(busy(0));
     };
     record.mark_closing()?;
@@ -131,12 +131,8 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
     } else {
         None
     };
-    let care = Care {
-        patience: Patience::default(),
-        detail: true,
-        own_children: None,
-    };
-    let closed = closing::close(&spec, cage.as_ref(), &care)?;
+    let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
+    closed.escaped = closing::look_outside(&spec, None);
     let steps = record.steps()?;
     let ending = match (cause, steps.last()) {
         (Some(cause), _) => Ending::Cancelled(cause),
