@@ -190,7 +190,126 @@ pub fn gc_line(report: &Report, what: &str) -> String {
         format!("; {}: {}", q.why, stuck.join("; "))
     });
     let why = why.unwrap_or_default();
-    format!("{} ({})", word(&root["path"]), word(&root["kind"])),
+    format!(
+        "{}: {what}: it {}{killed}{}{why}",
+        report.job,
+        report.ending,
+        empty.unwrap_or_default()
+    )
+}
+
+/// The table of `jobcage list`.
+pub fn table(jobs: &[Value]) -> String {
+    let word = |job: &Value, key: &str| match &job[key] {
+        Value::String(text) => harmless(text),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    };
+    let mut rows = vec![["JOB", "STATE", "PROCESSES", "STARTED", "PROGRAM"].map(str::to_owned)];
+    rows.extend(
+        jobs.iter()
+            .map(|job| ["job", "state", "processes", "started", "program"].map(|key| word(job, key))),
+    );
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2), width(3)];
+    let mut text = String::new();
+    for row in &rows {
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(text, "{cell:width$}  ");
+        }
+        let _ = writeln!(text, "{}", row[4]);
+    }
+    text
+}
+
+/// A program may be called anything: what would act on a terminal is escaped.
+fn harmless(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// The text of `jobcage show`.
+pub fn details(job: &Value) -> String {
+    let mut text = String::new();
+    outline(job, 0, &mut text);
+    text
+}
+
+/// JSON as an indented outline; what is absent is not shown.
+fn outline(value: &Value, depth: usize, text: &mut String) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value {
+                    Value::Null => {}
+                    Value::Object(map) if map.is_empty() => {}
+                    Value::Array(list) if list.is_empty() => {}
+                    Value::Object(_) | Value::Array(_) => {
+                        let _ = writeln!(text, "{indent}{key}:");
+                        outline(value, depth + 1, text);
+                    }
+                    Value::String(word) => drop(writeln!(text, "{indent}{key}: {}", harmless(word))),
+                    other => drop(writeln!(text, "{indent}{key}: {other}")),
+                }
+            }
+        }
+        Value::Array(list) => {
+            for value in list {
+                let mut item = String::new();
+                outline(value, depth + 1, &mut item);
+                let _ = writeln!(text, "{indent}- {}", item.trim_start());
+            }
+        }
+        Value::String(word) => drop(writeln!(text, "{indent}{}", harmless(word))),
+        other => drop(writeln!(text, "{indent}{other}")),
+    }
+}
+
+/// The lines of `jobcage doctor`.
+pub fn doctor(findings: &Value) -> String {
+    let yes = |key: &str| match &findings[key] {
+        Value::Bool(true) => "yes",
+        Value::Bool(false) => "no",
+        _ => "could not be tried",
+    };
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let root = &findings["root"];
+    let controllers: Vec<String> = root["controllers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(word)
+        .collect();
+    let list = if controllers.is_empty() {
+        "none".to_owned()
+    } else {
+        controllers.join(" ")
+    };
+    let bug = |key: &str| match &findings[key] {
+        Value::Bool(true) => "yes; jobcage works around it",
+        Value::Bool(false) => "no",
+        _ => "could not be tried",
+    };
+    let mut text = String::new();
+    for (name, value) in [
+        ("jobcage", word(&findings["jobcage"])),
+        ("kernel", word(&findings["kernel"])),
+        ("hierarchy", word(&findings["hierarchy"])),
+        ("mounted at", word(&findings["mount"])),
+        ("systemd", yes("systemd").into()),
+        ("running as", format!("uid {}", findings["uid"])),
+        ("own cgroup", word(&findings["own_cgroup"])),
+        (
+            "cages in",
+            format!("{} ({})", word(&root["path"]), word(&root["kind"])),
         ),
         ("because", word(&root["why"])),
         ("controllers", list),
