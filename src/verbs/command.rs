@@ -166,8 +166,12 @@ fn set(env: &mut Variables, name: &OsStr, value: OsString) {
 
 /// What login(1) sets, without PAM: pam_systemd would move the process out of its cgroup.
 fn login(who: &Who) -> Result<Vec<(&'static str, OsString)>, VerbError> {
-    let own = || User::from_uid(nix::unistd::getuid()).ok().flatten();
-    let Some(account) = who.account.clone().or_else(own) else {
+    let uid = who
+        .identity
+        .as_ref()
+        .map_or_else(nix::unistd::getuid, |i| Uid::from_raw(i.uid));
+    let of_uid = || User::from_uid(uid).ok().flatten();
+    let Some(account) = who.account.clone().or_else(of_uid) else {
         return Err(VerbError::Who(
             "--login needs an account in /etc/passwd, and this uid has none".into(),
         ));
@@ -177,11 +181,13 @@ fn login(who: &Who) -> Result<Vec<(&'static str, OsString)>, VerbError> {
     } else {
         DEFAULT_PATH
     };
+    // passwd(5): none means the usual one.
+    let shell = Some(account.shell.into_os_string()).filter(|shell| !shell.is_empty());
     Ok(vec![
         ("HOME", account.dir.into_os_string()),
         ("USER", account.name.clone().into()),
         ("LOGNAME", account.name.into()),
-        ("SHELL", account.shell.into_os_string()),
+        ("SHELL", shell.unwrap_or_else(|| "/bin/sh".into())),
         ("PATH", path.into()),
     ])
 }

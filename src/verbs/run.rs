@@ -38,8 +38,11 @@ pub fn run(request: RunRequest) -> Outcome {
     };
     let outcome = foreground::run(&job)?;
     tell(&outcome.report, request.common.voice);
-    if let Some(path) = &request.report {
-        write_report(path, &outcome.report)?;
+    // The command has run, and its result is what the caller acts on: a report that cannot be written is only told.
+    if let Some(path) = &request.report
+        && let Err(error) = write_report(path, &outcome.report)
+    {
+        crate::complain(&error);
     }
     if outcome.interrupted {
         end_by_the_same_signal(&outcome.report);
@@ -68,7 +71,9 @@ pub fn create(request: CreateRequest) -> Outcome {
 
 /// What a person should know, on stderr.
 pub fn tell(report: &Report, voice: Voice) {
-    if voice == Voice::Quiet {
+    // A command that could not be started and a cage that could not be emptied are errors, which are always told.
+    let failed = !report.clean || matches!(report.ending, jobcage_job::Ending::NeverStarted(_));
+    if voice == Voice::Quiet && !failed {
         return;
     }
     for line in render::summary(report, voice == Voice::Verbose) {

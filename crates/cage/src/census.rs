@@ -95,18 +95,6 @@ pub fn describe(pid: i32, found: FoundBy, died: Death) -> Left {
     }
 }
 
-/// The process that a thread belongs to; `None`: it is gone.
-pub(crate) fn process_of(thread: i32) -> Option<i32> {
-    let status = read(thread, "status")?;
-    let status = String::from_utf8_lossy(&status);
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Tgid:"))?
-        .trim()
-        .parse()
-        .ok()
-}
-
 /// The name of a uid. /etc/passwd is read once for each: a census may have hundreds of processes of one user.
 fn user_name(uid: u32) -> Option<String> {
     thread_local!(static NAMES: RefCell<HashMap<u32, Option<String>>> = RefCell::default());
@@ -117,6 +105,18 @@ fn user_name(uid: u32) -> Option<String> {
             .map(|user| user.name)
     };
     NAMES.with_borrow_mut(|names| names.entry(uid).or_insert_with(look_up).clone())
+}
+
+/// The process that a thread belongs to; `None`: it is gone.
+pub(crate) fn process_of(thread: i32) -> Option<i32> {
+    let status = read(thread, "status")?;
+    let status = String::from_utf8_lossy(&status);
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// The command line with its arguments separated by spaces, at most 200 characters.

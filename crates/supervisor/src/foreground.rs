@@ -41,6 +41,8 @@ use std::time::{Duration, Instant};
 pub fn run(job: &Job) -> Result<Outcome> {
     let signals = Signals::block()?;
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
+    // Of a shell that started them and then called exec: they, and what they leave, cannot be told from ours later on.
+    let strangers = wait::any_child();
     let setup = match &job.target {
         Target::New {
             name,
@@ -52,7 +54,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
     };
     // Only now: a watcher that was just started is our child, and its own orphans are not ours.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
-    Supervision::new(job, signals, setup)?.run()
+    Supervision::new(job, signals, setup, strangers)?.run()
 }
 
 /// What is there before the command starts.
@@ -250,6 +252,8 @@ struct Supervision<'a> {
     job: &'a Job,
     signals: Signals,
     setup: Setup,
+    /// Whether we had children before the job: not every descendant is the job's then.
+    strangers: bool,
     machine: Machine,
     main: Option<Running>,
     after: Option<Running>,
@@ -273,7 +277,7 @@ struct Supervision<'a> {
 }
 
 impl<'a> Supervision<'a> {
-    fn new(job: &'a Job, signals: Signals, setup: Setup) -> Result<Self> {
+    fn new(job: &'a Job, signals: Signals, setup: Setup, strangers: bool) -> Result<Self> {
         let has_after = matches!(&job.target, Target::New { after: Some(_), .. });
         let owner = job.command.identity.as_ref().map(|i| i.uid);
         let streams = match job.idle_timeout {
@@ -292,6 +296,7 @@ impl<'a> Supervision<'a> {
             job,
             signals,
             setup,
+            strangers,
             machine: Machine::new(has_after),
             main: None,
             after: None,
@@ -854,7 +859,11 @@ impl<'a> Supervision<'a> {
                 errno.desc()
             ));
         }
-        let ending = status.into();
+        // One that we have ended has its ending already.
+        let ending = match running.step.ending {
+            Ending::Lost { .. } => status.into(),
+            ending => ending,
+        };
         self.steps.push(StepReport {
             ending,
             status: Some(status),
@@ -911,7 +920,7 @@ impl<'a> Supervision<'a> {
                 .filter_map(|w| w.started.as_ref())
                 .map(|child| child.pid)
                 .collect();
-            closed.escaped = closing::look_outside(&self.setup.spec, Some(&own));
+            closed.escaped = closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own));
         }
         if let Some(cut) = self.cut.take() {
             self.merge_cut(&mut closed, cut);

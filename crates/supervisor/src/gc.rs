@@ -145,9 +145,16 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
         record.remove()?;
         return Ok(Some(Done::Pruned(id)));
     };
-    let Some(_lock) = record.lock()? else {
+    let Some(lock) = record.lock()? else {
         return Ok(None);
     };
+    // As above.
+    let State::Over(now) = record.state_under(&lock)? else {
+        return Ok(None);
+    };
+    if now.quarantine.is_none() {
+        return Ok(None);
+    }
     if let Some(cage) =
         Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| report.boot_id == boot_id())
     {

@@ -122,8 +122,11 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
         }
         State::Unattended(_) => record.lock()?.ok_or_else(|| busy(0))?,
     };
-    let State::Unattended(spec) = record.state_under(&lock)? else {
-        return Err(busy(0));
+    // Looked at again under the lock: somebody else may have been faster.
+    let spec = match record.state_under(&lock)? {
+        State::Unattended(spec) => spec,
+        State::Over(report) => return Ok(*report),
+        State::NeverBegun | State::Alive { .. } => return Err(busy(0)),
     };
     record.mark_closing()?;
     let cage = if spec.boot_id == boot_id() {

@@ -3,6 +3,7 @@
 
 use crate::error::{Failure, Result};
 use jobcage_job::Cause;
+use jobcage_sys::signal::is_ignored;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,8 +47,7 @@ const WATCHED: [Signal; 8] = [
 ];
 
 impl Signals {
-    /// Blocks them; from here on they are only seen by [`Signals::next`]. A signal that our caller ignores (nohup) stays
-    /// ignored: the kernel does not queue it.
+    /// Blocks them; from here on they are only seen by [`Signals::next`].
     pub(crate) fn block() -> Result<Self> {
         let watched: SigSet = WATCHED.into_iter().collect();
         let original = watched
@@ -58,11 +58,17 @@ impl Signals {
         Ok(Self { fd, original })
     }
 
-    /// The next pending signal, if any.
+    /// The next pending signal, if any. One that our caller ignores (nohup, a job in the background of a script) stays
+    /// ignored: the kernel queues a blocked signal all the same, since it could be unblocked with another disposition.
     pub(crate) fn next(&self) -> Option<Meaning> {
-        let info = self.fd.read_signal().ok()??;
-        let number = i32::try_from(info.ssi_signo).ok()?;
-        let signal = Signal::try_from(number).ok()?;
+        let (info, signal) = loop {
+            let info = self.fd.read_signal().ok()??;
+            let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
+            if matches!(signal, STOP_NOW | Signal::SIGCHLD) || !is_ignored(signal) {
+                break (info, signal);
+            }
+        };
+        let number = signal as i32;
         // From fcntl-linux.h: sent by the kernel, which for these two means the terminal.
         let by_kernel = info.ssi_code == nix::libc::SI_KERNEL;
         let pid = if by_kernel { 0 } else { info.ssi_pid.cast_signed() };

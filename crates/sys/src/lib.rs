@@ -10,6 +10,7 @@ pub mod memory;
 pub mod pidfd;
 mod raw;
 pub mod seccomp;
+pub mod signal;
 pub mod socket;
 pub mod spawn;
 pub mod wait;

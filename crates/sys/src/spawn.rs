@@ -575,7 +575,8 @@ unsafe fn exec(memory: &ChildMemory) -> Raw {
         // SAFETY: null-terminated arrays of C strings that `memory` keeps alive.
         let failed = unsafe { raw::call(libc::SYS_execve, [program as usize, args, env, 0, 0, 0]) };
         match i32::try_from(-failed).unwrap_or(libc::EIO) {
-            libc::ENOENT | libc::ENOTDIR => {}
+            libc::ENOENT => {}
+            libc::ENOTDIR if memory.programs.len() > 1 => {}
             libc::EACCES => result = failed,
             libc::ENOEXEC => {
                 let shell_args = memory.shell_args.as_ptr().cast_mut();

@@ -1,0 +1,16 @@
+//! `jobcage run` as its user meets it: each option does what `docs/options.md` says of it, and the command behaves as
+//! it would without jobcage.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod after;
+mod capture;
+mod endings;
+mod environment;
+mod identity;
+mod places;
+mod reports;
+mod secrets;
+mod stdio;
+mod surroundings;
