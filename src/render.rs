@@ -185,11 +185,11 @@ pub fn gc_line(report: &Report, what: &str) -> String {
             format_duration(Duration::from_micros(us))
         )
     });
-    let why = report
-        .quarantine
-        .as_ref()
-        .map(|q| format!("; {}", q.why))
-        .unwrap_or_default();
+    let why = report.quarantine.as_ref().map(|q| {
+        let stuck: Vec<String> = q.survivors.iter().take(5).map(process).collect();
+        format!("; {}: {}", q.why, stuck.join("; "))
+    });
+    let why = why.unwrap_or_default();
     format!(
         "{}: {what}: it {}{killed}{}{why}",
         report.job,

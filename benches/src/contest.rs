@@ -1,7 +1,8 @@
 //! Rounds: in each one, all contestants run one after the other, in an order that is shuffled anew.
 
 use crate::Result;
-use crate::ground::{loudly, progressed};
+use crate::ground::loudly;
+use crate::guard::progressed;
 use crate::stats::Dice;
 use std::time::Duration;
 

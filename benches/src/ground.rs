@@ -3,18 +3,10 @@
 
 use crate::Result;
 use crate::options::Options;
-use crate::procs;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where everything of this run is.
@@ -30,57 +22,71 @@ pub struct Ground {
     pub runtime: PathBuf,
 }
 
-/// What `clean` has to remove. Ours and nobody else's: entered right after it was made.
-struct Made {
-    cgroup: Option<PathBuf>,
-    dirs: Vec<PathBuf>,
-}
-
-static MADE: Mutex<Made> = Mutex::new(Made {
-    cgroup: None,
-    dirs: Vec::new(),
-});
-
 /// Says something that must not be overlooked.
 pub fn loudly(what: &str) {
     eprintln!("jobcage-bench: *** {what}");
 }
 
 impl Ground {
-    /// Makes it.
-    pub fn make(options: &Options) -> Result<Self> {
-        let name = format!("jobcage-bench-{}", std::process::id());
+    /// Where a run with this pid has everything; makes nothing.
+    pub fn of(options: &Options, pid: u32) -> Result<Self> {
+        let name = format!("jobcage-bench-{pid}");
         let mount = mount_point()?;
         let parent = match &options.cgroup_root {
             Some(dir) => dir.clone(),
             None => own_cgroup(&mount)?,
         };
-        warn_of_others(&parent);
-        let cgroup = parent.join(&name);
-        fs::create_dir(&cgroup).map_err(|why| {
-            format!(
-                "cannot make {}: {why}; name a cgroup of yours with --cgroup-root",
-                cgroup.display()
-            )
-        })?;
-        made().cgroup = Some(cgroup.clone());
-        let temp = make_dir(&options.temp.clone().unwrap_or_else(std::env::temp_dir), &name)?;
-        let fast = PathBuf::from("/dev/shm");
-        let has_fast = statfs(&fast).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC);
+        let temp = options
+            .temp
+            .clone()
+            .unwrap_or_else(std::env::temp_dir)
+            .join(&name);
+        let fast = Path::new("/dev/shm");
+        let has_fast = statfs(fast).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC);
         let runtime = if has_fast {
-            make_dir(&fast, &name)?
+            fast.join(&name)
         } else {
-            make_dir(&temp, "runtime")?
+            temp.join("runtime")
         };
-        for below in ["floor", "jobcage", "peers"] {
-            fs::create_dir(cgroup.join(below))?;
-        }
         Ok(Self {
             mount,
-            cgroup,
+            cgroup: parent.join(&name),
             temp,
             runtime,
         })
+    }
+
+    /// Makes it.
+    pub fn make(&self) -> Result<()> {
+        self.cgroup.parent().into_iter().for_each(warn_of_others);
+        fs::create_dir(&self.cgroup).map_err(|why| {
+            format!(
+                "cannot make {}: {why}; name a cgroup of yours with --cgroup-root",
+                self.cgroup.display()
+            )
+        })?;
+        for below in ["floor", "jobcage", "peers"] {
+            fs::create_dir(self.cgroup.join(below))?;
+        }
+        make_dir(&self.temp)?;
+        make_dir(&self.runtime)
+    }
+
+    /// Kills what is left in our cgroup and removes everything we made. What cannot be removed is told.
+    pub fn clean(&self) {
+        if self.cgroup.exists()
+            && let Err(why) = kill(&self.cgroup).and_then(|()| remove_tree(&self.cgroup))
+        {
+            loudly(&format!("{} is left: {why}", self.cgroup.display()));
+        }
+        for dir in [&self.runtime, &self.temp] {
+            match fs::remove_dir_all(dir) {
+                Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
+                    loudly(&format!("{} is left: {why}", dir.display()));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// A cgroup of ours as floor wants it: relative to the mount point.
@@ -99,18 +105,11 @@ impl Ground {
     }
 }
 
-fn made() -> std::sync::MutexGuard<'static, Made> {
-    // Nothing is done under the lock that could leave it half changed.
-    MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn make_dir(parent: &Path, name: &str) -> Result<PathBuf> {
-    let dir = parent.join(name);
-    fs::create_dir(&dir).map_err(|why| format!("cannot make {}: {why}", dir.display()))?;
-    made().dirs.push(dir.clone());
+fn make_dir(dir: &Path) -> Result<()> {
+    fs::create_dir(dir).map_err(|why| format!("cannot make {}: {why}", dir.display()))?;
     // The rootless part enters it as another user.
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
-    Ok(dir)
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    Ok(())
 }
 
 fn mount_point() -> Result<PathBuf> {
@@ -143,81 +142,6 @@ fn warn_of_others(parent: &Path) {
                 "{} is left of a run that was killed",
                 entry.path().display()
             ));
-        }
-    }
-}
-
-/// Counts what was measured, so that a hang is told from a long run.
-static PROGRESS: AtomicU64 = AtomicU64::new(0);
-
-/// No single measurement takes this long, with 10 000 processes and a busy machine neither.
-const HANGS_AFTER: Duration = Duration::from_secs(300);
-
-/// To be called after each measurement.
-pub fn progressed() {
-    PROGRESS.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Cleans up on SIGINT, SIGTERM and SIGHUP, after a panic, and when nothing moves any more. To be called before the
-/// first thread is started; std gives its children an empty signal mask again.
-pub fn guard() -> Result<()> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        set.add(signal);
-    }
-    set.thread_block()?;
-    let signals = SignalFd::new(&set)?;
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |what| {
-        before(what);
-        clean();
-    }));
-    std::thread::spawn(move || {
-        let why = watch(&signals);
-        loudly(&format!("{why}: cleaning up"));
-        clean();
-        std::process::exit(1);
-    });
-    Ok(())
-}
-
-/// Returns with the reason to stop.
-fn watch(signals: &SignalFd) -> String {
-    let mut seen = 0;
-    loop {
-        let timeout = PollTimeout::try_from(HANGS_AFTER).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => {}
-            Err(Errno::EINTR) => continue,
-            _ => return "stopped by a signal".into(),
-        }
-        let now = PROGRESS.load(Ordering::Relaxed);
-        if now == seen {
-            return format!("nothing was measured for {} s", HANGS_AFTER.as_secs());
-        }
-        seen = now;
-    }
-}
-
-/// Kills what we started and what is left in our cgroup, and removes everything we made. What cannot be removed is told.
-pub fn clean() {
-    procs::kill_descendants(&[]);
-    let (cgroup, dirs) = {
-        let mut made = made();
-        (made.cgroup.take(), std::mem::take(&mut made.dirs))
-    };
-    if let Some(cgroup) = cgroup
-        && let Err(why) = kill(&cgroup).and_then(|()| remove_tree(&cgroup))
-    {
-        loudly(&format!("{} is left: {why}", cgroup.display()));
-    }
-    procs::reap_strays();
-    for dir in dirs {
-        match fs::remove_dir_all(&dir) {
-            Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
-                loudly(&format!("{} is left: {why}", dir.display()));
-            }
-            _ => {}
         }
     }
 }

@@ -15,6 +15,7 @@
 mod cases;
 mod contest;
 mod ground;
+mod guard;
 mod options;
 mod peers;
 mod procs;
@@ -49,14 +50,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let done = ground::guard().and_then(|()| measure(&options));
-    ground::clean();
+    let done = match options.inner {
+        None => guard::stand(&options),
+        Some(pid) => Ground::of(&options, pid).and_then(|ground| measure(&options, &ground)),
+    };
     match done {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(failed) => {
-            loudly(&format!("{failed} cases failed"));
-            ExitCode::FAILURE
-        }
+        Ok(code) => ExitCode::from(code),
         Err(why) => {
             loudly(&why.to_string());
             ExitCode::FAILURE
@@ -64,27 +63,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the cases; the number of those that failed.
-fn measure(options: &Options) -> Result<usize> {
-    if options.worker {
-        // Whoever started us moves us into our cgroup first.
-        std::io::stdin().read_line(&mut String::new())?;
-    }
+/// Runs the cases; the exit code.
+fn measure(options: &Options, ground: &Ground) -> Result<u8> {
     for word in &options.only {
         if !CASES.iter().any(|case| case.is_called(word)) {
             return Err(format!("--only {word}: no such case").into());
         }
     }
     nix::sys::prctl::set_child_subreaper(true)?;
-    let ground = Ground::make(options)?;
-    let tools = Tools::gather(&ground, options)?;
+    guard::end_if_stuck();
+    ground.make()?;
+    let tools = Tools::gather(ground, options)?;
     if tools.has_jobcage() {
         watcher::wake(&tools)?;
     }
     let dice = RefCell::new(Dice::new(options.seed));
     let context = Context {
         options,
-        ground: &ground,
+        ground,
         tools: &tools,
         dice,
     };
@@ -104,7 +100,7 @@ fn measure(options: &Options) -> Result<usize> {
                 failed += 1;
                 loudly(&format!("case {} FAILED: {why}", case.name));
                 // The next case must not find what this one could not end.
-                procs::kill_descendants(&watcher::pids(&ground));
+                procs::kill_descendants(&watcher::pids(ground));
             }
         }
         procs::reap_strays();
@@ -114,7 +110,10 @@ fn measure(options: &Options) -> Result<usize> {
         let all = json!({"version": 1, "seed": options.seed, "machine": machine, "tables": tables});
         fs::write(file, all.to_string()).map_err(|why| format!("{}: {why}", file.display()))?;
     }
-    Ok(failed)
+    if failed > 0 {
+        loudly(&format!("{failed} cases failed"));
+    }
+    Ok(u8::from(failed > 0))
 }
 
 /// What a reader of the numbers has to know about the machine.
@@ -138,7 +137,10 @@ fn machine(options: &Options, tools: &Tools) -> Vec<String> {
         .next()
         .unwrap_or_default()
         .to_string();
-    let words: Vec<_> = std::env::args().skip(1).collect();
+    let words: Vec<_> = std::env::args()
+        .skip(1)
+        .take_while(|word| word != "--inner")
+        .collect();
     vec![
         format!(
             "Command: `jobcage-bench {}`; {}.",

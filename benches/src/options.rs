@@ -49,6 +49,8 @@ pub struct Options {
     pub temp: Option<PathBuf>,
     /// `--worker`: started by ourselves as another user; waits for a line on standard input before it begins.
     pub worker: bool,
+    /// `--inner PID`: the one that measures; PID is of the one that cleans up.
+    pub inner: Option<u32>,
     /// `--help`.
     pub help: bool,
 }
@@ -76,6 +78,7 @@ impl Options {
                 "--cgroup-root" => options.cgroup_root = Some(value()?.into()),
                 "--helpers" => options.helpers = Some(value()?.into()),
                 "--temp" => options.temp = Some(value()?.into()),
+                "--inner" => options.inner = Some(u32::try_from(number(&arg, &value()?)?)?),
                 "--worker" => options.worker = true,
                 // `cargo bench` adds it.
                 "--bench" => {}

@@ -303,9 +303,9 @@ fn nested() -> Vec<Animal> {
     vec![
         Animal {
             name: "jobcage-inside-jobcage",
-            // The inner one must find its place by itself: a configured root would be beside the outer cage.
+            // It inherits the configured root, which lies beside the outer cage, and must not go there.
             argv: |w, exit| {
-                let inner = "mkfifo $dir/inner; env -u JOBCAGE_CGROUP_ROOT JOBCAGE_RUNTIME_DIR=$dir/inner-run \
+                let inner = "mkfifo $dir/inner; JOBCAGE_RUNTIME_DIR=$dir/inner-run \
                     $jobcage run --name inner -- $zoo ignore-term > $dir/inner & \
                     read -r word pids < $dir/inner; echo ready $$ $! $pids";
                 script(w, exit, inner)

@@ -2,6 +2,9 @@
 //! gives back each of their tests as one of ours: `vm::6.12::tester::cage::NAME`. See README.md beside this file.
 
 mod machine;
+#[path = "../support/programs.rs"]
+#[allow(dead_code, reason = "of the shared module, this test needs the zoo")]
+mod programs;
 mod suites;
 
 use std::path::PathBuf;

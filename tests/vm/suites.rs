@@ -1,6 +1,5 @@
 //! Which test binaries go into the VM, which tests they hold, and where the programs under test are: asked of cargo.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -51,36 +50,8 @@ pub fn find() -> Result<Vec<Suite>, String> {
 /// The programs that the tests in the VM run: the release builds of every binary of the workspace, and the zoo.
 pub fn programs() -> Result<Vec<(String, PathBuf)>, String> {
     let mut programs = executables(&["build", "--release", "--workspace", "--bins"], "bin")?;
-    programs.extend(zoo()?.map(|path| ("zoo".to_owned(), path)));
+    programs.push(("zoo".to_owned(), crate::programs::zoo().to_owned()));
     Ok(programs)
-}
-
-/// The zoo that JOBCAGE_ZOO names, or one built here from its C files; none where there are no such files.
-fn zoo() -> Result<Option<PathBuf>, String> {
-    if let Some(given) = std::env::var_os("JOBCAGE_ZOO") {
-        return Ok(Some(given.into()));
-    }
-    let Ok(entries) = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zoo")) else {
-        return Ok(None);
-    };
-    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let sources: Vec<_> = files
-        .filter(|path| path.extension().is_some_and(|end| end == "c"))
-        .collect();
-    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("zoo-for-vm");
-    let output = Command::new("cc")
-        .args(["-static", "-O2", "-pthread", "-o"])
-        .arg(&built)
-        .args(sources)
-        .output()
-        .map_err(|error| format!("cannot run cc, which builds the zoo: {error}"))?;
-    if !output.status.success() {
-        return Err(format!(
-            "cc of the zoo: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ));
-    }
-    Ok(Some(built))
 }
 
 fn build_named_suites() -> Result<Vec<(String, PathBuf)>, String> {

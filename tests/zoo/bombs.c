@@ -55,6 +55,9 @@ static void rabbits(int argc, char **argv)
 	start_hopping(4, 200, false);
 }
 
+/* What a tree counts in the slots of the board. */
+enum { REFUSED, BORN };
+
 /* Everyone forks and stays until there are `limit` of them. */
 static void tree(void *arg)
 {
@@ -63,12 +66,14 @@ static void tree(void *arg)
 	arrived();
 	while (atomic_fetch_add(&board->count, 1) < limit) {
 		pid_t child = fork();
-		if (child == 0)
+		if (child == 0) {
 			bounded_life(LIFE);
+			atomic_fetch_add(&board->pid[BORN], 1);
+		}
 		if (child < 0) {
 			/* Refused (pids.max): try on for a while, as real bombs do. */
 			atomic_fetch_sub(&board->count, 1);
-			atomic_fetch_add(&board->pid[0], 1);
+			atomic_fetch_add(&board->pid[REFUSED], 1);
 			if (now() > end)
 				break;
 			nap();
@@ -92,9 +97,9 @@ static void bomb(int argc, char **argv)
 	if (strcmp(kind, "tree") == 0) {
 		spawn(tree, &count);
 		/* Where forks are refused, hundreds of refusals are the state that was wanted. */
-		while (atomic_load(&board->count) < count && atomic_load(&board->pid[0]) < 300)
+		while (atomic_load(&board->pid[BORN]) < count && atomic_load(&board->pid[REFUSED]) < 300)
 			nap();
-		ready(NULL, 0, text("refused=%d", atomic_load(&board->pid[0])));
+		ready(NULL, 0, text("refused=%d", atomic_load(&board->pid[REFUSED])));
 	}
 	int lanes = count < 400 ? 4 : (int)(count / 100);
 	if (strcmp(kind, "hop") == 0)

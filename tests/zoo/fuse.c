@@ -75,6 +75,10 @@ static void fuse_server(int argc, char **argv)
 		if (in->opcode == FUSE_INIT) {
 			answer_init(fd, request);
 			dprintf(1, "ready %d\n", (int)getpid());
+		} else if (in->pid > 1 && in->opcode != FUSE_FORGET && in->opcode != FUSE_BATCH_FORGET) {
+			/* Now that it is read it can't be taken back. Who handles SIGURG learns of that, and goes
+			 * from an interruptible sleep into D; all others ignore it. */
+			kill((pid_t)in->pid, SIGURG);
 		}
 	}
 	umount2(argv[0], MNT_FORCE | MNT_DETACH);
@@ -86,7 +90,7 @@ struct victim {
 	const char *point;
 };
 
-static void on_usr1(int signal)
+static void on_urg(int signal)
 {
 	(void)signal;
 }
@@ -96,7 +100,6 @@ static void ask(void *arg)
 	const struct victim *v = arg;
 	struct stat st;
 	const char *file = text("%s/file", v->point);
-	sigaction(SIGUSR1, &(struct sigaction){ .sa_handler = on_usr1 }, NULL);
 	arrived();
 	if (strcmp(v->kind, "stat") == 0)
 		stat(v->point, &st);
@@ -127,20 +130,16 @@ static void fuse_victim(int argc, char **argv)
 	if (argc < 2)
 		die("fuse-victim needs a mount point and one of stat, open, exec, chdir, vfork-exec");
 	struct victim v = { .point = argv[0], .kind = argv[1] };
+	/* See the server: it signals whom it will never answer. */
+	sigaction(SIGURG, &(struct sigaction){ .sa_handler = on_urg }, NULL);
 	if (strcmp(v.kind, "vfork-exec") == 0) {
 		pid_t child = spawn(ask_by_vfork, &v);
 		pid_t parent = atomic_load(&board->pid[0]);
-		await_state(child, 'S');
+		await_state(child, 'D');
 		await_state(parent, 'D');
 		ready((pid_t[]){ parent, child }, 2, NULL);
 	}
 	pid_t pid = spawn(ask, &v);
-	/* It waits so that a signal can wake it; the first one takes it into D. */
-	await_state(pid, 'S');
-	while (proc_state(pid) == 'S') {
-		kill(pid, SIGUSR1);
-		nap();
-	}
 	await_state(pid, 'D');
 	ready(&pid, 1, NULL);
 }

@@ -112,6 +112,10 @@ fn weigh(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
         pss += procs::memory(process.pid)?.pss;
     }
     let switches = |found: &[Process]| -> Result<u64> { found.iter().map(|p| procs::switches(p.pid)).sum() };
+    if count == 1 {
+        // The job may be there before its supervisor has come to rest.
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let before = switches(&found)?;
     if count == 1 {
         // The second is the measure: nothing may happen in it.
@@ -121,7 +125,7 @@ fn weigh(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
     Ok(vec![pss / count as f64, (after - before) as f64])
 }
 
-/// Ends them. bwrap blocks SIGTERM, so peers are killed.
+/// Ends them. A peer need not pass SIGTERM on, so peers are killed.
 fn end_all(context: &Context<'_>, mut children: Vec<Child>, ending: Signal) -> Result<()> {
     for child in &children {
         kill(Pid::from_raw(child.id().cast_signed()), ending)?;

@@ -17,7 +17,7 @@ pub struct Patience {
     pub freeze: Duration,
     /// For `populated 0`, before the survivors are named.
     pub kill: Duration,
-    /// How many processes the census describes.
+    /// How many processes the census describes; of a crowd larger than `freeze_most`, 16.
     pub detail: usize,
     /// Above this number of processes there is no freeze: it costs up to a third of the kill itself, and a census
     /// that names a few of thousands gains nothing by being exact.
@@ -111,6 +111,12 @@ fn list(dir: &Dir) -> std::result::Result<Listed, Errno> {
 
 fn census(dir: &Dir, patience: &Patience, frozen: bool) -> std::result::Result<Census, Errno> {
     let listed = list(dir)?;
+    // A look at a process costs as much as its death, and of a crowd a few tell what it is.
+    let detail = if listed.len() > patience.freeze_most {
+        patience.detail.min(16)
+    } else {
+        patience.detail
+    };
     let describe =
         |(pid, place): &(i32, String)| describe(*pid, FoundBy::Cgroup(place.clone()), Death::Killed);
     Ok(Census {
@@ -120,7 +126,7 @@ fn census(dir: &Dir, patience: &Patience, frozen: bool) -> std::result::Result<C
             CensusMethod::Running
         },
         count: listed.len() as u64,
-        left: listed.iter().take(patience.detail).map(describe).collect(),
+        left: listed.iter().take(detail).map(describe).collect(),
     })
 }
 

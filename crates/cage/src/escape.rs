@@ -184,10 +184,16 @@ impl Fence {
     }
 }
 
-/// Logins, and scopes of our own, come and go without the job.
+/// Logins, and scopes of our own, come and go without the job. Only names that logind and we give, so that no job hides a
+/// unit behind a prefix.
 fn is_foreign_unit(path: &Path) -> bool {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    !name.starts_with("session-") && !name.starts_with("jobcage-") && !name.starts_with("user-")
+    let numbered = |prefix: &str, suffix: &str| {
+        name.strip_prefix(prefix)
+            .and_then(|rest| rest.strip_suffix(suffix))
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    name != "jobcage-root.scope" && !numbered("jobcage-", ".scope") && !numbered("session-", ".scope")
 }
 
 fn text(path: &Path) -> String {

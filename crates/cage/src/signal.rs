@@ -7,11 +7,46 @@
 
 use crate::dir::Dir;
 use jobcage_sys::{Errno, pidfd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// How many pidfds are open at a time: well below the usual limit of 1 024 descriptors.
+/// How many pidfds are open at a time where the limit of descriptors is unknown.
 const BATCH: usize = 256;
+
+/// As many descriptors as we may have, for as long as this lives: the second reading is needed once for each batch, so a
+/// crowd of thousands wants large ones. Children would inherit the limit, so it is put back.
+struct ManyDescriptors {
+    before: Option<(u64, u64)>,
+    batch: usize,
+}
+
+impl ManyDescriptors {
+    fn new() -> Self {
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+            return Self {
+                before: None,
+                batch: BATCH,
+            };
+        };
+        let most = hard.min(1 << 16);
+        let raised = soft < most && setrlimit(Resource::RLIMIT_NOFILE, most, hard).is_ok();
+        let limit = usize::try_from(if raised { most } else { soft }).unwrap_or(0);
+        Self {
+            before: raised.then_some((soft, hard)),
+            batch: limit.saturating_sub(64).max(BATCH),
+        }
+    }
+}
+
+impl Drop for ManyDescriptors {
+    fn drop(&mut self) {
+        if let Some((soft, hard)) = self.before {
+            // It was the limit a moment ago, so the kernel takes it back.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+        }
+    }
+}
 
 /// The pids in one cgroup, without those below it. Pid 0 is left out: the kernel lists it for a process that was reaped
 /// during the reading, and for one in a pid namespace that we cannot see; `kill(0)` would hit ourselves.
@@ -60,11 +95,12 @@ pub fn count(dir: &Dir) -> Result<usize, Errno> {
 /// # Errors
 /// As the reading of `cgroup.procs`; `EPERM` where every process refused.
 pub fn signal_all(dir: &Dir, signals: &[i32]) -> Result<usize, Errno> {
+    let descriptors = ManyDescriptors::new();
     let mut reached = 0;
     let mut refused = None;
     walk(dir, &mut |dir| {
         let listed = pids(dir)?;
-        for batch in listed.chunks(BATCH) {
+        for batch in listed.chunks(descriptors.batch) {
             let held = hold(batch)?;
             let still: HashSet<i32> = pids(dir)?.into_iter().collect();
             for (_, process) in held.iter().filter(|(pid, _)| still.contains(pid)) {

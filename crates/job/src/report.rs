@@ -106,7 +106,7 @@ pub struct Census {
     pub method: CensusMethod,
     /// How many processes there were.
     pub count: u64,
-    /// The first of them in detail, at most 256.
+    /// The first of them in detail: at most 256, of a crowd of more than 512 only 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<Left>,
 }

@@ -139,7 +139,8 @@ impl Record {
         openat(&self.dir, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
     }
 
-    /// How it stands with the job.
+    /// How it stands with the job. Never to be called by whoever holds the lock: looking at the lock would drop it (see
+    /// [`jobcage_sys::lock`]), and that is what [`Record::state_under`] is for.
     ///
     /// # Errors
     /// If the record cannot be read, is damaged, or of a newer version.
@@ -147,30 +148,27 @@ impl Record {
         if let Some(report) = self.report()? {
             return Ok(State::Over(Box::new(report)));
         }
-        let file = self
-            .open_lock()
-            .map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
+        let file = self.open_lock().map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
             Some(supervisor) => Ok(State::Alive { supervisor }),
-            None => Ok(self
-                .spec()?
-                .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec)))),
+            None => self.unattended(),
         }
     }
 
-    /// How it stands with a job whose lock is ours: never alive. It does not open the lock's file, since closing that
-    /// again would drop the lock of this whole process (fcntl_locking(2)).
+    /// How it stands with the job while its lock is ours: never [`State::Alive`].
     ///
     /// # Errors
     /// As [`Record::state`].
-    pub fn state_under(&self, _held: &Lock) -> Result<State> {
-        if let Some(report) = self.report()? {
-            return Ok(State::Over(Box::new(report)));
+    pub fn state_under(&self, _lock: &Lock) -> Result<State> {
+        match self.report()? {
+            Some(report) => Ok(State::Over(Box::new(report))),
+            None => self.unattended(),
         }
-        Ok(self
-            .spec()?
-            .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
+    }
+
+    fn unattended(&self) -> Result<State> {
+        Ok(self.spec()?.map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
     }
 
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.

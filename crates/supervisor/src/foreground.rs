@@ -272,7 +272,8 @@ struct Supervision<'a> {
     _alarm: Option<WakeAlarm>,
     terminal_signal: Option<Signal>,
     oom_before: u64,
-    released: bool,
+    /// Nothing has happened for a moment.
+    quiet: bool,
 }
 
 impl<'a> Supervision<'a> {
@@ -311,7 +312,7 @@ impl<'a> Supervision<'a> {
             after_until: None,
             _alarm: alarm,
             terminal_signal: None,
-            released: false,
+            quiet: false,
         })
     }
 
@@ -468,7 +469,7 @@ impl<'a> Supervision<'a> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> Result<()> {
-        let timeout = self.sleep();
+        let (timeout, lean) = self.sleep();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if let Some(watch) = &self.setup.watch {
             fds.push(PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN));
@@ -485,10 +486,15 @@ impl<'a> Supervision<'a> {
                 .iter()
                 .filter_map(|i| self.streams[*i].poll_fd(&self.stdio)),
         );
-        match nix::poll::ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Failure::system("wait")(errno)),
-        }
+        self.quiet = if lean {
+            !memory::sleep_without_code(&mut fds, timeout)
+        } else {
+            match nix::poll::ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+                Ok(ready) => ready == 0,
+                Err(Errno::EINTR) => false,
+                Err(errno) => return Err(Failure::system("wait")(errno)),
+            }
+        };
         let ready: Vec<usize> = polled
             .into_iter()
             .zip(&fds[fixed..])
@@ -502,8 +508,9 @@ impl<'a> Supervision<'a> {
         Ok(())
     }
 
-    /// How long to sleep at most: to the next deadline; `None`: until something happens.
-    fn sleep(&mut self) -> Option<Duration> {
+    /// How long to sleep at most: to the next deadline, or, with `None`, until something happens; and whether to give our
+    /// own code back meanwhile.
+    fn sleep(&self) -> (Option<Duration>, bool) {
         // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
         let leaf = self.leaving.is_some().then(|| {
             let waited = self.grace_until.map_or(Duration::ZERO, |until| {
@@ -535,18 +542,15 @@ impl<'a> Supervision<'a> {
         .into_iter()
         .flatten()
         .min();
-        // A job that is still there after a moment may be there for hours: it need not keep the pages that started it.
+        // A job that is still there after a quiet moment may be there for hours: it need not keep the pages that started it.
         // Not at once, since a short job would pay for reading them again.
-        const SETTLED: Duration = Duration::from_millis(100);
-        if self.released || !running || !self.streams.is_empty() {
-            return next;
+        const MOMENT: Duration = Duration::from_millis(100);
+        match next {
+            _ if !running || !self.streams.is_empty() => (next, false),
+            Some(next) if next <= MOMENT => (Some(next), false),
+            next if self.quiet => (next, true),
+            _ => (Some(MOMENT), false),
         }
-        if self.began + SETTLED > boot_time() {
-            return Some(next.map_or(SETTLED, |next| next.min(SETTLED)));
-        }
-        memory::release_code();
-        self.released = true;
-        next
     }
 
     fn look_at_signals(&mut self) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::host::{self, SELF, cstring};
 use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, CreatedBy, JobId, JobSpec};
 use jobcage_ledger::{Places, State};
-use jobcage_sys::spawn::{Child, Plan, spawn};
+use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use jobcage_sys::{Errno, file, pidfd, wait};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -123,7 +123,9 @@ fn start(places: &Places, hold: Option<&Dir>, ready: Option<&OwnedFd>) -> Result
         signal_mask: Some(SigSet::empty()),
         ..Plan::default()
     };
-    spawn(&plan).map_err(Failure::system("start the watcher"))
+    // Not born in its leaf but moved there: where our own cgroup was once killed as a whole, some kernels kill what is born
+    // of us, and here nobody would notice in time. It is done once for many jobs, so its price does not matter.
+    spawn_moved(&plan).map_err(Failure::system("start the watcher"))
 }
 
 /// A new socket in the place of whatever was there: two who do this at the same time both end up with a watcher.

@@ -1,22 +1,69 @@
 //! Giving memory back before a long wait.
+//!
+//! A supervisor that waits for hours needs none of the pages that parsed its command line. They are mapped from the file and
+//! never written, so dropping them (madvise(2), `MADV_DONTNEED`) loses nothing: the next access reads them again, from the
+//! page cache. But the very instruction after the madvise would bring back 64 KiB around it (`fault_around_bytes`), or
+//! half a MiB where the file's pages lie in large folios. So the few instructions that drop and wait run from a page of
+//! their own.
 
-/// Drops this program's own code and constants from its memory; they are read again, from the page cache, when they
-/// are needed. A supervisor that waits for hours does not need the pages that parsed its command line.
-///
-/// Only pages between the start of the image and the end of its code are dropped: nothing there is ever written, so
-/// nothing can be lost (madvise(2), `MADV_DONTNEED` on a private file mapping).
-pub fn release_code() {
-    unsafe extern "C" {
-        // Set by the linker: the first byte of the image, and the first byte after the code.
-        static __executable_start: u8;
-        static etext: u8;
-    }
+use crate::raw::{self, SleepCode};
+use nix::poll::PollFd;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Gives the program's code and constants back, then waits by ppoll(2) until a descriptor is ready, the time is over
+/// (`None`: no limit) or a signal came: whether a descriptor is ready.
+pub fn sleep_without_code(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> bool {
+    static PREPARED: OnceLock<(Vec<[usize; 2]>, Option<SleepCode>)> = OnceLock::new();
+    let (ranges, code) = PREPARED.get_or_init(|| (read_only_segments(), SleepCode::new()));
+    let limit = limit.map(|limit| libc::timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    });
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // A `PollFd` is a pollfd (nix: `repr(transparent)`).
+    let polled: *mut libc::pollfd = fds.as_mut_ptr().cast();
+    let ready = match code {
+        // SAFETY: the ranges are whole pages of this image that are never written; array and time are live.
+        Some(code) => unsafe { code.drop_and_poll(ranges, polled, fds.len(), limit) },
+        // SAFETY: array and time are live; null asks for no other signal mask.
+        None => unsafe {
+            raw::call(
+                libc::SYS_ppoll,
+                [polled as usize, fds.len(), limit as usize, 0, 0, 0],
+            )
+        },
+    };
+    ready > 0
+}
+
+/// The pages of this program's image that are never written: code, constants and headers, as address and length. Found in
+/// the program headers that the kernel hands over (getauxval(3), elf(5)); a segment that was ever writable, and so may hold
+/// relocations, is not among them.
+fn read_only_segments() -> Vec<[usize; 2]> {
     const PAGE: usize = 4096;
-    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
-    let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
-    if start < end {
-        // SAFETY: the range holds the headers, constants and code of this very image, mapped private and read-only
-        // from the file; dropping them makes the next access a page fault that reads them again.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    // SAFETY: getauxval reads the vector that the kernel put on the stack.
+    let (headers, number) = unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM)) };
+    let headers = headers as *const libc::Elf64_Phdr;
+    if headers.is_null() || cfg!(not(target_pointer_width = "64")) {
+        return Vec::new();
     }
+    // SAFETY: the kernel vouches for address and number; the headers are part of the mapped image.
+    let headers_list = unsafe { std::slice::from_raw_parts(headers, number as usize) };
+    let base = headers_list
+        .iter()
+        .find(|h| h.p_type == libc::PT_PHDR)
+        .map_or(0, |h| (headers as usize).wrapping_sub(h.p_vaddr as usize));
+    let read_only = headers_list
+        .iter()
+        .filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0);
+    let whole_pages = read_only.map(|h| {
+        let start = base.wrapping_add(h.p_vaddr as usize);
+        let (first, end) = (
+            start.next_multiple_of(PAGE),
+            (start + h.p_filesz as usize) / PAGE * PAGE,
+        );
+        [first, end.saturating_sub(first)]
+    });
+    whole_pages.filter(|[_, length]| *length > 0).collect()
 }

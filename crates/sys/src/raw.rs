@@ -95,3 +95,120 @@ pub(crate) unsafe fn clone3_on_stack(
 ) -> Raw {
     -(libc::ENOSYS as isize)
 }
+
+/// A page of its own with the few instructions of [`SleepCode::drop_and_poll`].
+#[derive(Debug)]
+pub(crate) struct SleepCode(#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))] usize);
+
+// In: rdi the ranges, rsi their number, rdx the pollfds, rcx their number, r8 the time limit. Out: what ppoll says.
+// Position-independent, and calls nothing: it runs from a copy.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".pushsection .text.jobcage_sleep, \"ax\", @progbits",
+    ".globl jobcage_sleep_begin",
+    ".globl jobcage_sleep_end",
+    "jobcage_sleep_begin:",
+    "push rbx",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "mov rbx, rdi",
+    "mov r12, rsi",
+    "mov r13, rdx",
+    "mov r14, rcx",
+    "mov r15, r8",
+    "2:",
+    "test r12, r12",
+    "jz 3f",
+    "mov rdi, [rbx]",
+    "mov rsi, [rbx + 8]",
+    "mov edx, {dontneed}",
+    "mov eax, {madvise}",
+    "syscall",
+    "add rbx, 16",
+    "dec r12",
+    "jmp 2b",
+    "3:",
+    "mov rdi, r13",
+    "mov rsi, r14",
+    "mov rdx, r15",
+    "xor r10d, r10d",
+    "xor r8d, r8d",
+    "mov eax, {ppoll}",
+    "syscall",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbx",
+    "ret",
+    "jobcage_sleep_end:",
+    ".popsection",
+    dontneed = const libc::MADV_DONTNEED,
+    madvise = const libc::SYS_madvise,
+    ppoll = const libc::SYS_ppoll,
+);
+
+impl SleepCode {
+    /// Copies the instructions into a page that is then made executable and read-only. `None` where that is not allowed
+    /// (a security module may forbid it) or not built.
+    pub(crate) fn new() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            unsafe extern "C" {
+                static jobcage_sleep_begin: u8;
+                static jobcage_sleep_end: u8;
+            }
+            let begin = &raw const jobcage_sleep_begin;
+            let length = &raw const jobcage_sleep_end as usize - begin as usize;
+            let rights = libc::PROT_READ | libc::PROT_WRITE;
+            let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            // SAFETY: an anonymous mapping at an address of the kernel's choice.
+            let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, rights, kind, -1, 0) };
+            if page == libc::MAP_FAILED || length > 4096 {
+                return None;
+            }
+            // SAFETY: the instructions lie between the two labels, the page is ours and large enough.
+            unsafe { std::ptr::copy_nonoverlapping(begin, page.cast(), length) };
+            // SAFETY: our own page, which nobody writes any more.
+            let done = unsafe { libc::mprotect(page, 4096, libc::PROT_READ | libc::PROT_EXEC) };
+            (done == 0).then_some(Self(page as usize))
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// Drops the ranges (`MADV_DONTNEED`), then ppoll.
+    ///
+    /// # Safety
+    /// The ranges must be whole pages whose content can be read again from their file; array and time must be live.
+    pub(crate) unsafe fn drop_and_poll(
+        &self,
+        ranges: &[[usize; 2]],
+        fds: *mut libc::pollfd,
+        number: usize,
+        limit: *const libc::timespec,
+    ) -> Raw {
+        #[cfg(target_arch = "x86_64")]
+        {
+            type Sleep = unsafe extern "C" fn(
+                *const [usize; 2],
+                usize,
+                *mut libc::pollfd,
+                usize,
+                *const libc::timespec,
+            ) -> Raw;
+            // SAFETY: the page holds exactly these instructions, which follow the C convention of this signature.
+            let sleep: Sleep = unsafe { std::mem::transmute(self.0) };
+            // SAFETY: the caller's promise.
+            unsafe { sleep(ranges.as_ptr(), ranges.len(), fds, number, limit) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = ranges;
+            // SAFETY: the caller's promise.
+            unsafe { call(libc::SYS_ppoll, [fds as usize, number, limit as usize, 0, 0, 0]) }
+        }
+    }
+}

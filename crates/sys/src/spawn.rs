@@ -210,7 +210,7 @@ pub fn spawn(plan: &Plan<'_>) -> Result<Child> {
     let shared = raw::SHARES_MEMORY && plan.identity.is_none();
     match spawn_born(plan, shared) {
         // ENOSYS: no clone3, or a filter hides it. E2BIG, EINVAL: a clone3 without the cgroup field.
-        Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL) if plan.cgroup.is_some() => spawn_moved(plan),
+        Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL) => spawn_moved(plan),
         other => other,
     }
 }
