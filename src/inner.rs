@@ -15,20 +15,23 @@ pub fn perform(words: &[OsString]) -> Option<Result<u8, Box<dyn Display>>> {
         state: words.get(3).cloned().unwrap_or_default().into(),
     };
     Some(match word(1)? {
+        "__watch" if word(4) == Some("detach") => done(watcher::detach(&places())),
         "__watch" => done(watcher::watch(&places(), word(4) == Some("scope"))),
         "__close" => close(&places(), word(4).unwrap_or_default()),
-        "__scope" => {
-            let pid = std::os::unix::process::parent_id();
-            done(start_scope(
-                Bus::User,
-                &format!("jobcage-{pid}.scope"),
-                "app.slice",
-                pid,
-            ))
-        }
+        "__scope" => done(scope(word(2) == Some("system"))),
         "__leader" => leader(),
         _ => return None,
     })
+}
+
+/// Has systemd move our parent into a scope.
+fn scope(of_system: bool) -> jobcage_cage::Result<()> {
+    let pid = std::os::unix::process::parent_id();
+    if of_system {
+        start_scope(Bus::System, "jobcage-root.scope", "jobcage.slice", pid)
+    } else {
+        start_scope(Bus::User, &format!("jobcage-{pid}.scope"), "app.slice", pid)
+    }
 }
 
 fn done<E: Display + 'static>(result: Result<(), E>) -> Result<u8, Box<dyn Display>> {

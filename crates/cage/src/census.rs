@@ -107,6 +107,18 @@ fn user_name(uid: u32) -> Option<String> {
     NAMES.with_borrow_mut(|names| names.entry(uid).or_insert_with(look_up).clone())
 }
 
+/// The process that a thread belongs to; `None`: it is gone.
+pub(crate) fn process_of(thread: i32) -> Option<i32> {
+    let status = read(thread, "status")?;
+    let status = String::from_utf8_lossy(&status);
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
 /// The command line with its arguments separated by spaces, at most 200 characters.
 fn command(pid: i32) -> String {
     let raw = read(pid, "cmdline").unwrap_or_default();

@@ -43,6 +43,17 @@ impl Dir {
         Ok(Self { fd, path })
     }
 
+    /// Opens the cgroup above it.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub(crate) fn above(&self) -> Result<Self> {
+        let path = self.path.parent().unwrap_or(&self.path).to_owned();
+        let fd = file::open_dir_at(self.fd(), "..")
+            .map_err(|errno| CageError::io("open the cgroup", &path, errno))?;
+        Ok(Self { fd, path })
+    }
+
     /// Makes a child cgroup that must not exist yet.
     ///
     /// # Errors

@@ -4,10 +4,11 @@ use crate::census::describe;
 use crate::dir::Dir;
 use crate::error::{CageError, Result};
 use crate::events::EventsFile;
-use crate::signal::{pids, signal_all, walk};
+use crate::signal::{Lister, signal_all, walk};
 use jobcage_job::{Census, CensusMethod, Death, FoundBy, Kill, Left, Proof};
 use jobcage_sys::Errno;
 use nix::libc::SIGKILL;
+use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
 /// How long to wait, and how closely to look.
@@ -100,10 +101,11 @@ type Listed = Vec<(i32, String)>;
 /// Every pid in the cgroup and below it, with the path below `dir` where it stands.
 fn list(dir: &Dir) -> std::result::Result<Listed, Errno> {
     let mut all = Vec::new();
+    let lister = Lister::of(dir);
     walk(dir, &mut |below| {
         let place = below.path().strip_prefix(dir.path()).unwrap_or(below.path());
         let place = crate::census::escape(place.as_os_str().as_encoded_bytes(), 100);
-        all.extend(pids(below)?.into_iter().map(|pid| (pid, place.clone())));
+        all.extend(lister.pids(below)?.into_iter().map(|pid| (pid, place.clone())));
         Ok(())
     })?;
     Ok(all)
@@ -188,24 +190,50 @@ fn name_survivors(listed: &Listed, result: &mut Emptied) {
     }
 }
 
-/// Removes a cgroup and everything below it, children first. What is gone already is fine.
+/// Removes a cgroup and everything below it, children first. What is gone already is fine. Holds one descriptor, however
+/// deep the tree is.
 ///
 /// # Errors
 /// `EBUSY` if something lives in it.
-pub fn remove(parent: &Dir, name: &std::ffi::OsStr) -> Result<()> {
+pub fn remove(parent: &Dir, name: &OsStr) -> Result<()> {
+    let Some((mut here, names)) = remove_or_open(parent, name)? else {
+        return Ok(());
+    };
+    let mut levels = vec![(name.to_owned(), names)];
+    while let Some((name, names)) = levels.last_mut() {
+        if let Some(child) = names.pop() {
+            if let Some((dir, below)) = remove_or_open(&here, &child)? {
+                levels.push((child, below));
+                here = dir;
+            }
+            continue;
+        }
+        // All below it is gone.
+        let name = std::mem::take(name);
+        levels.pop();
+        if levels.is_empty() {
+            return parent.remove_child(&name);
+        }
+        here = here.above()?;
+        here.remove_child(&name)?;
+    }
+    Ok(())
+}
+
+/// Removes a cgroup, or opens it and lists what is below it where that keeps it.
+fn remove_or_open(parent: &Dir, name: &OsStr) -> Result<Option<(Dir, Vec<OsString>)>> {
     match parent.remove_child(name) {
         Err(error) if error.errno() == Some(Errno::EBUSY) => {}
-        other => return other,
+        other => return other.map(|()| None),
     }
     let dir = match parent.child(name) {
-        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
         other => other?,
     };
-    let children = dir
+    let names = dir
         .children()
         .map_err(|errno| CageError::io("list the cgroups", dir.path(), errno))?;
-    children.iter().try_for_each(|child| remove(&dir, child))?;
-    parent.remove_child(name)
+    Ok(Some((dir, names)))
 }
 
 fn micros(time: Duration) -> u64 {

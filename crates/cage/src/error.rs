@@ -57,7 +57,11 @@ pub enum CageError {
 impl CageError {
     pub(crate) fn io(what: impl Into<String>, path: &Path, errno: Errno) -> Self {
         let hint = match errno {
-            Errno::EACCES | Errno::EPERM | Errno::EROFS => " (run \"jobcage doctor\")",
+            Errno::EROFS => {
+                " (the cgroup file system is mounted read-only here: mount it writable; docker: --cgroupns=private and \
+                 -v /sys/fs/cgroup:/sys/fs/cgroup:rw)"
+            }
+            Errno::EACCES | Errno::EPERM => " (run \"jobcage doctor\")",
             Errno::EAGAIN => " (cgroup.max.descendants or cgroup.max.depth is reached)",
             _ => "",
         };

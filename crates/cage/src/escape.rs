@@ -8,7 +8,7 @@
 use crate::census::{Process, describe, read};
 use crate::mount::{Mount, cgroup_of};
 use jobcage_job::{Death, Escape, FoundBy, JobId};
-use jobcage_sys::{pidfd, wait};
+use jobcage_sys::{Errno, pidfd, wait};
 use nix::libc::SIGKILL;
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -105,13 +105,22 @@ pub fn carriers(id: &JobId) -> Vec<Escape> {
 
 /// Names and kills one process, if it is still the one that `seen` describes.
 fn kill(pid: i32, seen: &Process, found: FoundBy) -> Option<Escape> {
-    let process = pidfd::open(pid).ok()?;
+    let process = match pidfd::open(pid) {
+        Ok(process) => Some(process),
+        // Before 5.3: the start time, which is read next, names it nearly as well.
+        Err(Errno::ENOSYS) => None,
+        Err(_) => return None,
+    };
     // The pidfd was opened after `seen` was read: same start time, same process.
     if Process::read(pid)?.start_ticks != seen.start_ticks {
         return None;
     }
     let mut left = describe(pid, found.clone(), Death::Killed);
-    if pidfd::send_signal(process.as_fd(), SIGKILL).is_err() {
+    let sent = match &process {
+        Some(process) => pidfd::send_signal(process.as_fd(), SIGKILL),
+        None => pidfd::signal_pid(pid, SIGKILL),
+    };
+    if sent.is_err() {
         left.died = Death::Survived;
     }
     Some(Escape {

@@ -36,7 +36,9 @@ impl Mount {
             });
         }
         let mountinfo = file::read_path(c"/proc/self/mountinfo").unwrap_or_default();
-        cgroup2_point(&String::from_utf8_lossy(&mountinfo)).map(|point| Self { point, hybrid: true }).ok_or_else(|| {
+        let points = cgroup2_points(&String::from_utf8_lossy(&mountinfo));
+        // One may be hidden by what was mounted over it later.
+        points.into_iter().find(|point| is_cgroup2(point)).map(|point| Self { point, hybrid: true }).ok_or_else(|| {
             CageError::NoRoot(
                 "no cgroup2 file system is mounted: mount it (\"mount -t cgroup2 none /sys/fs/cgroup\"), or in a \
                  container give it a writable one (docker: --cgroupns=private with a writable /sys/fs/cgroup)"
@@ -57,14 +59,15 @@ pub(crate) fn is_cgroup2(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
-/// The mount point of the first cgroup2 in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn cgroup2_point(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+/// The mount points of cgroup2 in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+fn cgroup2_points(mountinfo: &str) -> Vec<PathBuf> {
+    let point = |line: &str| {
         let (before, after) = line.split_once(" - ")?;
         after
             .starts_with("cgroup2 ")
             .then(|| PathBuf::from(unescape(before.split(' ').nth(4).unwrap_or("/"))))
-    })
+    };
+    mountinfo.lines().filter_map(point).collect()
 }
 
 /// Undoes the octal escapes of mountinfo: space, tab, newline and backslash.
@@ -110,8 +113,8 @@ mod tests {
     fn finds_an_unusual_mount() {
         let text =
             "22 1 0:20 / /proc rw - proc proc rw\n41 31 0:38 / /mnt/my\\040groups rw,nosuid - cgroup2 c rw\n";
-        assert_eq!(cgroup2_point(text), Some(PathBuf::from("/mnt/my groups")));
-        assert_eq!(cgroup2_point("22 1 0:20 / /x rw - cgroup cgroup rw,cpu\n"), None);
+        assert_eq!(cgroup2_points(text), [PathBuf::from("/mnt/my groups")]);
+        assert!(cgroup2_points("22 1 0:20 / /x rw - cgroup cgroup rw,cpu\n").is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::error::{CageError, Result};
 use crate::mount::{Mount, is_cgroup2, own_cgroup};
 use crate::systemd::Bus;
 use jobcage_job::JobId;
-use jobcage_sys::Errno;
+use jobcage_sys::{Errno, file};
 use nix::unistd::{AccessFlags, access};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,8 @@ pub enum Kind {
     Systemd,
     /// The cgroup that we were started in, which is delegated to us.
     Delegated,
+    /// A scope that the user's manager has made for this very process.
+    UserScope,
     /// `jobcage/` below the mount point, without systemd.
     Plain,
     /// Below the leaf of the cage that we run in.
@@ -38,6 +40,7 @@ impl Kind {
             Self::Configured => "configured",
             Self::Systemd => "systemd",
             Self::Delegated => "delegated",
+            Self::UserScope => "user-scope",
             Self::Plain => "plain",
             Self::Nested => "nested",
         }
@@ -110,7 +113,7 @@ pub fn find(configured: Option<&Path>) -> Result<Search> {
             Err(error) => Err(error),
         };
     }
-    if !root && is_delegated(&own_dir) {
+    if !root && is_ours(&own_dir) && (!systemd || is_delegated(&mount.point, &own_dir)) {
         return found(
             Dir::open(&own_dir)?,
             Kind::Delegated,
@@ -161,7 +164,23 @@ fn is_in_cage(cgroup: &str) -> bool {
     })
 }
 
-fn is_delegated(dir: &Path) -> bool {
+/// Whether systemd has delegated a cgroup, or one above it: it marks them. What it has not, it may change at any time, and
+/// every unit of a user's manager belongs to the user.
+fn is_delegated(mount: &Path, dir: &Path) -> bool {
+    // The manager's own cgroup is delegated to the manager, which then owns what it makes below.
+    let is_managers = |dir: &Path| {
+        dir.file_name()
+            .is_some_and(|n| n.as_encoded_bytes().starts_with(b"user@"))
+    };
+    let above = dir
+        .ancestors()
+        .take_while(|above| *above != mount && is_ours(above) && !is_managers(above));
+    // Before 251 systemd marks them where root alone can read it; a scope of our own does as well then.
+    let mut marks = above.map(|above| file::has_xattr(above, c"user.delegate", b"1"));
+    marks.any(|marked| marked)
+}
+
+fn is_ours(dir: &Path) -> bool {
     let writable = |path: PathBuf| access(&path, AccessFlags::W_OK).is_ok();
     writable(dir.into()) && writable(dir.join("cgroup.procs"))
 }

@@ -49,9 +49,10 @@ fn exited_leader(dir: &Dir, exe: &CString, args: &[CString]) -> Option<bool> {
     };
     let child = spawn(&plan).ok()?;
     // The leader shows as a zombie while its thread lives. Nobody is told of that, so it is looked at.
-    let until = Instant::now() + Duration::from_millis(500);
+    // Milliseconds, but not in an emulated machine.
+    let until = Instant::now() + Duration::from_secs(5);
     let is_zombie = || crate::census::Process::read(child.pid).is_some_and(|p| p.state == 'Z');
-    while !is_zombie() && Instant::now() < until {
+    while !is_zombie() && wait::is_alive(child.pid) && Instant::now() < until {
         events
             .wait(Instant::now() + Duration::from_millis(1), |_| false)
             .ok()?;

@@ -56,6 +56,8 @@ fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
         ("PIDs", Value::from(vec![pid])),
         ("Slice", Value::from(slice)),
         ("Delegate", Value::from(true)),
+        // The default is 15 % of what the host allows, and all jobs would share it.
+        ("TasksMax", Value::from(u64::MAX)),
         ("Description", Value::from("Cages of jobcage")),
         // A job's end is ours to bring about; systemd's own stop of the scope must not take a held root with it slowly.
         ("CollectMode", Value::from("inactive-or-failed")),

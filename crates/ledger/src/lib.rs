@@ -9,4 +9,4 @@ mod record;
 
 pub use dirs::Places;
 pub use error::{LedgerError, Result};
-pub use record::{Lock, Record, State, boot_id};
+pub use record::{Lock, Record, State, boot_id, open_base};

@@ -148,7 +148,9 @@ impl Record {
         if let Some(report) = self.report()? {
             return Ok(State::Over(Box::new(report)));
         }
-        let file = self.open_lock().map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
+        let file = self
+            .open_lock()
+            .map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
             Some(supervisor) => Ok(State::Alive { supervisor }),
@@ -168,28 +170,20 @@ impl Record {
     }
 
     fn unattended(&self) -> Result<State> {
-        Ok(self.spec()?.map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
+        Ok(self
+            .spec()?
+            .map_or(State::NeverBegun, |spec| State::Unattended(Box::new(spec))))
     }
 
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
     ///
     /// # Errors
-    /// If it cannot be read, is of a newer version, or not about this job.
+    /// If it cannot be read or is of a newer version.
     pub fn spec(&self) -> Result<Option<JobSpec>> {
         match self.read::<JobSpec>(SPEC, SPEC_VERSION) {
             Err(LedgerError::Damaged { .. }) => Ok(None),
-            // Whoever closes this job kills in that cgroup: it has to be the job's own.
-            Ok(Some(spec)) if !self.is_of(&spec) => Err(LedgerError::Damaged {
-                path: self.path.join(SPEC),
-                why: "it names the cage of another job".into(),
-            }),
             other => other,
         }
-    }
-
-    fn is_of(&self, spec: &JobSpec) -> bool {
-        let name = Path::new(&spec.cage).file_name();
-        spec.id == self.id && name.is_some_and(|name| name == self.id.as_str())
     }
 
     /// The report. `None`: the job is not over.
@@ -200,19 +194,12 @@ impl Record {
         self.read(REPORT, REPORT_VERSION)
     }
 
-    /// Writes the report: the job is over. Of the processes in it, the record has the programs and not the arguments,
-    /// where scripts and secrets are.
+    /// Writes the report: the job is over.
     ///
     /// # Errors
     /// What the file system answers; the job is not over then.
     pub fn close(&self, report: &Report) -> Result<()> {
-        let mut report = report.clone();
-        let survivors = report.quarantine.iter_mut().flat_map(|q| &mut q.survivors);
-        let escaped = report.escaped.iter_mut().filter_map(|e| e.process.as_mut());
-        for left in report.census.left.iter_mut().chain(survivors).chain(escaped) {
-            left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
-        }
-        self.write(REPORT, &report)
+        self.write(REPORT, report)
     }
 
     /// Marks that the whole job is being ended from outside of its steps.
@@ -358,7 +345,10 @@ impl Record {
 }
 
 /// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.
-fn open_base(base: &Path) -> Result<OwnedFd> {
+///
+/// # Errors
+/// If it can be neither opened nor made.
+pub fn open_base(base: &Path) -> Result<OwnedFd> {
     match file::open_dir(base) {
         Ok(dir) => return Ok(dir),
         Err(Errno::ENOENT) => {}

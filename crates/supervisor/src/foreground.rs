@@ -582,7 +582,7 @@ impl<'a> Supervision<'a> {
                 Meaning::Forward(signal) => {
                     if let Some(main) = &self.main {
                         // An ended process needs no signal.
-                        let _ = pidfd::signal_child(main.child.pid, signal);
+                        let _ = pidfd::signal_pid(main.child.pid, signal);
                     }
                 }
             }
@@ -634,7 +634,7 @@ impl<'a> Supervision<'a> {
         use std::io::IsTerminal;
         if std::io::stdin().is_terminal() || std::io::stderr().is_terminal() {
             let _ = nix::sys::signal::raise(Signal::try_from(SIGSTOP).unwrap_or(Signal::SIGSTOP));
-            let _ = pidfd::signal_child(pid, SIGCONT);
+            let _ = pidfd::signal_pid(pid, SIGCONT);
         }
     }
 
@@ -743,12 +743,14 @@ impl<'a> Supervision<'a> {
         let root = cage.parent().and_then(|root| jobcage_cage::Dir::open(root).ok());
         self.setup.watch =
             root.and_then(|root| watcher::register(&self.job.places, &root, &self.setup.spec.id).ok());
-        self.setup.notes.push(match &self.setup.watch {
-            Some(_) => "the watcher died and was replaced".into(),
-            None => {
-                "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"".into()
-            }
-        });
+        let note = match &self.setup.watch {
+            Some(_) => "the watcher died and was replaced",
+            None => "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"",
+        };
+        // Twice for one death: a dying watcher's socket may still take a connection.
+        if !self.setup.notes.iter().any(|known| known == note) {
+            self.setup.notes.push(note.into());
+        }
     }
 
     fn signal_step(&mut self) -> Result<()> {
@@ -759,12 +761,6 @@ impl<'a> Supervision<'a> {
         }
         match signal_all(leaf, &[self.job.signal, SIGCONT]) {
             Ok(_) => {}
-            // Before 5.3 there are no pidfds; the main process is our child, so its pid is its own.
-            Err(Errno::ENOSYS) => {
-                if let Some(main) = &self.main {
-                    let _ = pidfd::signal_child(main.child.pid, self.job.signal);
-                }
-            }
             Err(errno) => self
                 .setup
                 .notes

@@ -2,12 +2,14 @@
 
 use crate::error::{Failure, Result};
 use crate::watcher;
-use jobcage_cage::{Bus, Found, Search, enable, find};
+use jobcage_cage::{Bus, Dir, Found, Kind, Search, enable, find};
 use jobcage_job::Controller;
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
-use std::ffi::{CString, OsStr};
+use nix::fcntl::{Flock, FlockArg};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -19,37 +21,69 @@ pub const SELF: &std::ffi::CStr = c"/proc/self/exe";
 /// # Errors
 /// If there is no place for cages on this host.
 pub fn root(configured: Option<&Path>, places: &Places) -> Result<Found> {
-    match find(configured)? {
-        Search::Found(found) => return Ok(*found),
-        Search::NeedsScope(Bus::System) => watcher::start_scope_holder(places)?,
-        Search::NeedsScope(Bus::User) => move_into_user_scope()?,
-    }
+    let missing = || {
+        Failure::Refused(
+            "systemd has started a scope for the cages, but it is not where it should be (run \"jobcage doctor\")".into(),
+        )
+    };
     match find(configured)? {
         Search::Found(found) => Ok(*found),
-        Search::NeedsScope(_) => Err(Failure::Refused(
-            "systemd has started a scope for the cages, but it is not where it should be (run \"jobcage doctor\")".into(),
-        )),
+        Search::NeedsScope(Bus::System) => start_host_scope(configured, places)?.ok_or_else(missing),
+        Search::NeedsScope(Bus::User) => {
+            ask_for_scope(c"user", None).map_err(|_| {
+                Failure::Refused(
+                    "there is no cgroup for this user: see the line above; run jobcage as root, from a delegated scope, or \
+                     as a user whose manager runs (run \"jobcage doctor\")"
+                        .into(),
+                )
+            })?;
+            match find(configured)? {
+                Search::Found(found) => Ok(Found {
+                    kind: Kind::UserScope,
+                    why: "this user's systemd gave jobcage a scope of its own, which ends with it".into(),
+                    ..*found
+                }),
+                Search::NeedsScope(_) => Err(missing()),
+            }
+        }
     }
 }
 
-/// Has the user's manager move this process into a delegated scope. The talking is done by a process of its own, since
-/// the D-Bus library starts threads.
-fn move_into_user_scope() -> Result<()> {
-    let me = std::process::id().to_string();
+/// Starts the scope of all cages, unless somebody else does so at this moment: then it waits for that one.
+fn start_host_scope(configured: Option<&Path>, places: &Places) -> Result<Option<Found>> {
+    let runtime = jobcage_ledger::open_base(&places.runtime)?;
+    let _first = Flock::lock(runtime, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| Failure::system("lock the runtime directory")(errno))?;
+    let found = |search| match search {
+        Search::Found(found) => Some(*found),
+        Search::NeedsScope(_) => None,
+    };
+    if let Some(ready) = found(find(configured)?) {
+        return Ok(Some(ready));
+    }
+    watcher::start_scope_holder(places)?;
+    Ok(found(find(configured)?))
+}
+
+/// Has the manager of the system or of the user move this process into a delegated scope. The talking is done by a
+/// process of its own, since the D-Bus library starts threads and takes memory.
+///
+/// # Errors
+/// If that did not work; the helper has said why on its stderr, which is `stderr` or ours.
+pub(crate) fn ask_for_scope(whose: &CStr, stderr: Option<BorrowedFd<'_>>) -> Result<()> {
     let plan = Plan {
         programs: vec![SELF.into()],
-        args: vec![c"jobcage".into(), c"__scope".into(), cstring(me.as_ref())],
+        args: vec![c"jobcage".into(), c"__scope".into(), whose.into()],
         env: environment(&["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"]),
+        stdio: [None, None, stderr],
         ..Plan::default()
     };
     let child = spawn(&plan).map_err(Failure::system("start the helper that talks to systemd"))?;
-    match wait::block(Whom::Pid(child.pid)).map_err(Failure::system("wait for the helper that talks to systemd"))? {
+    match wait::block(Whom::Pid(child.pid))
+        .map_err(Failure::system("wait for the helper that talks to systemd"))?
+    {
         (_, Change::Exited(0)) => Ok(()),
-        _ => Err(Failure::Refused(
-            "there is no cgroup for this user: see the line above; run jobcage as root, from a delegated scope, or as a \
-             user whose manager runs (run \"jobcage doctor\")"
-                .into(),
-        )),
+        _ => Err(Failure::Refused("systemd gave no scope".into())),
     }
 }
 
@@ -58,12 +92,11 @@ fn move_into_user_scope() -> Result<()> {
 /// # Errors
 /// The first controller that cannot be enabled.
 pub fn enable_below(found: &Found, controllers: &[Controller]) -> Result<()> {
-    use jobcage_cage::{Dir, Kind};
     match found.kind {
         // Without systemd the top of the tree is nobody else's, and processes may stay in it.
         Kind::Plain => enable(&Dir::open(&found.mount.point)?, controllers)?,
         // No process may be where controllers are enabled, and we are: into a leaf of our own.
-        Kind::Delegated => {
+        Kind::Delegated | Kind::UserScope => {
             let leaf = found.dir.create_or_open("supervisors")?;
             leaf.write("cgroup.procs", "0")
                 .map_err(Failure::system("move into <root>/supervisors"))?;

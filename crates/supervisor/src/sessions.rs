@@ -61,6 +61,14 @@ pub fn create(request: &Create) -> Result<JobId> {
         lease,
         after: false,
     };
+    // Systemd removes a scope, cages and all, when the last process in it ends; that would be this one.
+    if found.kind == jobcage_cage::Kind::UserScope {
+        return Err(Failure::Refused(
+            "a cage of \"jobcage create\" has to outlive this process, and the cgroup that this user's systemd gave it \
+             does not: start it inside a unit of this user that lasts and has Delegate=yes"
+                .into(),
+        ));
+    }
     let (spec, record, lock) = make_record(&request.places.state, &found, make_spec, Durability::Disk)?;
     let root = jobcage_cage::Dir::open(found.dir.path())?;
     let made = make_cage(found, &spec, request.best_effort);
@@ -73,9 +81,7 @@ pub fn create(request: &Create) -> Result<JobId> {
     }
     drop(lock);
     if spec.lease.is_some() {
-        std::fs::create_dir_all(&request.places.runtime).map_err(|e| {
-            Failure::system("make the runtime directory")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
-        })?;
+        jobcage_ledger::open_base(&request.places.runtime)?;
         watcher::announce_lease(&request.places, &root, &spec.id)?;
     }
     Ok(spec.id)

@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,14 +100,15 @@ fn short_address<T>(
     )))?)
 }
 
-/// Makes the socket and starts a watcher on it. With `ready`, which becomes its stdout, it is to hold a scope.
+/// Makes the socket and starts a watcher on it. With `ready`, which becomes its stdout, it is to hold a scope, and what is
+/// started is only its parent, which ends at once.
 fn start(places: &Places, hold: Option<&Dir>, ready: Option<&OwnedFd>) -> Result<Child> {
     let listener = listen(&places.runtime).map_err(Failure::system("make the watcher's socket"))?;
     let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(Failure::system("open /dev/null"))?;
     let mut args = vec![c"jobcage".into(), c"__watch".into()];
     args.extend([&places.runtime, &places.state].map(|path| cstring(path.as_os_str())));
-    args.extend(ready.map(|_| c"scope".into()));
+    args.extend(ready.map(|_| c"detach".into()));
     let plan = Plan {
         programs: vec![SELF.into()],
         args,
@@ -154,26 +156,44 @@ fn listen(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
 /// # Errors
 /// With systemd's own words.
 pub fn start_scope_holder(places: &Places) -> Result<()> {
-    // The place has to exist before a socket can be in it.
-    std::fs::create_dir_all(&places.runtime).map_err(|e| {
-        Failure::system("make the runtime directory")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
-    })?;
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(Failure::system("make a pipe"))?;
-    let child = start(places, None, Some(&write))?;
+    let between = start(places, None, Some(&write))?;
     drop(write);
+    wait::block(wait::Whom::Pid(between.pid)).map_err(Failure::system("wait for the watcher's start"))?;
     let answer = file::read_to_end(read.as_fd()).map_err(Failure::system("hear from the watcher"))?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     if answer == "ready" {
-        // It is not ours to wait for: it outlives us.
-        drop(child);
         return Ok(());
     }
-    let _ = wait::block(wait::Whom::Pid(child.pid));
+    // The first line is the cause.
+    let answer = answer.lines().next().unwrap_or_default();
+    let answer = answer.strip_prefix("jobcage: ").unwrap_or(answer).to_owned();
     Err(Failure::Refused(if answer.is_empty() {
         "the watcher died while it asked systemd for a scope".into()
     } else {
         answer
     }))
+}
+
+/// Starts the watcher that holds the scope and ends, so that the watcher is nobody's child: a job that had it as its own
+/// would take it for one of the job's processes that has left the cage.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn detach(places: &Places) -> Result<()> {
+    let mut args: Vec<CString> = vec![c"jobcage".into(), c"__watch".into()];
+    args.extend([&places.runtime, &places.state].map(|path| cstring(path.as_os_str())));
+    args.push(c"scope".into());
+    let plan = Plan {
+        programs: vec![SELF.into()],
+        args,
+        env: host::environment(&["XDG_RUNTIME_DIR"]),
+        ..Plan::default()
+    };
+    // A start that is under way keeps the memory that it shares with us beyond our end.
+    spawn(&plan)
+        .map_err(Failure::system("start the watcher"))
+        .map(drop)
 }
 
 /// One whose end is waited for.
@@ -374,8 +394,8 @@ fn hold_scope() {
 }
 
 fn enter_scope() -> Result<()> {
-    let (unit, slice) = ("jobcage-root.scope", "jobcage.slice");
-    jobcage_cage::start_scope(jobcage_cage::Bus::System, unit, slice, std::process::id())?;
+    // Our stderr is nowhere, and its words are for whoever waits for our answer.
+    host::ask_for_scope(c"system", Some(std::io::stdout().as_fd()))?;
     let mount = jobcage_cage::Mount::find()?;
     let root = Dir::open(&mount.dir_of(&jobcage_cage::own_cgroup()?))?;
     let hold = root.create_or_open(HOLD)?;

@@ -4,8 +4,9 @@ use crate::{Errno, Result};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Opens a directory by path, for `*at` calls below it.
@@ -182,4 +183,23 @@ pub fn close_from(first: u32) {
 pub fn take_stdin() -> OwnedFd {
     // SAFETY: descriptor 0 is open in every process that Rust's runtime has started, and the caller takes it once.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(0) }
+}
+
+/// Whether an extended attribute of a file has this value. One that is not there, or cannot be read, has not.
+#[must_use]
+pub fn has_xattr(path: &Path, name: &CStr, value: &[u8]) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    let mut found = [0_u8; 32];
+    // SAFETY: both strings end with a NUL, and the kernel writes at most as many bytes as it is told that there are.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            found.as_mut_ptr().cast(),
+            found.len(),
+        )
+    };
+    usize::try_from(length).is_ok_and(|length| found.get(..length) == Some(value))
 }

@@ -33,11 +33,12 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     Errno::result(done).map(drop)
 }
 
-/// Sends a signal to a process that is known to be our own unreaped child, whose pid therefore cannot be reused.
+/// Sends a signal by pid: to our own unreaped child, whose pid therefore cannot be reused, or where the kernel has no
+/// pidfds, to a process that the caller has just seen to live.
 ///
 /// # Errors
 /// As kill(2). A pid below 2 is refused with `EINVAL`: 0 and −1 mean groups, and 1 is never ours.
-pub fn signal_child(pid: i32, signal: i32) -> Result<()> {
+pub fn signal_pid(pid: i32, signal: i32) -> Result<()> {
     if pid < 2 {
         return Err(Errno::EINVAL);
     }

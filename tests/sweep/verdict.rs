@@ -1,0 +1,182 @@
+//! What is right after a fault.
+
+use super::place::{Ended, Place, Record};
+use super::points::Heir;
+use super::run::Over;
+use super::scenes::Scene;
+use jobcage_job::Ending;
+use std::collections::BTreeMap;
+
+type Verdict = Result<(), String>;
+
+/// jobcage's own failure.
+const FAILED: i32 = 125;
+
+/// Without a fault, or where it did not strike: the right result, and nothing is left.
+pub fn undisturbed(scene: &Scene, place: &Place, over: &Over) -> Verdict {
+    if !over.by_scene && over.ended.code != Some(scene.right) {
+        return Err(told("not the right result", &over.ended));
+    }
+    settle(scene, place)?;
+    nothing_left(place)
+}
+
+/// After a kill: whoever comes next finishes it, and the record tells.
+pub fn killed(scene: &Scene, place: &Place, heir: Heir) -> Verdict {
+    let before = place.records();
+    let began = place.dir.join("began").exists();
+    let lived = !place.cages().is_empty();
+    if heir == Heir::Watcher {
+        place.wait_no_cage(|| false);
+        let cages = place.cages();
+        if !cages.is_empty() {
+            return Err(format!("the watcher did not close it: {cages:?}"));
+        }
+        if !place.alive().is_empty() {
+            return Err(format!("the watcher left: {:#?}", place.alive()));
+        }
+    }
+    collect(place)?;
+    settle(scene, place)?;
+    nothing_left(place)?;
+    let after = place.records();
+    records_tell(&before, &after)?;
+    if began && lived && !after.values().any(|r| r.report.is_some()) {
+        return Err(format!(
+            "a job ran and was cut off, and no record tells it: before {before:#?}, after {after:#?}"
+        ));
+    }
+    steps_tell(began, &after)
+}
+
+/// Every record of a job that had begun has its report, which is the one it had, or says that the end was not seen.
+fn records_tell(before: &BTreeMap<String, Record>, after: &BTreeMap<String, Record>) -> Verdict {
+    for (id, record) in after {
+        let Some(report) = &record.report else {
+            return Err(format!("{id} has no report, and gc left it: {record:?}"));
+        };
+        let earlier = before.get(id).and_then(|r| r.report.as_ref());
+        let right = match earlier {
+            Some(earlier) => earlier == report,
+            None => match report.closed_by.as_str() {
+                "gc" => matches!(report.ending, Ending::Lost { .. } | Ending::Cancelled(_)),
+                _ => true,
+            },
+        };
+        if !right {
+            return Err(format!(
+                "{id}: the report does not tell what happened: {:?}",
+                report.ending
+            ));
+        }
+    }
+    for (id, record) in before.iter().filter(|(_, r)| r.spec) {
+        if !after.contains_key(id) {
+            return Err(format!("{id} had begun ({record:?}), and its record is gone"));
+        }
+    }
+    Ok(())
+}
+
+/// A report of a command that ran names its step, where steps are written down as they begin.
+fn steps_tell(began: bool, after: &BTreeMap<String, Record>) -> Verdict {
+    for (id, record) in after {
+        let Some(report) = &record.report else { continue };
+        if began && report.closed_by == "cleanup" && report.steps.is_empty() {
+            return Err(format!("{id}: a step ran, and the report has none"));
+        }
+    }
+    Ok(())
+}
+
+/// After a call that failed: a right result with nothing left, or a clear error, after which gc leaves nothing.
+pub fn failing(scene: &Scene, place: &Place, over: &Over) -> Verdict {
+    let ended = &over.ended;
+    if ended.stderr.contains("panicked") || ended.stderr.contains("memory allocation") {
+        return Err(told("it panicked", ended));
+    }
+    if over.by_scene {
+        // A watcher lives on; what it was to do is done.
+        return nothing_left(place);
+    }
+    match (ended.code, ended.signal) {
+        (Some(code), _) if code == scene.right => {}
+        (Some(FAILED | 126 | 127), _) if ended.stderr.lines().any(|l| l.starts_with("jobcage: ")) => {
+            place.kill_watchers();
+            collect(place)?;
+            settle(scene, place)?;
+            return nothing_left(place);
+        }
+        _ => return Err(told("neither a right result nor a clear error", ended)),
+    }
+    if !scene.open {
+        nothing_left(place).map_err(|why| told(&format!("it calls this a right result: {why}"), ended))?;
+        let open: Vec<_> = place
+            .records()
+            .into_iter()
+            .filter(|(_, r)| r.report.is_none())
+            .collect();
+        if !open.is_empty() {
+            return Err(told(
+                &format!("a right result, but the record is left: {open:?}"),
+                ended,
+            ));
+        }
+        return Ok(());
+    }
+    settle(scene, place)?;
+    nothing_left(place)
+}
+
+fn collect(place: &Place) -> Verdict {
+    let gc = place.jobcage(&["gc"]);
+    if gc.code == Some(0) {
+        Ok(())
+    } else {
+        Err(told("gc failed", &gc))
+    }
+}
+
+/// Ends the cages that rightly stay open.
+fn settle(scene: &Scene, place: &Place) -> Verdict {
+    if !scene.open {
+        return Ok(());
+    }
+    let open = place
+        .records()
+        .into_iter()
+        .filter(|(_, record)| record.report.is_none());
+    for (id, record) in open {
+        let ended = place.jobcage(&["cleanup", &id]);
+        if ended.code != Some(0) {
+            return Err(told(&format!("cleanup of {id} failed ({record:?})"), &ended));
+        }
+    }
+    Ok(())
+}
+
+fn nothing_left(place: &Place) -> Verdict {
+    let cages = place.cages();
+    if !cages.is_empty() {
+        return Err(format!("cages are left: {cages:?}"));
+    }
+    let alive = place.alive();
+    if !alive.is_empty() {
+        return Err(format!("processes are left: {alive:#?}"));
+    }
+    let unfinished = place.unfinished();
+    if !unfinished.is_empty() {
+        return Err(format!("files are left: {unfinished:?}"));
+    }
+    Ok(())
+}
+
+fn told(what: &str, ended: &Ended) -> String {
+    let Ended {
+        code, signal, stderr, ..
+    } = ended;
+    format!(
+        "{what}: exit code {code:?}, signal {signal:?}, stderr:\n{}",
+        stderr.trim_end()
+    )
+}
