@@ -322,9 +322,8 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
 
 /// Starts the closing of a job, if there is anything to close.
 fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
-    match places.open(&id).ok()?.state() {
-        Ok(State::Over(_)) => return None,
-        Ok(_) | Err(_) => {}
+    if let Ok(State::Over(_)) = places.open(&id).ok()?.state() {
+        return None;
     }
     let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
     let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
