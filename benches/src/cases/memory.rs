@@ -107,15 +107,14 @@ pub fn supervisors(context: &Context<'_>) -> Result<Vec<Process>> {
 
 fn weigh(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
     let found = supervisors(context)?;
+    // The job may be there before its supervisor has come to rest, and what waits for hours is what is weighed. Nobody
+    // announces rest.
+    std::thread::sleep(Duration::from_millis(300));
     let mut pss = 0.0;
     for process in &found {
         pss += procs::memory(process.pid)?.pss;
     }
     let switches = |found: &[Process]| -> Result<u64> { found.iter().map(|p| procs::switches(p.pid)).sum() };
-    if count == 1 {
-        // The job may be there before its supervisor has come to rest.
-        std::thread::sleep(Duration::from_millis(100));
-    }
     let before = switches(&found)?;
     if count == 1 {
         // The second is the measure: nothing may happen in it.

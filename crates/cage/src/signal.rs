@@ -166,8 +166,10 @@ pub fn signal_all(dir: &Dir, signals: &[i32]) -> Result<usize, Errno> {
     let lister = Lister::of(dir);
     walk(dir, &mut |dir| {
         let listed = lister.pids(dir)?;
-        for batch in listed.chunks(descriptors.batch) {
-            let held = hold(batch)?;
+        let mut rest = &listed[..];
+        while !rest.is_empty() {
+            let held;
+            (held, rest) = hold(rest, descriptors.batch)?;
             let still: HashSet<i32> = lister.pids(dir)?.into_iter().collect();
             for process in held.iter().filter(|process| still.contains(&process.pid())) {
                 match signals.iter().try_for_each(|signal| process.signal(*signal)) {
@@ -208,16 +210,28 @@ impl Held {
     }
 }
 
-fn hold(pids: &[i32]) -> Result<Vec<Held>, Errno> {
-    let mut held = Vec::with_capacity(pids.len());
-    for &pid in pids {
+/// Takes hold of the first of these processes, at most so many, and gives those that are left for the next time. Fewer
+/// where there are no more descriptors.
+fn hold(pids: &[i32], most: usize) -> Result<(Vec<Held>, &[i32]), Errno> {
+    let mut held = Vec::new();
+    for (at, &pid) in pids.iter().enumerate() {
+        if held.len() == most {
+            return Ok((held, &pids[at..]));
+        }
         match pidfd::open(pid) {
             Ok(fd) => held.push(Held::ByPidfd(pid, fd)),
             Err(Errno::ENOSYS) => held.push(Held::ByPid(pid)),
             // Ended and reaped since it was listed; EINVAL: its main thread's pid is in use by a thread now.
             Err(Errno::ESRCH | Errno::EINVAL) => {}
+            // The second reading of the list needs descriptors, too.
+            Err(Errno::EMFILE) if held.len() > 2 => {
+                held.truncate(held.len() - 2);
+                let last = held.last().map_or(0, Held::pid);
+                let next = pids.iter().position(|pid| *pid == last).map_or(at, |at| at + 1);
+                return Ok((held, &pids[next..]));
+            }
             Err(errno) => return Err(errno),
         }
     }
-    Ok(held)
+    Ok((held, &[]))
 }

@@ -12,7 +12,7 @@ use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, CreatedBy, JobId, JobSpec};
 use jobcage_ledger::{LedgerError, Places, State};
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
-use jobcage_sys::{Errno, file, pidfd, wait};
+use jobcage_sys::{Errno, file, memory, pidfd, wait};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOCKET: &str = "watch.sock";
 const LINGER: Duration = Duration::from_secs(60);
@@ -229,6 +229,31 @@ enum Kind {
     Closing(Child),
 }
 
+/// Waits until something happens: `false` if nothing did in `patience`. After a quiet moment it gives its own code back
+/// meanwhile, as a supervisor does: it may wait for days.
+fn rest(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> Result<bool> {
+    const MOMENT: u16 = 100;
+    loop {
+        match poll(fds, PollTimeout::from(MOMENT)) {
+            Ok(0) => break,
+            Ok(_) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Failure::system("wait for supervisors")(errno)),
+        }
+    }
+    let until = patience.map(|patience| Instant::now() + patience);
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if memory::sleep_without_code(fds, left) {
+            return Ok(true);
+        }
+        // A signal may have ended the sleep before its time.
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+    }
+}
+
 /// The watcher itself; returns when there is nothing left to watch. Standard input is the socket.
 ///
 /// # Errors
@@ -248,17 +273,9 @@ pub fn watch(places: &Places, scope: bool) -> Result<()> {
                 .iter()
                 .map(|w| PollFd::new(w.process.as_fd(), PollFlags::POLLIN)),
         );
-        let linger = PollTimeout::try_from(LINGER).unwrap_or(PollTimeout::MAX);
-        let patience = if watched.is_empty() && !scope {
-            linger
-        } else {
-            PollTimeout::NONE
-        };
-        match poll(&mut fds, patience) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(Failure::system("wait for supervisors")(errno)),
+        let patience = (watched.is_empty() && !scope).then_some(LINGER);
+        if !rest(&mut fds, patience)? {
+            return Ok(());
         }
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
         let newcomer = ready(&fds[0]);
@@ -317,9 +334,10 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
 
 /// Starts the closing of a job, if there is anything to close.
 fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
-    match places.open(&id).and_then(|record| record.state()) {
-        Ok(State::Over(_)) | Err(LedgerError::NoSuchJob(_)) => return None,
-        Ok(_) | Err(_) => {}
+    let state = places.open(&id).and_then(|record| record.state());
+    // Any other trouble with its record is for the closing to tell, or to get over.
+    if let Ok(State::Over(_)) | Err(LedgerError::NoSuchJob(_)) = state {
+        return None;
     }
     let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
     let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));

@@ -1,0 +1,182 @@
+//! A power cut: QEMU is killed while a job of `jobcage create` runs a step, and the same disk boots again. Then
+//! `jobcage gc` closes the record as lost, whole, and once.
+//!
+//! `cargo test --test power_cut`; like the other tests of the VM it is left out of a plain `cargo test`.
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Makes a cage, starts a step in it, and says so when the step runs. The cut comes with that line.
+const BEFORE: &str = r#"
+id=$(/payload/jobcage create --name cut --pids 50) || exit 1
+/payload/jobcage run --job "$id" -- sleep 1000 &
+until grep -q . /sys/fs/cgroup/jobcage.slice/jobcage-root.scope/"$id"/steps/*/cgroup.procs 2>/dev/null; do sleep 0.1; done
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+echo "the step runs: $id"
+sleep 1000
+"#;
+
+/// What the next boot finds and does, a line for each.
+const AFTER: &str = r#"
+cd /var/lib/jobcage || exit 1
+echo "files $(find . -type f | sort | tr '\n' ' ')"
+/payload/jobcage gc --json >/tmp/gc || echo "gc failed: $?"
+echo "gc $(tr -d '\n' </tmp/gc)"
+echo "again $(/payload/jobcage gc --json | tr -d '\n')"
+echo "list $(/payload/jobcage list --json | tr -d '\n')"
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+echo "left $(find . -type f | sort | tr '\n' ' ')"
+echo "report $(tr -d '\n' <./*/report.json)"
+"#;
+
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Whether this machine can boot the VM; said, and a failure where everything is required.
+fn has_vm() -> bool {
+    let check = Command::new(here("tests/vm/image"))
+        .arg("check")
+        .output()
+        .expect("tests/vm/image can be run");
+    if check.status.success() {
+        return true;
+    }
+    let missing = String::from_utf8_lossy(&check.stderr).trim().to_owned();
+    let required = std::env::var("JOBCAGE_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|need| need == "all" || need == "vm"),
+        "{missing}"
+    );
+    eprintln!("skipped: {missing}");
+    false
+}
+
+struct Machine {
+    kernel: &'static str,
+    place: PathBuf,
+}
+
+impl Machine {
+    fn new(kernel: &'static str) -> Self {
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("power-cut-{kernel}"));
+        let _ = fs::remove_dir_all(&place);
+        let payload = place.join("payload");
+        fs::create_dir_all(&payload).unwrap();
+        let jobcage = std::env::var_os("JOBCAGE_BIN")
+            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_jobcage")), PathBuf::from);
+        fs::copy(&jobcage, payload.join("jobcage")).unwrap();
+        Self { kernel, place }
+    }
+
+    /// Boots the machine's disk for one script; its console.
+    fn boot(&self, script: &str, more: &[&str]) -> String {
+        let out = self.place.join("out");
+        let Output { status, stderr, .. } = Command::new(here("tests/vm/run"))
+            .args(["--kernel", self.kernel, "--timeout", "600"])
+            .arg("--payload")
+            .arg(self.place.join("payload"))
+            .arg("--out")
+            .arg(&out)
+            .arg("--disk")
+            .arg(self.place.join("disk.img"))
+            .args(more)
+            .args(["--", "bash", "-c", script])
+            .output()
+            .expect("tests/vm/run can be run");
+        let console = fs::read(out.join("console.log")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console).into_owned();
+        assert!(
+            status.success(),
+            "kernel {}: {}\n{console}",
+            self.kernel,
+            String::from_utf8_lossy(&stderr)
+        );
+        console
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // 2 GiB, of which a few hundred MiB are really there.
+        let _ = fs::remove_file(self.place.join("disk.img"));
+    }
+}
+
+/// What follows a word at the start of a line.
+fn line<'t>(text: &'t str, word: &str) -> &'t str {
+    let found = text
+        .lines()
+        .find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+    found
+        .unwrap_or_else(|| panic!("no line {word:?} in:\n{text}"))
+        .trim()
+}
+
+fn json(text: &str, word: &str) -> Value {
+    let found = line(text, word);
+    serde_json::from_str(found).unwrap_or_else(|e| panic!("{word}: {e}: {found}"))
+}
+
+fn cut(kernel: &'static str) {
+    if !has_vm() {
+        return;
+    }
+    let machine = Machine::new(kernel);
+    let before = machine.boot(BEFORE, &["--power-cut-on", "the step runs:"]);
+    let id = line(&before, "the step runs:").to_owned();
+    let after = machine.boot(AFTER, &[]);
+    assert_ne!(
+        line(&before, "boot"),
+        line(&after, "boot"),
+        "it was no other boot"
+    );
+
+    // The record was on the disk at once, without anybody's sync, and no half-written file beside it.
+    let files: Vec<&str> = line(&after, "files").split(' ').collect();
+    assert!(files.contains(&format!("./{id}/spec.json").as_str()), "{files:?}");
+    assert!(
+        files.iter().all(|file| !file.contains("report.json")),
+        "{files:?}"
+    );
+
+    let done = json(&after, "gc");
+    assert_eq!(done.as_array().map(Vec::len), Some(1), "{done:#}");
+    let report = json(&after, "report");
+    assert_eq!(report["job"], id.as_str(), "{report:#}");
+    assert_eq!(report["ending"]["kind"], "lost", "{report:#}");
+    assert!(
+        report["ending"]["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("went down")),
+        "{report:#}"
+    );
+    assert_eq!(report["closed_by"], "gc", "{report:#}");
+    assert_eq!(report["boot_id"], line(&before, "boot"), "{report:#}");
+    assert_eq!(report["steps"][0]["ending"]["kind"], "lost", "{report:#}");
+
+    assert_eq!(
+        json(&after, "again"),
+        Value::Array(Vec::new()),
+        "a second gc did something"
+    );
+    let listed = json(&after, "list");
+    assert_eq!(listed[0]["state"], "over", "{listed:#}");
+    let left = line(&after, "left");
+    assert!(
+        !left.contains("tmp") && !left.contains(".new"),
+        "half-written: {left}"
+    );
+}
+
+#[test]
+fn a_job_of_the_boot_before_is_closed_as_lost_6_1() {
+    cut("6.1");
+}
+
+#[test]
+fn a_job_of_the_boot_before_is_closed_as_lost_6_12() {
+    cut("6.12");
+}
