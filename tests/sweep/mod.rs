@@ -41,7 +41,7 @@ impl Kind {
 const INSIDE: &str = "JOBCAGE_CRASH_DIR";
 
 /// How many points a row of the sample has: all rows together take about a minute on two cores.
-const SAMPLE: usize = 48;
+const SAMPLE: usize = 90;
 
 /// Runs a row, or skips it.
 pub fn row(scene: &str, kind: Kind) {

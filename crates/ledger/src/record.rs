@@ -56,10 +56,14 @@ pub enum State {
 }
 
 /// The kernel's name for this boot.
-#[must_use]
-pub fn boot_id() -> String {
-    let text = file::read_path(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    String::from_utf8_lossy(&text).trim().to_owned()
+///
+/// # Errors
+/// If it cannot be read. It must not be guessed then: whoever takes this boot for another one believes that nothing of
+/// the job is alive.
+pub fn boot_id() -> Result<String> {
+    let text = file::read_path(c"/proc/sys/kernel/random/boot_id")
+        .map_err(|errno| LedgerError::io("read", Path::new("/proc/sys/kernel/random/boot_id"), errno))?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 impl Record {
@@ -210,6 +214,7 @@ impl Record {
     /// # Errors
     /// What the file system answers; the job is not over then.
     pub fn close(&self, report: &Report) -> Result<()> {
+        self.sweep_unfinished();
         let mut report = report.clone();
         let survivors = report.quarantine.iter_mut().flat_map(|q| &mut q.survivors);
         let escaped = report.escaped.iter_mut().filter_map(|e| e.process.as_mut());
@@ -217,6 +222,18 @@ impl Record {
             left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
         }
         self.write(REPORT, &report)
+    }
+
+    /// Takes away what a writer left that was killed before its rename. Whether that succeeds does not matter to the job.
+    fn sweep_unfinished(&self) {
+        for name in self
+            .names()
+            .unwrap_or_default()
+            .iter()
+            .filter(|name| name.ends_with(".new"))
+        {
+            let _ = unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 
     /// Marks that the whole job is being ended from outside of its steps.

@@ -73,6 +73,7 @@ struct Setup {
 fn new_cage(job: &Job, name: Option<&str>, limits: &Limits, best_effort: bool, after: bool) -> Result<Setup> {
     let found = host::root(job.cgroup_root.as_deref(), &job.places)?;
     let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    let boot = boot_id()?;
     let make_spec = || JobSpec {
         version: SPEC_VERSION,
         id: JobId::generate(&word, random()),
@@ -81,7 +82,7 @@ fn new_cage(job: &Job, name: Option<&str>, limits: &Limits, best_effort: bool, a
         program: Some(program_name(&job.command)),
         cage: String::new(),
         limited: !limits.is_empty(),
-        boot_id: boot_id(),
+        boot_id: boot.clone(),
         owner: nix::unistd::getuid().as_raw(),
         uid: job
             .command
@@ -358,8 +359,9 @@ impl<'a> Supervision<'a> {
     }
 
     fn start_main(&mut self) -> Result<()> {
-        let child = self.spawn(self.command_plan(), false)?;
+        // Written down first: a step that runs unknown would make the whole job look like one that did nothing.
         let step = self.begin_step(StepKind::Step);
+        let child = self.spawn(self.command_plan(), false)?;
         match child {
             Ok(child) => self.main = Some(Running { child, step }),
             Err(errno) => {
@@ -451,7 +453,7 @@ impl<'a> Supervision<'a> {
             ended: None,
         };
         if self.is_step_of_another() {
-            // The step runs already; that it cannot be written down is told by the cleanup's report.
+            // That it cannot be written down is no reason not to run it; its end is written as well.
             let _ = self.setup.record.write_step(&step);
         }
         step
@@ -1006,7 +1008,11 @@ impl<'a> Supervision<'a> {
         let Setup { record, lock, .. } = self.setup;
         if matches!(self.job.target, Target::Existing(_)) {
             for step in &report.steps {
-                record.write_step(step)?;
+                match record.write_step(step) {
+                    // A cleanup at this very moment sweeps the record and tells of the step itself.
+                    Err(_) if record.is_closing() => {}
+                    written => written?,
+                }
             }
         } else if report.clean {
             record.remove_plain()?;
