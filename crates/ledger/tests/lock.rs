@@ -17,7 +17,7 @@ fn spec() -> JobSpec {
         created_by: CreatedBy::Create,
         program: None,
         limited: false,
-        boot_id: boot_id(),
+        boot_id: boot_id().unwrap(),
         owner: 0,
         uid: 0,
         created_ns: 0,
