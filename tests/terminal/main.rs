@@ -166,7 +166,7 @@ fn states(world: &World) -> Vec<char> {
         .iter()
         .flat_map(|cage| cgroup::below(cage))
         .flat_map(|dir| cgroup::pids(&dir));
-    pids.filter_map(|pid| stat(pid))
+    pids.filter_map(stat)
         .map(|(_, state, _)| state)
         .collect()
 }
