@@ -161,14 +161,18 @@ fn ctrl_c_ends_a_whole_pipeline() {
 
 /// Every process of the world's jobs that is alive, by its state letter.
 fn states(world: &World) -> Vec<char> {
-    let cages = world.cages();
-    let pids = cages
-        .iter()
-        .flat_map(|cage| cgroup::below(cage))
-        .flat_map(|dir| cgroup::pids(&dir));
-    pids.filter_map(stat)
-        .map(|(_, state, _)| state)
-        .collect()
+    let mut states = Vec::new();
+    for cage in world.cages() {
+        for dir in cgroup::below(&cage) {
+            states.extend(
+                cgroup::pids(&dir)
+                    .into_iter()
+                    .filter_map(stat)
+                    .map(|(_, state, _)| state),
+            );
+        }
+    }
+    states
 }
 
 #[test]
