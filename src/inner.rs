@@ -1,9 +1,9 @@
 //! The words by which jobcage starts itself for a part that needs a process of its own. They are no interface: the
 //! starter and the started are the same file.
 
-use jobcage_cage::{Bus, start_scope};
+use jobcage_cage::{Bus, is_in_delegated_unit, start_scope};
 use jobcage_ledger::Places;
-use jobcage_supervisor::{gc, watcher};
+use jobcage_supervisor::{gc, host, watcher};
 use std::ffi::OsString;
 use std::fmt::Display;
 
@@ -18,20 +18,32 @@ pub fn perform(words: &[OsString]) -> Option<Result<u8, Box<dyn Display>>> {
         "__watch" if word(4) == Some("detach") => done(watcher::detach(&places())),
         "__watch" => done(watcher::watch(&places(), word(4) == Some("scope"))),
         "__close" => close(&places(), word(4).unwrap_or_default()),
-        "__scope" => done(scope(word(2) == Some("system"))),
+        "__scope" => scope(word(2) == Some("system")),
         "__leader" => leader(),
         _ => return None,
     })
 }
 
-/// Has systemd move our parent into a scope.
-fn scope(of_system: bool) -> jobcage_cage::Result<()> {
+/// Has systemd move our parent into a scope, unless a user's parent is in a delegated unit already.
+fn scope(of_system: bool) -> Result<u8, Box<dyn Display>> {
     let pid = std::os::unix::process::parent_id();
     if of_system {
-        start_scope(Bus::System, "jobcage-root.scope", "jobcage.slice", pid)
-    } else {
-        start_scope(Bus::User, &format!("jobcage-{pid}.scope"), "app.slice", pid)
+        return done(start_scope(
+            Bus::System,
+            "jobcage-root.scope",
+            "jobcage.slice",
+            pid,
+        ));
     }
+    if is_in_delegated_unit(Bus::User, pid) {
+        return Ok(host::DELEGATED);
+    }
+    done(start_scope(
+        Bus::User,
+        &format!("jobcage-{pid}.scope"),
+        "app.slice",
+        pid,
+    ))
 }
 
 fn done<E: Display + 'static>(result: Result<(), E>) -> Result<u8, Box<dyn Display>> {

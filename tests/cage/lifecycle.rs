@@ -8,6 +8,8 @@ use crate::support::{PATIENCE, say};
 use crate::tools::{everybody, outside, run, settle};
 use jobcage_cage::{Cage, Dir, EventsFile, Patience, count, empty, remove};
 use jobcage_job::{CensusMethod, Death, FoundBy, JobId, Kill, StepKind};
+use jobcage_sys::spawn::{Plan, spawn, spawn_moved};
+use jobcage_sys::wait::{self, Change, Whom};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;
@@ -258,6 +260,39 @@ fn threaded_cgroups_die_from_above_and_from_within() {
         assert!(victim.has_ended());
         must_remove(&world);
     }
+}
+
+/// Kernels differ in whether a child may be born into a cgroup that was once killed (docs/kernel.md). To move there is
+/// always possible, and a start says which of the two it was.
+#[test]
+fn a_killed_cgroup_takes_those_who_move() {
+    let mut world = World::new("killed");
+    let (_job, _) = settle(&mut world, &["double-fork"]);
+    must_empty(&world);
+    let dir = outside(&world);
+    let plan = Plan {
+        programs: vec![c"/bin/sh".into()],
+        args: [c"sh", c"-c", c"exit 9"].map(Into::into).to_vec(),
+        cgroup: Some(dir.fd()),
+        ..Plan::default()
+    };
+    let mut killed_at_birth = 0;
+    for _ in 0..4 {
+        let child = spawn(&plan).unwrap();
+        match wait::block(Whom::Pid(child.pid)).unwrap().1 {
+            Change::Killed(9) if child.died_at_birth() => killed_at_birth += 1,
+            other => assert_eq!(other, Change::Exited(9)),
+        }
+        let child = spawn_moved(&plan).unwrap();
+        assert_eq!(wait::block(Whom::Pid(child.pid)).unwrap().1, Change::Exited(9));
+        assert!(!child.died_at_birth());
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    say(&format!(
+        "cage: {}: {killed_at_birth} of 4 killed at birth",
+        release.trim()
+    ));
+    assert!(killed_at_birth == 0 || killed_at_birth == 4, "{killed_at_birth}");
 }
 
 #[test]

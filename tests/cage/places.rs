@@ -296,8 +296,10 @@ fn a_killed_watcher_takes_no_job_with_it() {
 fn service(world: &World, unit: &str) -> Process {
     let mut command = Command::new("systemd-run");
     let ready = world.dir.join("ready").display().to_string();
-    let script =
-        format!("trap '' TERM; echo $$ >{ready}.tmp; mv {ready}.tmp {ready}; sleep 1000 & wait; sleep 1000");
+    // systemd makes one dollar sign of two.
+    let script = format!(
+        "trap '' TERM; echo $$$$ >{ready}.tmp; mv {ready}.tmp {ready}; sleep 1000 & wait; sleep 1000"
+    );
     command
         .args([
             "--quiet",

@@ -165,7 +165,8 @@ impl Place {
         let pids = listed.filter_map(|e| e.file_name().to_str()?.parse().ok());
         let is_jobcage =
             |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == programs::jobcage());
-        pids.filter(|&pid| Some(pid) != except && is_jobcage(pid)).collect()
+        pids.filter(|&pid| Some(pid) != except && is_jobcage(pid))
+            .collect()
     }
 
     /// Kills the watcher and what it has started, until there is nothing of it.
@@ -177,7 +178,11 @@ impl Place {
             }
             for watcher in watchers {
                 watcher.signal(Signal::SIGKILL);
-                assert!(watcher.wait_end(DEADLINE), "the watcher {} does not end", watcher.pid);
+                assert!(
+                    watcher.wait_end(DEADLINE),
+                    "the watcher {} does not end",
+                    watcher.pid
+                );
             }
         }
     }

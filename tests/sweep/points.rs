@@ -31,8 +31,14 @@ pub enum Fault {
 
 /// Calls that cannot fail so on any kernel, and why; all are made to fail with EINTR all the same where a signal could come.
 const IMPOSSIBLE: [(&str, &str); 4] = [
-    ("close", "it closes whatever it says; the runtime ends at an error for a directory (close(2), NOTES)"),
-    ("waitid", "it refuses only wrong arguments, and ECHILD is none of these errors (waitid(2))"),
+    (
+        "close",
+        "it closes whatever it says; the runtime ends at an error for a directory (close(2), NOTES)",
+    ),
+    (
+        "waitid",
+        "it refuses only wrong arguments, and ECHILD is none of these errors (waitid(2))",
+    ),
     (
         "getrandom",
         "16 bytes are given whole or not at all (getrandom(2))",
@@ -60,7 +66,9 @@ pub struct Point {
 impl Point {
     /// strace's option for it.
     pub fn injection(&self) -> String {
-        let Self { call, when, fault, .. } = self;
+        let Self {
+            call, when, fault, ..
+        } = self;
         match fault {
             Fault::Kill(_) => format!("inject={call}:signal=KILL:when={when}"),
             Fault::Error(errno) => format!("inject={call}:error={errno}:when={when}"),
@@ -111,7 +119,9 @@ pub fn enumerate(scene: &Scene, kind: Kind, dir: &Path) -> Vec<Point> {
 fn errors(call: &str) -> impl Iterator<Item = &'static str> {
     let impossible = IMPOSSIBLE.iter().any(|(name, _)| *name == call);
     let interruptible = matches!(call, "close" | "waitid");
-    ERRORS.into_iter().filter(move |errno| !impossible || (interruptible && *errno == "EINTR"))
+    ERRORS
+        .into_iter()
+        .filter(move |errno| !impossible || (interruptible && *errno == "EINTR"))
 }
 
 /// How often a call was made.

@@ -203,7 +203,11 @@ fn orphan(place: &mut Place) -> Start {
         "the job to be orphaned does not start"
     );
     // Stopped first, or they would close the job before they are killed themselves.
-    let watchers: Vec<Process> = place.watchers(Some(supervisor.pid)).into_iter().map(Process::open).collect();
+    let watchers: Vec<Process> = place
+        .watchers(Some(supervisor.pid))
+        .into_iter()
+        .map(Process::open)
+        .collect();
     for watcher in &watchers {
         watcher.signal(Signal::SIGSTOP);
     }

@@ -94,6 +94,7 @@ fn set(dir: &Dir, limit: &Limit) -> std::result::Result<String, String> {
             limit.controller.name()
         ),
         Errno::ENODEV => "no such block device".to_owned(),
+        Errno::ERANGE if limit.file == "cpuset.cpus" => "this host has no such processor".to_owned(),
         errno => errno.desc().to_owned(),
     })?;
     let text = dir

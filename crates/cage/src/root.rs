@@ -114,11 +114,7 @@ pub fn find(configured: Option<&Path>) -> Result<Search> {
         };
     }
     if !root && is_ours(&own_dir) && (!systemd || is_delegated(&mount.point, &own_dir)) {
-        return found(
-            Dir::open(&own_dir)?,
-            Kind::Delegated,
-            "the cgroup that jobcage was started in is ours".into(),
-        );
+        return found(Dir::open(&own_dir)?, Kind::Delegated, OURS.into());
     }
     if !root && systemd {
         return Ok(Search::NeedsScope(Bus::User));
@@ -143,6 +139,34 @@ pub fn find(configured: Option<&Path>) -> Result<Search> {
         ))),
     }
 }
+
+/// The cgroup of this process as root: of the kind [`Kind::Delegated`], or the scope that was just made for it.
+///
+/// # Errors
+/// If it is not ours to use.
+pub fn own_place(kind: Kind) -> Result<Found> {
+    let mount = Mount::find()?;
+    let own = own_cgroup()?;
+    let path = mount.dir_of(&own);
+    if !is_ours(&path) {
+        return Err(CageError::NoRoot(format!(
+            "systemd says that the cgroup {own} is delegated to this user, but it cannot be written"
+        )));
+    }
+    let why = match kind {
+        Kind::UserScope => "this user's systemd gave jobcage a scope of its own, which ends with it",
+        _ => OURS,
+    };
+    Ok(Found {
+        dir: Dir::open(&path)?,
+        kind,
+        why: why.into(),
+        mount,
+        own,
+    })
+}
+
+const OURS: &str = "the cgroup that jobcage was started in is ours";
 
 /// Whether a cgroup path leads through a cage: a generated job id, then a leaf `NN-name`, with `steps` or `after` between
 /// them or not. The environment is not asked, since a job may scrub it.
@@ -175,7 +199,7 @@ fn is_delegated(mount: &Path, dir: &Path) -> bool {
     let above = dir
         .ancestors()
         .take_while(|above| *above != mount && is_ours(above) && !is_managers(above));
-    // Before 251 systemd marks them where root alone can read it; a scope of our own does as well then.
+    // The managers of older users (252) do not mark: they are asked, once there is something to ask.
     let mut marks = above.map(|above| file::has_xattr(above, c"user.delegate", b"1"));
     marks.any(|marked| marked)
 }

@@ -16,6 +16,24 @@ pub enum Bus {
     User,
 }
 
+/// Whether the unit that a process is in is delegated already, as this manager says. `false` where it knows of none.
+///
+/// Starts a thread of the D-Bus library, so it belongs into a process of its own.
+#[must_use]
+pub fn is_in_delegated_unit(bus: Bus, pid: u32) -> bool {
+    let delegate = || -> zbus::Result<bool> {
+        let connection = connect(bus)?;
+        let unit: OwnedObjectPath = manager(&connection)?.call("GetUnitByPID", &(pid))?;
+        let property = |interface: &'static str| -> zbus::Result<bool> {
+            let destination = "org.freedesktop.systemd1";
+            Proxy::new(&connection, destination, &unit, interface)?.get_property("Delegate")
+        };
+        // Only these two kinds of unit hold processes that are not the manager's own.
+        property("org.freedesktop.systemd1.Scope").or_else(|_| property("org.freedesktop.systemd1.Service"))
+    };
+    delegate().unwrap_or(false)
+}
+
 /// Puts a process into a new delegated scope and waits until systemd has done it.
 ///
 /// Starts a thread of the D-Bus library, so it belongs into a process of its own.
@@ -34,21 +52,29 @@ pub fn start_scope(bus: Bus, unit: &str, slice: &str, pid: u32) -> Result<()> {
     })
 }
 
-fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
-    let connection = match bus {
-        Bus::System => Connection::system()?,
+fn connect(bus: Bus) -> zbus::Result<Connection> {
+    match bus {
+        Bus::System => Connection::system(),
         Bus::User => {
             let dir = std::env::var("XDG_RUNTIME_DIR")
                 .map_err(|_| zbus::Error::Address("XDG_RUNTIME_DIR is not set".into()))?;
-            Builder::address(format!("unix:path={dir}/bus").as_str())?.build()?
+            Builder::address(format!("unix:path={dir}/bus").as_str())?.build()
         }
-    };
-    let manager = Proxy::new(
-        &connection,
+    }
+}
+
+fn manager(connection: &Connection) -> zbus::Result<Proxy<'_>> {
+    Proxy::new(
+        connection,
         "org.freedesktop.systemd1",
         "/org/freedesktop/systemd1",
         "org.freedesktop.systemd1.Manager",
-    )?;
+    )
+}
+
+fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
+    let connection = connect(bus)?;
+    let manager = manager(&connection)?;
     manager.call::<_, _, ()>("Subscribe", &())?;
     // Listen first: the job may be done before the call returns.
     let ended = manager.receive_signal("JobRemoved")?;

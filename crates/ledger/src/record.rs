@@ -182,12 +182,22 @@ impl Record {
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
     ///
     /// # Errors
-    /// If it cannot be read or is of a newer version.
+    /// If it cannot be read, is of a newer version, or not about this job.
     pub fn spec(&self) -> Result<Option<JobSpec>> {
         match self.read::<JobSpec>(SPEC, SPEC_VERSION) {
             Err(LedgerError::Damaged { .. }) => Ok(None),
+            // Whoever closes this job kills in that cgroup: it has to be the job's own.
+            Ok(Some(spec)) if !self.is_of(&spec) => Err(LedgerError::Damaged {
+                path: self.path.join(SPEC),
+                why: "it names the cage of another job".into(),
+            }),
             other => other,
         }
+    }
+
+    fn is_of(&self, spec: &JobSpec) -> bool {
+        let name = Path::new(&spec.cage).file_name();
+        spec.id == self.id && name.is_some_and(|name| name == self.id.as_str())
     }
 
     /// The report. `None`: the job is not over.
@@ -198,13 +208,20 @@ impl Record {
         self.read(REPORT, REPORT_VERSION)
     }
 
-    /// Writes the report: the job is over.
+    /// Writes the report: the job is over. Of the processes in it, the record has the programs and not the arguments,
+    /// where scripts and secrets are.
     ///
     /// # Errors
     /// What the file system answers; the job is not over then.
     pub fn close(&self, report: &Report) -> Result<()> {
         self.sweep_unfinished();
-        self.write(REPORT, report)
+        let mut report = report.clone();
+        let survivors = report.quarantine.iter_mut().flat_map(|q| &mut q.survivors);
+        let escaped = report.escaped.iter_mut().filter_map(|e| e.process.as_mut());
+        for left in report.census.left.iter_mut().chain(survivors).chain(escaped) {
+            left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
+        }
+        self.write(REPORT, &report)
     }
 
     /// Takes away what a writer left that was killed before its rename. Whether that succeeds does not matter to the job.

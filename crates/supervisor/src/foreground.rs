@@ -9,7 +9,7 @@ use crate::error::{Failure, Result};
 use crate::host::{self, cstring};
 use crate::job::{After, Command, Job, Outcome, Target};
 use crate::machine::{Action, Event, Machine, State};
-use crate::signals::{Meaning, Signals};
+use crate::signals::{Meaning, Signals, stop_by};
 use crate::watcher::{self, Watch};
 use jobcage_cage::{
     Cage, Emptied, EventsFile, Found, Leaf, Patience, apply, empty, enable, oom_kills, signal_all,
@@ -24,7 +24,7 @@ use jobcage_sys::file::Durability;
 use jobcage_sys::spawn::{Child, Plan, Stage, spawn, spawn_moved};
 use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, memory, pidfd};
-use nix::libc::{SIGCONT, SIGSTOP};
+use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
@@ -610,7 +610,7 @@ impl<'a> Supervision<'a> {
         {
             let is = |running: &Option<Running>| running.as_ref().is_some_and(|r| r.child.pid == pid);
             match change {
-                Change::Stopped(_) if is(&self.main) => self.stop_with_main(pid),
+                Change::Stopped(signal) if is(&self.main) => self.stop_with_main(pid, signal),
                 Change::Stopped(_) => {}
                 Change::Exited(_) | Change::Killed(_) if is(&self.main) => self.main_ended(change)?,
                 Change::Exited(_) | Change::Killed(_) if is(&self.after) => self.after_ended(change)?,
@@ -630,12 +630,13 @@ impl<'a> Supervision<'a> {
         Ok(())
     }
 
-    /// The command stopped by itself at a terminal: our caller, a shell with job control, waits for us, so we stop as
-    /// well; when it wakes us, we wake the command. A command that was stopped by the terminal stopped us, too.
-    fn stop_with_main(&self, pid: i32) {
+    /// The command has stopped at a terminal: our caller, a shell with job control, waits for us, so we stop as well, by
+    /// the same signal; when it wakes us, we wake the command. Not while the job is ending: its clocks have to run.
+    fn stop_with_main(&self, pid: i32, signal: i32) {
         use std::io::IsTerminal;
-        if std::io::stdin().is_terminal() || std::io::stderr().is_terminal() {
-            let _ = nix::sys::signal::raise(Signal::try_from(SIGSTOP).unwrap_or(Signal::SIGSTOP));
+        let at_terminal = std::io::stdin().is_terminal() || std::io::stderr().is_terminal();
+        if at_terminal && self.machine.state() == State::Running {
+            stop_by(Signal::try_from(signal).unwrap_or(Signal::SIGSTOP));
             let _ = pidfd::signal_pid(pid, SIGCONT);
         }
     }

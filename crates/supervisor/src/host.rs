@@ -2,7 +2,7 @@
 
 use crate::error::{Failure, Result};
 use crate::watcher;
-use jobcage_cage::{Bus, Dir, Found, Kind, Search, enable, find};
+use jobcage_cage::{Bus, Dir, Found, Kind, Search, enable, find, own_place};
 use jobcage_job::Controller;
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Plan, spawn};
@@ -30,21 +30,14 @@ pub fn root(configured: Option<&Path>, places: &Places) -> Result<Found> {
         Search::Found(found) => Ok(*found),
         Search::NeedsScope(Bus::System) => start_host_scope(configured, places)?.ok_or_else(missing),
         Search::NeedsScope(Bus::User) => {
-            ask_for_scope(c"user", None).map_err(|_| {
+            let kind = ask_for_scope(c"user", None).map_err(|_| {
                 Failure::Refused(
                     "there is no cgroup for this user: see the line above; run jobcage as root, from a delegated scope, or \
                      as a user whose manager runs (run \"jobcage doctor\")"
                         .into(),
                 )
             })?;
-            match find(configured)? {
-                Search::Found(found) => Ok(Found {
-                    kind: Kind::UserScope,
-                    why: "this user's systemd gave jobcage a scope of its own, which ends with it".into(),
-                    ..*found
-                }),
-                Search::NeedsScope(_) => Err(missing()),
-            }
+            Ok(own_place(kind)?)
         }
     }
 }
@@ -65,12 +58,16 @@ fn start_host_scope(configured: Option<&Path>, places: &Places) -> Result<Option
     Ok(found(find(configured)?))
 }
 
-/// Has the manager of the system or of the user move this process into a delegated scope. The talking is done by a
-/// process of its own, since the D-Bus library starts threads and takes memory.
+/// What the helper returns where no scope is needed.
+pub const DELEGATED: u8 = 3;
+
+/// Has the manager of the system or of the user move this process into a delegated scope; the user's does not where this
+/// process is in a delegated unit already. The talking is done by a process of its own, since the D-Bus library starts
+/// threads and takes memory.
 ///
 /// # Errors
 /// If that did not work; the helper has said why on its stderr, which is `stderr` or ours.
-pub(crate) fn ask_for_scope(whose: &CStr, stderr: Option<BorrowedFd<'_>>) -> Result<()> {
+pub(crate) fn ask_for_scope(whose: &CStr, stderr: Option<BorrowedFd<'_>>) -> Result<Kind> {
     let plan = Plan {
         programs: vec![SELF.into()],
         args: vec![c"jobcage".into(), c"__scope".into(), whose.into()],
@@ -82,7 +79,8 @@ pub(crate) fn ask_for_scope(whose: &CStr, stderr: Option<BorrowedFd<'_>>) -> Res
     match wait::block(Whom::Pid(child.pid))
         .map_err(Failure::system("wait for the helper that talks to systemd"))?
     {
-        (_, Change::Exited(0)) => Ok(()),
+        (_, Change::Exited(0)) => Ok(Kind::UserScope),
+        (_, Change::Exited(code)) if code == i32::from(DELEGATED) => Ok(Kind::Delegated),
         _ => Err(Failure::Refused("systemd gave no scope".into())),
     }
 }

@@ -15,7 +15,7 @@ use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use jobcage_sys::{Errno, file, memory, pidfd, wait};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
 use std::ffi::CString;
@@ -122,7 +122,12 @@ fn start(places: &Places, hold: Option<&Dir>, ready: Option<&OwnedFd>) -> Result
         ],
         dir: Some(c"/".into()),
         new_session: true,
-        signal_mask: Some(SigSet::empty()),
+        // What a terminal sends in the moment before it has its own session would end it, with all that it watches.
+        signal_mask: Some(
+            [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP]
+                .into_iter()
+                .collect(),
+        ),
         ..Plan::default()
     };
     // Not born in its leaf but moved there: where our own cgroup was once killed as a whole, some kernels kill what is born
