@@ -81,6 +81,7 @@ fn in_namespace(test: &str, dir: &Path, group: &Path) -> bool {
         .env(INSIDE, dir)
         .env("JOBCAGE_TEST_CGROUP", group)
         .env("JOBCAGE_SEED", seed().to_string())
+        .env(progress::COMMIT, progress::commit())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()

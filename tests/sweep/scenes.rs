@@ -25,8 +25,8 @@ pub struct Scene {
     pub open: bool,
 }
 
-/// Says that it runs, and stays.
-const STAY: &str = "echo ready > ready; sleep 100";
+/// Says that it runs, and stays. It forks first: a child that is born while a signal is sent does not get it.
+const STAY: &str = "sleep 100 & echo ready > ready; wait";
 
 /// Leaves somebody behind. It says that it ran by a file.
 const LEAVE: &str = "touch began; sleep 100 & exit 0";

@@ -321,11 +321,9 @@ impl Record {
         let io = |errno| LedgerError::io("list", &self.path, errno);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
-        let names = listing
-            .iter()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
-        Ok(names.filter(|name| name != "." && name != "..").collect())
+        let entries = listing.iter().collect::<nix::Result<Vec<_>>>().map_err(io)?;
+        let names = entries.iter().filter_map(|entry| entry.file_name().to_str().ok());
+        Ok(names.filter(|name| !matches!(*name, "." | "..")).map(str::to_owned).collect())
     }
 
     /// The job.
