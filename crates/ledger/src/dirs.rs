@@ -38,7 +38,8 @@ impl Places {
         let mut ids = Vec::new();
         for (base, _) in self.both() {
             // A list that was cut off must not pass for a short one: gc would call the rest gone.
-            let entries = match std::fs::read_dir(base).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
+            let entries = match std::fs::read_dir(base).and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+            {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => {

@@ -323,7 +323,10 @@ impl Record {
         let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
         let entries = listing.iter().collect::<nix::Result<Vec<_>>>().map_err(io)?;
         let names = entries.iter().filter_map(|entry| entry.file_name().to_str().ok());
-        Ok(names.filter(|name| !matches!(*name, "." | "..")).map(str::to_owned).collect())
+        Ok(names
+            .filter(|name| !matches!(*name, "." | ".."))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// The job.
