@@ -54,6 +54,8 @@ pub struct Over {
     pub ended: Ended,
     /// Whether the scene ended it, as it would not have ended by itself.
     pub by_scene: bool,
+    /// Whether it was asked for a report.
+    pub wants_report: bool,
     /// The trace.
     pub trace: String,
 }
@@ -119,6 +121,7 @@ fn play_noting(
     let start = (scene.prepare)(place);
     let mut words = strace(place, &traced);
     words.push(programs::jobcage().display().to_string());
+    let wants_report = start.words.iter().any(|w| w == "--report");
     words.extend(start.words);
     *repeat = line(place, &words);
     let mut command = match &start.inside {
@@ -146,6 +149,7 @@ fn play_noting(
     Ok(Over {
         ended,
         by_scene,
+        wants_report,
         trace: String::from_utf8_lossy(&trace).into_owned(),
     })
 }

@@ -125,6 +125,14 @@ pub fn failing(scene: &Scene, point: &Point, place: &Place, over: &Over) -> Verd
         }
         _ => return Err(told("neither a right result nor a clear error", ended)),
     }
+    // That does not change the result (docs/outcomes.md), but it is never passed over.
+    let told_so = ended.stderr.contains("jobcage: cannot write the report");
+    if over.wants_report && !told_so && !place.dir.join("report.json").exists() {
+        return Err(told(
+            "it calls this a right result, and the report that was asked for is not there",
+            ended,
+        ));
+    }
     if !scene.open {
         nothing_left(place).map_err(|why| told(&format!("it calls this a right result: {why}"), ended))?;
         let open: Vec<_> = place
