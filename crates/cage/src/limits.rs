@@ -2,10 +2,12 @@
 
 use crate::dir::Dir;
 use crate::error::{CageError, Result};
+use crate::signal::Lister;
 use jobcage_job::{Controller, EnforcedLimit, Limit, Limits};
 use jobcage_sys::Errno;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The controllers that a cgroup could give to its children.
 #[must_use]
@@ -28,7 +30,7 @@ pub fn enable(dir: &Dir, controllers: &[Controller]) -> Result<()> {
         .filter(|c| !enabled.split_ascii_whitespace().any(|e| e == c.name()))
     {
         let name = controller.name();
-        dir.write("cgroup.subtree_control", &format!("+{name}")).map_err(|errno| CageError::Io {
+        enable_one(dir, name).map_err(|errno| CageError::Io {
             what: format!("enable the controller {name:?}"),
             path: dir.path().into(),
             errno,
@@ -42,6 +44,20 @@ pub fn enable(dir: &Dir, controllers: &[Controller]) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A process that has left or ended is still counted for a moment: on newer kernels (seen on 6.12.95) until it is switched out for the
+/// last time, though it is reaped and no longer listed. Nobody tells when that is over.
+fn enable_one(dir: &Dir, name: &str) -> std::result::Result<(), Errno> {
+    let until = Instant::now() + Duration::from_millis(200);
+    loop {
+        match dir.write("cgroup.subtree_control", &format!("+{name}")) {
+            Err(Errno::EBUSY) if Instant::now() < until && Lister::of(dir).pids(dir)?.is_empty() => {
+                let _ = nix::poll::poll(&mut [], 1_u8);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Sets limits on a cgroup whose controllers are enabled, and reads each back.
