@@ -16,7 +16,10 @@ const FAILED: u8 = 125;
 
 /// musl's own allocator makes a system call for nearly every small group of sizes; this one makes a few in all.
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: jobcage_sys::memory::Allocator = jobcage_sys::memory::Allocator {
+    last_words: "jobcage: out of memory (if a job was running: its watcher closes it, or \"jobcage gc\")\n",
+    exit_code: FAILED as i32,
+};
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();

@@ -134,7 +134,7 @@ fn after_a_stop_the_processes_of_the_step_are_dead() {
     assert_eq!(told(&world), "ran\n", "it runs once");
     for clock in ["--timeout", "--idle-timeout"] {
         let mut all = options.to_vec();
-        all.extend([clock, "400ms"]);
+        all.extend([clock, "1500ms"]);
         let done = world.finish(&all, &["sh", "-c", script]).expect(124);
         assert_eq!(done.text(), "up\nseen");
         assert_eq!(told(&world), "ran\n");

@@ -171,7 +171,7 @@ fn a_timeout_ends_the_job_with_124() {
     // A command that ends well on the polite signal has still run out of time.
     let polite = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.02; done";
     let done = world
-        .finish(&["--timeout", "200ms"], &["sh", "-c", polite])
+        .finish(&["--timeout", "1s"], &["sh", "-c", polite])
         .expect(124);
     assert_eq!(done.text(), "asked");
     assert_eq!(done.report().status, Some(ExitStatus::Code(0)));
@@ -190,7 +190,7 @@ fn the_whole_step_gets_the_signal_that_was_asked_for_even_the_stopped() {
         echo up; while :; do sleep 0.02; done";
     let done = world
         .finish(
-            &["--timeout", "700ms", "--signal", "USR1", "--grace", "20s"],
+            &["--timeout", "3s", "--signal", "USR1", "--grace", "20s"],
             &["sh", "-c", script],
         )
         .expect(124);
@@ -205,9 +205,9 @@ fn the_whole_step_gets_the_signal_that_was_asked_for_even_the_stopped() {
 fn who_ignores_the_signal_is_killed_after_the_grace() {
     let world = World::new("grace");
     let stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"];
-    for (grace, least, most) in [("0s", 0.1, 5.0), ("600ms", 0.7, 10.0)] {
+    for (grace, least, most) in [("0s", 1.0, 8.0), ("600ms", 1.6, 12.0)] {
         let done = world
-            .finish(&["--timeout", "100ms", "--grace", grace], &stubborn)
+            .finish(&["--timeout", "1s", "--grace", grace], &stubborn)
             .expect(124);
         let report = done.report();
         assert!(

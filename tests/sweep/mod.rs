@@ -41,7 +41,7 @@ impl Kind {
 const INSIDE: &str = "JOBCAGE_CRASH_DIR";
 
 /// How many points a row of the sample has: all rows together take about a minute on two cores.
-const SAMPLE: usize = 48;
+const SAMPLE: usize = 90;
 
 /// Runs a row, or skips it.
 pub fn row(scene: &str, kind: Kind) {
@@ -81,6 +81,7 @@ fn in_namespace(test: &str, dir: &Path, group: &Path) -> bool {
         .env(INSIDE, dir)
         .env("JOBCAGE_TEST_CGROUP", group)
         .env("JOBCAGE_SEED", seed().to_string())
+        .env(progress::COMMIT, progress::commit())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()

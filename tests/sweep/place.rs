@@ -158,15 +158,21 @@ impl Place {
         dirs.map(|e| e.path()).collect()
     }
 
-    /// The watcher, and what it has started.
-    pub fn watchers(&self) -> Vec<i32> {
-        cgroup::pids(&self.root.join("hold"))
+    /// The watcher, and what it has started: every jobcage but `except`. It is not known by its cgroup, since it moves
+    /// itself there.
+    pub fn watchers(&self, except: Option<i32>) -> Vec<i32> {
+        let listed = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = listed.filter_map(|e| e.file_name().to_str()?.parse().ok());
+        let is_jobcage =
+            |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == programs::jobcage());
+        pids.filter(|&pid| Some(pid) != except && is_jobcage(pid))
+            .collect()
     }
 
     /// Kills the watcher and what it has started, until there is nothing of it.
-    pub fn kill_watchers(&self) {
+    pub fn kill_watchers(&self, except: Option<i32>) {
         loop {
-            let watchers: Vec<Process> = self.watchers().into_iter().map(Process::open).collect();
+            let watchers: Vec<Process> = self.watchers(except).into_iter().map(Process::open).collect();
             if watchers.is_empty() {
                 return;
             }
@@ -181,29 +187,39 @@ impl Place {
         }
     }
 
-    /// Waits until no cage is left, or until `hopeless`.
-    pub fn wait_no_cage(&self, hopeless: impl Fn() -> bool) {
+    /// Waits until every job is over, with its cage gone and its report written, or until `hopeless`.
+    pub fn wait_over(&self, hopeless: impl Fn() -> bool) {
+        let over =
+            || self.cages().is_empty() && self.records().values().all(|r| !r.spec || r.report.is_some());
         let end = Instant::now() + WATCHER;
-        while Instant::now() < end && !self.cages().is_empty() && !hopeless() {
+        while Instant::now() < end && !over() && !hopeless() {
+            // The report comes in another directory, soon after the cage is gone.
             let soon = (Instant::now() + Duration::from_millis(20)).min(end);
-            let within = soon.saturating_duration_since(Instant::now());
-            cgroup::wait_change(&self.root, within, || self.cages().is_empty());
+            cgroup::wait_change(&self.root, soon.saturating_duration_since(Instant::now()), over);
         }
+    }
+
+    /// Whether a watcher, or what it has started, is there.
+    pub fn is_watched(&self) -> bool {
+        !self.watchers(None).is_empty()
     }
 
     /// Who lives of all that was started here, but for the watcher.
     pub fn alive(&self) -> Vec<String> {
-        let watchers = self.watchers();
         let helpers: Vec<i32> = self
             .helpers
             .iter()
             .map(|h| i32::try_from(h.id()).unwrap())
             .collect();
         let mut found = connected_to(&self.dir);
+        // Read after the others: what a watcher starts begins its life there.
+        let watchers = self.watchers(None);
         found.retain(|pid| !watchers.contains(pid) && !helpers.contains(pid));
         // strace ends a moment after the one it traced.
-        found.retain(|&pid| {
-            !(stat(pid).is_some_and(|(name, ..)| name == "strace") && Process::open(pid).wait_end(DEADLINE))
+        found.retain(|&pid| match stat(pid) {
+            Some((name, ..)) if name == "strace" => !Process::open(pid).wait_end(DEADLINE),
+            Some((_, state, _)) => !matches!(state, 'Z' | 'X'),
+            None => false,
         });
         found.into_iter().map(describe).collect()
     }
@@ -258,6 +274,7 @@ impl Place {
             let _ = helper.kill();
             let _ = helper.wait();
         }
+        self.kill_watchers(None);
         cgroup::remove(&self.root).unwrap();
         for pid in connected_to(&self.dir) {
             let process = Process::open(pid);

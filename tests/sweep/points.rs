@@ -29,6 +29,26 @@ pub enum Fault {
     Error(&'static str),
 }
 
+/// Calls that cannot fail so on any kernel, and why; all are made to fail with EINTR all the same where a signal could come.
+const IMPOSSIBLE: [(&str, &str); 4] = [
+    (
+        "close",
+        "it closes whatever it says; the runtime ends at an error for a directory (close(2), NOTES)",
+    ),
+    (
+        "waitid",
+        "it refuses only wrong arguments, and ECHILD is none of these errors (waitid(2))",
+    ),
+    (
+        "getrandom",
+        "16 bytes are given whole or not at all (getrandom(2))",
+    ),
+    (
+        "rt_sigprocmask",
+        "it refuses only wrong arguments, and these are constant (sigprocmask(2))",
+    ),
+];
+
 /// One point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
@@ -38,12 +58,17 @@ pub struct Point {
     pub when: u32,
     /// What happens there.
     pub fault: Fault,
+    /// Whether the C library and Rust's runtime make this call, before the first instruction of jobcage: an error ends
+    /// them by rules of their own.
+    pub runtime: bool,
 }
 
 impl Point {
     /// strace's option for it.
     pub fn injection(&self) -> String {
-        let Self { call, when, fault } = self;
+        let Self {
+            call, when, fault, ..
+        } = self;
         match fault {
             Fault::Kill(_) => format!("inject={call}:signal=KILL:when={when}"),
             Fault::Error(errno) => format!("inject={call}:error={errno}:when={when}"),
@@ -67,12 +92,14 @@ pub fn enumerate(scene: &Scene, kind: Kind, dir: &Path) -> Vec<Point> {
     let trace = run::undisturbed(scene, dir, Traced::All)
         .unwrap_or_else(|why| panic!("{} does not even pass without a fault: {why}", scene.name));
     let mut points = Vec::new();
-    for (call, first, last) in calls(&trace) {
-        for when in first..=last {
+    for (name, range) in ranges(&trace) {
+        for when in range.before + 1..=range.last {
+            let runtime = when <= range.runtime;
             let point = |fault| Point {
-                call: call.clone(),
+                call: name.clone(),
                 when,
                 fault,
+                runtime,
             };
             match kind {
                 Kind::Killed => {
@@ -81,37 +108,57 @@ pub fn enumerate(scene: &Scene, kind: Kind, dir: &Path) -> Vec<Point> {
                         points.push(point(Fault::Kill(Heir::Watcher)));
                     }
                 }
-                Kind::Failing => points.extend(ERRORS.map(|errno| point(Fault::Error(errno)))),
+                Kind::Failing => points.extend(errors(&name).map(|errno| point(Fault::Error(errno)))),
             }
         }
     }
     points
 }
 
-/// The calls in a trace, each with the first and last number that is jobcage's own: what comes before the exec was made
-/// by strace itself, in the process that becomes jobcage.
-fn calls(trace: &str) -> Vec<(String, u32, u32)> {
-    let mut seen: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
-    let mut started = false;
+/// The errors that a call is made to fail with.
+fn errors(call: &str) -> impl Iterator<Item = &'static str> {
+    let impossible = IMPOSSIBLE.iter().any(|(name, _)| *name == call);
+    let interruptible = matches!(call, "close" | "waitid");
+    ERRORS
+        .into_iter()
+        .filter(move |errno| !impossible || (interruptible && *errno == "EINTR"))
+}
+
+/// How often a call was made.
+#[derive(Default)]
+struct Range {
+    /// By strace itself, in the process that becomes jobcage.
+    before: u32,
+    /// Until the first instruction of jobcage.
+    runtime: u32,
+    /// In all.
+    last: u32,
+}
+
+fn ranges(trace: &str) -> BTreeMap<String, Range> {
+    // The last that Rust's runtime does is to handle SIGBUS, for the message of a stack overflow.
+    let start = trace
+        .rfind("\nrt_sigaction(SIGBUS")
+        .expect("the trace shows the start of Rust's runtime");
+    let mut ranges: BTreeMap<String, Range> = BTreeMap::new();
+    let (mut executed, mut offset) = (false, 0);
     for line in trace.lines() {
-        let Some(name) = line
-            .split('(')
-            .next()
-            .filter(|n| !n.is_empty() && n.bytes().all(is_word))
-        else {
+        offset += line.len() + 1;
+        let name = line.split('(').next().unwrap_or_default();
+        if name.is_empty() || !name.bytes().all(is_word) {
             continue;
-        };
-        let (before, last) = seen.entry(name).or_insert((0, 0));
-        *last += 1;
-        if !started {
-            *before = *last;
         }
-        // Never made to fail itself: it is strace's.
-        started = started || name == "execve";
+        let range = ranges.entry(name.to_owned()).or_default();
+        range.last += 1;
+        if offset <= start + 2 + line.len() {
+            range.runtime = range.last;
+        }
+        if !executed {
+            range.before = range.last;
+        }
+        executed = executed || name == "execve";
     }
-    let own = seen.into_iter().filter(|(_, (before, last))| last > before);
-    own.map(|(name, (before, last))| (name.to_owned(), before + 1, last))
-        .collect()
+    ranges
 }
 
 fn is_word(byte: u8) -> bool {

@@ -90,13 +90,13 @@ fn judge(scene: &Scene, point: &Point, place: &Place, over: &Over) -> Result<Pas
                 return Ok(Passed::Missed);
             }
             if heir == Heir::Gc {
-                place.kill_watchers();
+                place.kill_watchers(None);
             }
             verdict::killed(scene, place, heir)?;
             Ok(Passed::Reached)
         }
         Fault::Error(_) => {
-            verdict::failing(scene, place, over)?;
+            verdict::failing(scene, point, place, over)?;
             Ok(if over.trace.contains("(INJECTED)") {
                 Passed::Reached
             } else {

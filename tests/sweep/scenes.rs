@@ -25,8 +25,8 @@ pub struct Scene {
     pub open: bool,
 }
 
-/// Says that it runs, and stays.
-const STAY: &str = "echo ready > ready; sleep 100";
+/// Says that it runs, and stays. It forks first: a child that is born while a signal is sent does not get it.
+const STAY: &str = "sleep 100 & echo ready > ready; wait";
 
 /// Leaves somebody behind. It says that it ran by a file.
 const LEAVE: &str = "touch began; sleep 100 & exit 0";
@@ -108,6 +108,8 @@ pub fn all() -> Vec<Scene> {
             ..plain
         },
         Scene {
+            // Cut off before it has begun, it is for a person to repeat.
+            open: true,
             name: "cleanup",
             prepare: |place| {
                 let id = create(place);
@@ -141,7 +143,7 @@ fn lease() -> Scene {
             // The end of the lease is the end of the job.
             jobcage.wait_end(DEADLINE);
             end(&mut place.helpers[0]);
-            place.wait_no_cage(|| place.watchers().is_empty());
+            place.wait_over(|| !place.is_watched());
             false
         },
         right: 0,
@@ -182,7 +184,7 @@ fn watcher() -> Scene {
             );
             end(&mut job);
             // Where the watcher is dead as well there is nobody to wait for.
-            place.wait_no_cage(|| place.watchers().is_empty());
+            place.wait_over(|| watcher.has_ended() && !place.is_watched());
             let lives = !watcher.has_ended();
             watcher.signal(Signal::SIGKILL);
             lives
@@ -200,13 +202,17 @@ fn orphan(place: &mut Place) -> Start {
         place.wait_ready(&supervisor),
         "the job to be orphaned does not start"
     );
-    let watchers: Vec<Process> = place.watchers().into_iter().map(Process::open).collect();
-    // Stopped first, or it would close the job before it is killed itself.
+    // Stopped first, or they would close the job before they are killed themselves.
+    let watchers: Vec<Process> = place
+        .watchers(Some(supervisor.pid))
+        .into_iter()
+        .map(Process::open)
+        .collect();
     for watcher in &watchers {
         watcher.signal(Signal::SIGSTOP);
     }
     end(&mut job);
-    place.kill_watchers();
+    place.kill_watchers(None);
     Start::words(&["gc"])
 }
 

@@ -1,7 +1,7 @@
 //! What is right after a fault.
 
 use super::place::{Ended, Place, Record};
-use super::points::Heir;
+use super::points::{Heir, Point};
 use super::run::Over;
 use super::scenes::Scene;
 use jobcage_job::Ending;
@@ -11,6 +11,9 @@ type Verdict = Result<(), String>;
 
 /// jobcage's own failure.
 const FAILED: i32 = 125;
+
+/// The list of a thread's destructors is allocated by std itself, past the program's allocator and its message.
+const STD_OWN: &str = "memory allocation of 64 bytes failed";
 
 /// Without a fault, or where it did not strike: the right result, and nothing is left.
 pub fn undisturbed(scene: &Scene, place: &Place, over: &Over) -> Verdict {
@@ -27,7 +30,8 @@ pub fn killed(scene: &Scene, place: &Place, heir: Heir) -> Verdict {
     let began = place.dir.join("began").exists();
     let lived = !place.cages().is_empty();
     if heir == Heir::Watcher {
-        place.wait_no_cage(|| false);
+        // Where it had not heard of the job yet, there is no cage either, and the record waits for gc.
+        place.wait_over(|| place.cages().is_empty());
         let cages = place.cages();
         if !cages.is_empty() {
             return Err(format!("the watcher did not close it: {cages:?}"));
@@ -37,10 +41,14 @@ pub fn killed(scene: &Scene, place: &Place, heir: Heir) -> Verdict {
         }
     }
     collect(place)?;
+    if heir == Heir::Watcher {
+        // What it had begun to close is left to it by gc.
+        place.wait_over(|| false);
+    }
     settle(scene, place)?;
     nothing_left(place)?;
     let after = place.records();
-    records_tell(&before, &after)?;
+    records_tell(scene, &before, &after)?;
     if began && lived && !after.values().any(|r| r.report.is_some()) {
         return Err(format!(
             "a job ran and was cut off, and no record tells it: before {before:#?}, after {after:#?}"
@@ -50,7 +58,11 @@ pub fn killed(scene: &Scene, place: &Place, heir: Heir) -> Verdict {
 }
 
 /// Every record of a job that had begun has its report, which is the one it had, or says that the end was not seen.
-fn records_tell(before: &BTreeMap<String, Record>, after: &BTreeMap<String, Record>) -> Verdict {
+fn records_tell(
+    scene: &Scene,
+    before: &BTreeMap<String, Record>,
+    after: &BTreeMap<String, Record>,
+) -> Verdict {
     for (id, record) in after {
         let Some(report) = &record.report else {
             return Err(format!("{id} has no report, and gc left it: {record:?}"));
@@ -59,7 +71,7 @@ fn records_tell(before: &BTreeMap<String, Record>, after: &BTreeMap<String, Reco
         let right = match earlier {
             Some(earlier) => earlier == report,
             None => match report.closed_by.as_str() {
-                "gc" => matches!(report.ending, Ending::Lost { .. } | Ending::Cancelled(_)),
+                "gc" => scene.open || matches!(report.ending, Ending::Lost { .. } | Ending::Cancelled(_)),
                 _ => true,
             },
         };
@@ -90,8 +102,14 @@ fn steps_tell(began: bool, after: &BTreeMap<String, Record>) -> Verdict {
 }
 
 /// After a call that failed: a right result with nothing left, or a clear error, after which gc leaves nothing.
-pub fn failing(scene: &Scene, place: &Place, over: &Over) -> Verdict {
+pub fn failing(scene: &Scene, point: &Point, place: &Place, over: &Over) -> Verdict {
     let ended = &over.ended;
+    if point.runtime && !over.by_scene {
+        return swept(scene, place).map_err(|why| told(&why, ended));
+    }
+    if matches!(point.call.as_str(), "mmap" | "brk") && ended.stderr.starts_with(STD_OWN) {
+        return swept(scene, place).map_err(|why| told(&why, ended));
+    }
     if ended.stderr.contains("panicked") || ended.stderr.contains("memory allocation") {
         return Err(told("it panicked", ended));
     }
@@ -102,10 +120,7 @@ pub fn failing(scene: &Scene, place: &Place, over: &Over) -> Verdict {
     match (ended.code, ended.signal) {
         (Some(code), _) if code == scene.right => {}
         (Some(FAILED | 126 | 127), _) if ended.stderr.lines().any(|l| l.starts_with("jobcage: ")) => {
-            place.kill_watchers();
-            collect(place)?;
-            settle(scene, place)?;
-            return nothing_left(place);
+            return swept(scene, place).map_err(|why| told(&why, ended));
         }
         _ => return Err(told("neither a right result nor a clear error", ended)),
     }
@@ -128,13 +143,26 @@ pub fn failing(scene: &Scene, place: &Place, over: &Over) -> Verdict {
     nothing_left(place)
 }
 
+/// Nobody is there any more but a person with `jobcage gc`.
+fn swept(scene: &Scene, place: &Place) -> Verdict {
+    place.kill_watchers(None);
+    collect(place)?;
+    settle(scene, place)?;
+    nothing_left(place)
+}
+
 fn collect(place: &Place) -> Verdict {
     let gc = place.jobcage(&["gc"]);
-    if gc.code == Some(0) {
-        Ok(())
-    } else {
-        Err(told("gc failed", &gc))
+    if gc.code != Some(0) {
+        return Err(told("gc failed", &gc));
     }
+    let open = place
+        .records()
+        .into_iter()
+        .find(|(_, r)| r.report.is_none() && r.files.iter().any(|f| f == "closing"));
+    open.map_or(Ok(()), |(id, _)| {
+        Err(format!("{id} was being closed, and gc did not finish it"))
+    })
 }
 
 /// Ends the cages that rightly stay open.

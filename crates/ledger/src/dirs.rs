@@ -37,7 +37,9 @@ impl Places {
     pub fn all(&self) -> Result<Vec<JobId>> {
         let mut ids = Vec::new();
         for (base, _) in self.both() {
-            let entries = match std::fs::read_dir(base) {
+            // A list that was cut off must not pass for a short one: gc would call the rest gone.
+            let entries = match std::fs::read_dir(base).and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+            {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => {
@@ -46,7 +48,7 @@ impl Places {
                 }
             };
             let dirs = entries
-                .flatten()
+                .into_iter()
                 .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             ids.extend(dirs.filter_map(|entry| entry.file_name().to_str()?.parse::<JobId>().ok()));
         }

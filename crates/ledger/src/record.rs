@@ -56,10 +56,14 @@ pub enum State {
 }
 
 /// The kernel's name for this boot.
-#[must_use]
-pub fn boot_id() -> String {
-    let text = file::read_path(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    String::from_utf8_lossy(&text).trim().to_owned()
+///
+/// # Errors
+/// If it cannot be read. It must not be guessed then: whoever takes this boot for another one believes that nothing of
+/// the job is alive.
+pub fn boot_id() -> Result<String> {
+    let text = file::read_path(c"/proc/sys/kernel/random/boot_id")
+        .map_err(|errno| LedgerError::io("read", Path::new("/proc/sys/kernel/random/boot_id"), errno))?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 impl Record {
@@ -178,12 +182,22 @@ impl Record {
     /// The spec. `None`: there is none, or it was cut off while it was written, so there is no cage.
     ///
     /// # Errors
-    /// If it cannot be read or is of a newer version.
+    /// If it cannot be read, is of a newer version, or not about this job.
     pub fn spec(&self) -> Result<Option<JobSpec>> {
         match self.read::<JobSpec>(SPEC, SPEC_VERSION) {
             Err(LedgerError::Damaged { .. }) => Ok(None),
+            // Whoever closes this job kills in that cgroup: it has to be the job's own.
+            Ok(Some(spec)) if !self.is_of(&spec) => Err(LedgerError::Damaged {
+                path: self.path.join(SPEC),
+                why: "it names the cage of another job".into(),
+            }),
             other => other,
         }
+    }
+
+    fn is_of(&self, spec: &JobSpec) -> bool {
+        let name = Path::new(&spec.cage).file_name();
+        spec.id == self.id && name.is_some_and(|name| name == self.id.as_str())
     }
 
     /// The report. `None`: the job is not over.
@@ -194,12 +208,32 @@ impl Record {
         self.read(REPORT, REPORT_VERSION)
     }
 
-    /// Writes the report: the job is over.
+    /// Writes the report: the job is over. Of the processes in it, the record has the programs and not the arguments,
+    /// where scripts and secrets are.
     ///
     /// # Errors
     /// What the file system answers; the job is not over then.
     pub fn close(&self, report: &Report) -> Result<()> {
-        self.write(REPORT, report)
+        self.sweep_unfinished();
+        let mut report = report.clone();
+        let survivors = report.quarantine.iter_mut().flat_map(|q| &mut q.survivors);
+        let escaped = report.escaped.iter_mut().filter_map(|e| e.process.as_mut());
+        for left in report.census.left.iter_mut().chain(survivors).chain(escaped) {
+            left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
+        }
+        self.write(REPORT, &report)
+    }
+
+    /// Takes away what a writer left that was killed before its rename. Whether that succeeds does not matter to the job.
+    fn sweep_unfinished(&self) {
+        for name in self
+            .names()
+            .unwrap_or_default()
+            .iter()
+            .filter(|name| name.ends_with(".new"))
+        {
+            let _ = unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 
     /// Marks that the whole job is being ended from outside of its steps.
@@ -287,11 +321,12 @@ impl Record {
         let io = |errno| LedgerError::io("list", &self.path, errno);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
-        let names = listing
-            .iter()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
-        Ok(names.filter(|name| name != "." && name != "..").collect())
+        let entries = listing.iter().collect::<nix::Result<Vec<_>>>().map_err(io)?;
+        let names = entries.iter().filter_map(|entry| entry.file_name().to_str().ok());
+        Ok(names
+            .filter(|name| !matches!(*name, "." | ".."))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// The job.

@@ -8,15 +8,16 @@ use std::path::Path;
 use std::time::Duration;
 
 fn spec() -> JobSpec {
+    let id = JobId::generate("lock", 1);
     JobSpec {
         version: SPEC_VERSION,
-        id: JobId::generate("lock", 1),
+        cage: format!("/nowhere/{id}"),
+        id,
         name: None,
         created_by: CreatedBy::Create,
         program: None,
-        cage: "/nowhere".into(),
         limited: false,
-        boot_id: boot_id(),
+        boot_id: boot_id().unwrap(),
         owner: 0,
         uid: 0,
         created_ns: 0,

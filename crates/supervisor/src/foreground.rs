@@ -9,7 +9,7 @@ use crate::error::{Failure, Result};
 use crate::host::{self, cstring};
 use crate::job::{After, Command, Job, Outcome, Target};
 use crate::machine::{Action, Event, Machine, State};
-use crate::signals::{Meaning, Signals};
+use crate::signals::{Meaning, Signals, stop_by};
 use crate::watcher::{self, Watch};
 use jobcage_cage::{
     Cage, Emptied, EventsFile, Found, Leaf, Patience, apply, empty, enable, oom_kills, signal_all,
@@ -24,7 +24,7 @@ use jobcage_sys::file::Durability;
 use jobcage_sys::spawn::{Child, Plan, Stage, spawn, spawn_moved};
 use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, memory, pidfd};
-use nix::libc::{SIGCONT, SIGSTOP};
+use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
@@ -73,6 +73,7 @@ struct Setup {
 fn new_cage(job: &Job, name: Option<&str>, limits: &Limits, best_effort: bool, after: bool) -> Result<Setup> {
     let found = host::root(job.cgroup_root.as_deref(), &job.places)?;
     let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    let boot = boot_id()?;
     let make_spec = || JobSpec {
         version: SPEC_VERSION,
         id: JobId::generate(&word, random()),
@@ -81,7 +82,7 @@ fn new_cage(job: &Job, name: Option<&str>, limits: &Limits, best_effort: bool, a
         program: Some(program_name(&job.command)),
         cage: String::new(),
         limited: !limits.is_empty(),
-        boot_id: boot_id(),
+        boot_id: boot.clone(),
         owner: nix::unistd::getuid().as_raw(),
         uid: job
             .command
@@ -358,8 +359,9 @@ impl<'a> Supervision<'a> {
     }
 
     fn start_main(&mut self) -> Result<()> {
-        let child = self.spawn(self.command_plan(), false)?;
+        // Written down first: a step that runs unknown would make the whole job look like one that did nothing.
         let step = self.begin_step(StepKind::Step);
+        let child = self.spawn(self.command_plan(), false)?;
         match child {
             Ok(child) => self.main = Some(Running { child, step }),
             Err(errno) => {
@@ -451,7 +453,7 @@ impl<'a> Supervision<'a> {
             ended: None,
         };
         if self.is_step_of_another() {
-            // The step runs already; that it cannot be written down is told by the cleanup's report.
+            // That it cannot be written down is no reason not to run it; its end is written as well.
             let _ = self.setup.record.write_step(&step);
         }
         step
@@ -608,7 +610,7 @@ impl<'a> Supervision<'a> {
         {
             let is = |running: &Option<Running>| running.as_ref().is_some_and(|r| r.child.pid == pid);
             match change {
-                Change::Stopped(_) if is(&self.main) => self.stop_with_main(pid),
+                Change::Stopped(signal) if is(&self.main) => self.stop_with_main(pid, signal),
                 Change::Stopped(_) => {}
                 Change::Exited(_) | Change::Killed(_) if is(&self.main) => self.main_ended(change)?,
                 Change::Exited(_) | Change::Killed(_) if is(&self.after) => self.after_ended(change)?,
@@ -628,12 +630,13 @@ impl<'a> Supervision<'a> {
         Ok(())
     }
 
-    /// The command stopped by itself at a terminal: our caller, a shell with job control, waits for us, so we stop as
-    /// well; when it wakes us, we wake the command. A command that was stopped by the terminal stopped us, too.
-    fn stop_with_main(&self, pid: i32) {
+    /// The command has stopped at a terminal: our caller, a shell with job control, waits for us, so we stop as well, by
+    /// the same signal; when it wakes us, we wake the command. Not while the job is ending: its clocks have to run.
+    fn stop_with_main(&self, pid: i32, signal: i32) {
         use std::io::IsTerminal;
-        if std::io::stdin().is_terminal() || std::io::stderr().is_terminal() {
-            let _ = nix::sys::signal::raise(Signal::try_from(SIGSTOP).unwrap_or(Signal::SIGSTOP));
+        let at_terminal = std::io::stdin().is_terminal() || std::io::stderr().is_terminal();
+        if at_terminal && self.machine.state() == State::Running {
+            stop_by(Signal::try_from(signal).unwrap_or(Signal::SIGSTOP));
             let _ = pidfd::signal_pid(pid, SIGCONT);
         }
     }
@@ -1005,7 +1008,11 @@ impl<'a> Supervision<'a> {
         let Setup { record, lock, .. } = self.setup;
         if matches!(self.job.target, Target::Existing(_)) {
             for step in &report.steps {
-                record.write_step(step)?;
+                match record.write_step(step) {
+                    // A cleanup at this very moment sweeps the record and tells of the step itself.
+                    Err(_) if record.is_closing() => {}
+                    written => written?,
+                }
             }
         } else if report.clean {
             record.remove_plain()?;

@@ -3,7 +3,8 @@
 
 use crate::closing::{self, Story};
 use crate::error::Result;
-use crate::watcher::{Lease, lease};
+use crate::sessions;
+use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
@@ -35,6 +36,7 @@ pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// # Errors
 /// If the records cannot be listed; trouble with one of them is in the result.
 pub fn gc(places: &Places) -> Result<Vec<Done>> {
+    watcher::sweep_sockets(&places.runtime);
     let mut done = Vec::new();
     for id in places.all()? {
         match close_if_orphaned(places, &id) {
@@ -57,7 +59,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
     match record.state()? {
         State::Alive { .. } => return Ok(None),
         State::Over(report) => return look_again(record, *report),
-        State::Unattended(spec) if !is_orphan(&spec) => return Ok(None),
+        State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(_) | State::NeverBegun => {}
     }
     let Some(lock) = record.lock()? else {
@@ -70,7 +72,13 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
             Ok(Some(Done::Swept(id.clone())))
         }
         State::Unattended(spec) => {
-            let report = close_lost(&record, &spec)?;
+            let same_boot = spec.boot_id == boot_id()?;
+            let report = if same_boot && spec.created_by == CreatedBy::Create && record.is_closing() {
+                // A cleanup that was cut off: what it was about to do.
+                sessions::close_created(&record, &spec, None, "gc")?
+            } else {
+                close_lost(&record, &spec, same_boot)?
+            };
             Ok(Some(if report.clean {
                 Done::Closed(report.into())
             } else {
@@ -81,12 +89,14 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
     }
 }
 
-fn is_orphan(spec: &JobSpec) -> bool {
-    spec.created_by == CreatedBy::Run || spec.boot_id != boot_id() || matches!(lease(spec), Lease::Over)
+fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
+    Ok(spec.created_by == CreatedBy::Run
+        || record.is_closing()
+        || spec.boot_id != boot_id()?
+        || matches!(lease(spec), Lease::Over))
 }
 
-fn close_lost(record: &Record, spec: &JobSpec) -> Result<Report> {
-    let same_boot = spec.boot_id == boot_id();
+fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report> {
     let ending = if !same_boot {
         Ending::Lost {
             why: "the host went down".into(),
@@ -155,9 +165,8 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
     if now.quarantine.is_none() {
         return Ok(None);
     }
-    if let Some(cage) =
-        Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| report.boot_id == boot_id())
-    {
+    let same_boot = report.boot_id == boot_id()?;
+    if let Some(cage) = Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| same_boot) {
         let patience = Patience {
             kill: Duration::from_secs(1),
             ..Patience::default()

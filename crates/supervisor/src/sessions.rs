@@ -7,7 +7,7 @@ use crate::signals::STOP_NOW;
 use crate::{host, watcher};
 use jobcage_cage::{Cage, EventsFile, Patience, Process, signal_all};
 use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
-use jobcage_ledger::{Places, State, boot_id};
+use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::file::Durability;
 use jobcage_sys::{Errno, pidfd};
 use nix::libc::SIGCONT;
@@ -44,6 +44,7 @@ pub struct Create {
 pub fn create(request: &Create) -> Result<JobId> {
     let lease = request.lease_pid.map(lease_holder).transpose()?;
     let found = host::root(request.cgroup_root.as_deref(), &request.places)?;
+    let boot = boot_id()?;
     let make_spec = || JobSpec {
         version: SPEC_VERSION,
         id: JobId::generate(request.name.as_deref().unwrap_or("job"), random()),
@@ -52,7 +53,7 @@ pub fn create(request: &Create) -> Result<JobId> {
         program: None,
         cage: String::new(),
         limited: !request.limits.is_empty(),
-        boot_id: boot_id(),
+        boot_id: boot.clone(),
         owner: nix::unistd::getuid().as_raw(),
         uid: request.uid,
         created_ns: closing::now_ns(),
@@ -129,13 +130,25 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
         State::NeverBegun | State::Alive { .. } => return Err(busy(0)),
     };
     record.mark_closing()?;
-    let cage = if spec.boot_id == boot_id() {
+    let report = close_created(&record, &spec, cause, "cleanup")?;
+    drop(lock);
+    Ok(report)
+}
+
+/// Ends everything of a job of `jobcage create`, whose lock the caller holds, and writes its report.
+pub(crate) fn close_created(
+    record: &Record,
+    spec: &JobSpec,
+    cause: Option<Cause>,
+    closed_by: &'static str,
+) -> Result<Report> {
+    let cage = if spec.boot_id == boot_id()? {
         Cage::open(Path::new(&spec.cage), spec.limited)?
     } else {
         None
     };
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
-    closed.escaped = closing::look_outside(&spec, None);
+    closed.escaped = closing::look_outside(spec, None);
     let steps = record.steps()?;
     let ending = match (cause, steps.last()) {
         (Some(cause), _) => Ending::Cancelled(cause),
@@ -145,19 +158,18 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
     };
     let began = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
     let story = Story {
-        spec: &spec,
+        spec,
         status: steps.last().and_then(|step| step.status),
         ending,
         notes: Vec::new(),
         steps,
         limits: Default::default(),
         root: None,
-        closed_by: "cleanup",
+        closed_by,
         wall: began.elapsed().unwrap_or_default(),
     };
     let report = report(story, closed);
     record.close(&report)?;
-    drop(lock);
     Ok(report)
 }
 
@@ -204,7 +216,7 @@ fn leave(cage: &Cage, signal: i32, grace: Duration) -> Result<()> {
 }
 
 /// Asks a supervisor to end its job, and waits until it has.
-fn ask(record: &jobcage_ledger::Record, supervisor: i32, now: bool) -> Result<Stopped> {
+fn ask(record: &Record, supervisor: i32, now: bool) -> Result<Stopped> {
     let gone = |errno| match errno {
         Errno::ESRCH => Failure::Refused("the job ended at this very moment".into()),
         errno => Failure::system("signal the supervisor of the job (it belongs to another user?)")(errno),

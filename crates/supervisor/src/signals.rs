@@ -35,7 +35,10 @@ pub(crate) struct Signals {
 /// a use for this one.
 pub(crate) const STOP_NOW: Signal = Signal::SIGPWR;
 
-const WATCHED: [Signal; 8] = [
+/// What stops a process unless it handles or ignores it.
+const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
+const WATCHED: [Signal; 11] = [
     STOP_NOW,
     Signal::SIGCHLD,
     Signal::SIGTERM,
@@ -44,7 +47,20 @@ const WATCHED: [Signal; 8] = [
     Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
 ];
+
+/// Stops this process by a signal that is blocked here, so that whoever waits for us sees the same stop as without us.
+/// Returns when somebody has woken us, or at once where the kernel stops nobody (an orphaned process group).
+pub(crate) fn stop_by(signal: Signal) {
+    // Neither fails for a signal that exists.
+    let _ = nix::sys::signal::raise(signal);
+    let set = SigSet::from(signal);
+    let _ = set.thread_unblock();
+    let _ = set.thread_block();
+}
 
 impl Signals {
     /// Blocks them; from here on they are only seen by [`Signals::next`].
@@ -64,7 +80,9 @@ impl Signals {
         let (info, signal) = loop {
             let info = self.fd.read_signal().ok()??;
             let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
-            if matches!(signal, STOP_NOW | Signal::SIGCHLD) || !is_ignored(signal) {
+            // Ctrl-Z and its like reached the command as well: whether it stops is its own business, and we follow it.
+            let by_terminal = info.ssi_code == nix::libc::SI_KERNEL && STOPS.contains(&signal);
+            if matches!(signal, STOP_NOW | Signal::SIGCHLD) || !(by_terminal || is_ignored(signal)) {
                 break (info, signal);
             }
         };
@@ -80,6 +98,7 @@ impl Signals {
         Some(match signal {
             STOP_NOW => Meaning::StopNow(cause(Signal::SIGTERM)),
             Signal::SIGCHLD => Meaning::Child,
+            signal if STOPS.contains(&signal) => Meaning::Forward(number),
             Signal::SIGUSR1 | Signal::SIGUSR2 => Meaning::Forward(number),
             Signal::SIGINT | Signal::SIGQUIT if by_kernel => Meaning::Terminal(signal),
             signal => Meaning::Stop(cause(signal)),

@@ -10,12 +10,12 @@ use crate::error::{Failure, Result};
 use crate::host::{self, SELF, cstring};
 use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, CreatedBy, JobId, JobSpec};
-use jobcage_ledger::{Places, State};
+use jobcage_ledger::{LedgerError, Places, State};
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use jobcage_sys::{Errno, file, memory, pidfd, wait};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
 use std::ffi::CString;
@@ -122,7 +122,12 @@ fn start(places: &Places, hold: Option<&Dir>, ready: Option<&OwnedFd>) -> Result
         ],
         dir: Some(c"/".into()),
         new_session: true,
-        signal_mask: Some(SigSet::empty()),
+        // What a terminal sends in the moment before it has its own session would end it, with all that it watches.
+        signal_mask: Some(
+            [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP]
+                .into_iter()
+                .collect(),
+        ),
         ..Plan::default()
     };
     // Not born in its leaf but moved there: where our own cgroup was once killed as a whole, some kernels kill what is born
@@ -140,15 +145,32 @@ fn listen(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
     )?;
     let own = format!("{SOCKET}.{}", std::process::id());
     let _ = std::fs::remove_file(runtime.join(&own));
-    short_address(runtime, &own, |address| socket::bind(fd.as_raw_fd(), address))?;
-    socket::listen(&fd, Backlog::MAXCONN)?;
-    nix::fcntl::renameat(
-        nix::fcntl::AT_FDCWD,
-        &runtime.join(&own),
-        nix::fcntl::AT_FDCWD,
-        &runtime.join(SOCKET),
-    )?;
-    Ok(fd)
+    let placed = short_address(runtime, &own, |address| socket::bind(fd.as_raw_fd(), address))
+        .and_then(|()| socket::listen(&fd, Backlog::MAXCONN))
+        .and_then(|()| {
+            let (from, to) = (runtime.join(&own), runtime.join(SOCKET));
+            nix::fcntl::renameat(nix::fcntl::AT_FDCWD, &from, nix::fcntl::AT_FDCWD, &to)
+        });
+    if placed.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(runtime.join(&own));
+    }
+    placed.map(|()| fd)
+}
+
+/// Takes away sockets of those who were killed between the bind and the rename of [`listen`]: their names end with a pid
+/// that nobody has.
+pub(crate) fn sweep_sockets(runtime: &Path) {
+    let prefix = format!("{SOCKET}.");
+    for entry in std::fs::read_dir(runtime).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(&prefix)?.parse().ok());
+        if pid.is_some_and(|pid| pidfd::open(pid).err() == Some(Errno::ESRCH)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Starts a watcher that has systemd put it into the scope of all cages, and waits until that is done.
@@ -317,9 +339,10 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
 
 /// Starts the closing of a job, if there is anything to close.
 fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
-    match places.open(&id).ok()?.state() {
-        Ok(State::Over(_)) => return None,
-        Ok(_) | Err(_) => {}
+    let state = places.open(&id).and_then(|record| record.state());
+    // Any other trouble with its record is for the closing to tell, or to get over.
+    if let Ok(State::Over(_)) | Err(LedgerError::NoSuchJob(_)) = state {
+        return None;
     }
     let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
     let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
@@ -329,7 +352,11 @@ fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
         signal_mask: Some(SigSet::empty()),
         ..Plan::default()
     };
-    let child = spawn(&plan).ok()?;
+    let Ok(child) = spawn(&plan) else {
+        // No process is to be had at this moment: here, then, though the other jobs wait meanwhile.
+        let _ = crate::gc::close_if_orphaned(places, &id);
+        return None;
+    };
     let process = child.pidfd.as_ref()?.try_clone().ok()?;
     Some(Watched {
         id,
@@ -374,11 +401,16 @@ pub(crate) fn lease(spec: &JobSpec) -> Lease {
         return Lease::None;
     };
     match pidfd::open(holder.pid) {
-        Ok(fd) if Process::read(holder.pid).is_some_and(|p| p.start_ticks == holder.start_ticks) => {
-            Lease::Held(fd)
-        }
-        // A pid in use by another process now, or by none.
-        Ok(_) | Err(Errno::ESRCH | Errno::EINVAL) => Lease::Over,
+        // An unreaped zombie holds nothing.
+        Ok(fd) if pidfd::has_ended(fd.as_fd()) => Lease::Over,
+        Ok(fd) => match Process::read(holder.pid) {
+            Some(process) if process.start_ticks == holder.start_ticks => Lease::Held(fd),
+            // The pid is in use by another process now.
+            Some(_) => Lease::Over,
+            // Ended at this moment, which the pidfd will tell; or /proc could not be read, which tells nothing.
+            None => Lease::Held(fd),
+        },
+        Err(Errno::ESRCH | Errno::EINVAL) => Lease::Over,
         // Not to be told on this kernel: left to cleanup.
         Err(_) => Lease::None,
     }

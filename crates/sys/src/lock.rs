@@ -16,7 +16,8 @@ pub fn try_lock(file: BorrowedFd<'_>) -> Result<bool> {
     // SAFETY: `whole` is a valid flock.
     match Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &whole) }) {
         Ok(_) => Ok(true),
-        Err(Errno::EACCES | Errno::EAGAIN) => Ok(false),
+        // Linux gives no EACCES for a lock that another one has; who passed it for that would leave an orphan alone.
+        Err(Errno::EAGAIN) => Ok(false),
         Err(errno) => Err(errno),
     }
 }

@@ -1,4 +1,4 @@
-//! Giving memory back before a long wait.
+//! The allocator, and giving memory back before a long wait.
 //!
 //! A supervisor that waits for hours needs none of the pages that parsed its command line. They are mapped from the file and
 //! never written, so dropping them (madvise(2), `MADV_DONTNEED`) loses nothing: the next access reads them again, from the
@@ -7,7 +7,9 @@
 //! their own.
 
 use crate::raw::{self, SleepCode};
+use dlmalloc::GlobalDlmalloc;
 use nix::poll::PollFd;
+use std::alloc::{GlobalAlloc, Layout};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -66,4 +68,50 @@ fn read_only_segments() -> Vec<[usize; 2]> {
         [first, end.saturating_sub(first)]
     });
     whole_pages.filter(|[_, length]| *length > 0).collect()
+}
+
+/// The allocator of a program that ends with a message of its own when there is no memory: Rust's own end is an abort,
+/// which leaves a core file and looks like a bug.
+#[derive(Debug)]
+pub struct Allocator {
+    /// What to say on stderr, with its newline.
+    pub last_words: &'static str,
+    /// What to exit with.
+    pub exit_code: i32,
+}
+
+impl Allocator {
+    fn given(&self, memory: *mut u8) -> *mut u8 {
+        if memory.is_null() {
+            // SAFETY: a live string, and an exit that runs nothing of this program.
+            unsafe {
+                libc::write(2, self.last_words.as_ptr().cast(), self.last_words.len());
+                libc::_exit(self.exit_code)
+            }
+        }
+        memory
+    }
+}
+
+// SAFETY: everything is handed on to an allocator that keeps the contract.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        self.given(unsafe { GlobalDlmalloc.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        self.given(unsafe { GlobalDlmalloc.alloc_zeroed(layout) })
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        self.given(unsafe { GlobalDlmalloc.realloc(memory, layout, size) })
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { GlobalDlmalloc.dealloc(memory, layout) }
+    }
 }

@@ -1,6 +1,7 @@
 //! pidfds: a hold on one process that no pid reuse can turn into another (pidfd_open(2), pidfd_send_signal(2)).
 
 use crate::{Errno, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Opens a pidfd of a process. Close-on-exec, as all pidfds are.
@@ -44,4 +45,11 @@ pub fn signal_pid(pid: i32, signal: i32) -> Result<()> {
     }
     // SAFETY: no pointers.
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Whether the process behind a pidfd has ended; a zombie has.
+#[must_use]
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

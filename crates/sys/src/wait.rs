@@ -35,12 +35,12 @@ pub fn poll(whom: Whom, stops: bool) -> Result<Option<(i32, Change)>> {
 /// Waits until a child has ended and reaps it.
 ///
 /// # Errors
-/// `ECHILD`: there is no such child. `EINTR` is retried.
+/// `ECHILD`: there is no such child.
 pub fn block(whom: Whom) -> Result<(i32, Change)> {
     loop {
         match wait(whom, libc::WEXITED) {
             Ok(Some(change)) => return Ok(change),
-            Ok(None) | Err(Errno::EINTR) => {}
+            Ok(None) => {}
             Err(errno) => return Err(errno),
         }
     }
@@ -75,7 +75,12 @@ fn wait(whom: Whom, options: i32) -> Result<Option<(i32, Change)>> {
     // SAFETY: an all-zero siginfo is valid, and the kernel fills it; with WNOHANG it may leave the pid 0.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is live and of the right type.
-    Errno::result(unsafe { libc::waitid(kind, id, &mut info, options) })?;
+    while let Err(errno) = Errno::result(unsafe { libc::waitid(kind, id, &mut info, options) }) {
+        // Whoever gave up here would miss the only notice of a child's end.
+        if errno != Errno::EINTR {
+            return Err(errno);
+        }
+    }
     // SAFETY: waitid fills the SIGCHLD fields.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
     Ok(match info.si_code {
