@@ -81,13 +81,10 @@ impl Scope {
     }
 
     fn holder() -> Process {
-        let pids = cgroup::pids(&Path::new(SCOPE).join("hold"));
-        assert_eq!(
-            pids.len(),
-            1,
-            "one watcher holds the scope: {}",
-            cgroup::tree(Path::new(SCOPE))
-        );
+        // A closing that it has started is there for a moment, too.
+        let hold = Path::new(SCOPE).join("hold");
+        wait_until(|| cgroup::pids(&hold).len() == 1);
+        let pids = cgroup::pids(&hold);
         Process::open(pids[0])
     }
 
