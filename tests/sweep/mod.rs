@@ -52,7 +52,12 @@ pub fn row(scene: &str, kind: Kind) {
     }
     if !met(
         &test,
-        &[Need::Root, Need::Program("strace"), Need::Program("unshare")],
+        &[
+            Need::Root,
+            Need::Program("strace"),
+            Need::Program("unshare"),
+            Need::Program("setpriv"),
+        ],
     ) {
         return;
     }
@@ -72,7 +77,9 @@ pub fn row(scene: &str, kind: Kind) {
 
 fn in_namespace(test: &str, dir: &Path, group: &Path) -> bool {
     let exe = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
+    // The namespace ends with this process, even if that is killed.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", "unshare"])
         .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
         // The shell is the namespace's init: while it waits it reaps all orphans.
         .args(["sh", "-c", "\"$0\" \"$@\"; exit $?"])
@@ -85,7 +92,7 @@ fn in_namespace(test: &str, dir: &Path, group: &Path) -> bool {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()
-        .expect("unshare");
+        .expect("setpriv, unshare");
     status.success()
 }
 

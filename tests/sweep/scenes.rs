@@ -70,7 +70,8 @@ pub fn all() -> Vec<Scene> {
         },
         Scene {
             name: "cancel",
-            prepare: |_| run(&[], STAY),
+            // Where a signal cannot be sent, the grace time runs out.
+            prepare: |_| run(&["--grace", "500ms"], STAY),
             during: |place, jobcage| {
                 if place.wait_ready(jobcage) {
                     jobcage.signal(Signal::SIGTERM);

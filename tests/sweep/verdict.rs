@@ -4,8 +4,9 @@ use super::place::{Ended, Place, Record};
 use super::points::{Heir, Point};
 use super::run::Over;
 use super::scenes::Scene;
-use jobcage_job::Ending;
+use jobcage_job::{Ending, Report};
 use std::collections::BTreeMap;
+use std::fs;
 
 type Verdict = Result<(), String>;
 
@@ -191,6 +192,10 @@ fn nothing_left(place: &Place) -> Verdict {
     let alive = place.alive();
     if !alive.is_empty() {
         return Err(format!("processes are left: {alive:#?}"));
+    }
+    let report = fs::read(place.dir.join("report.json")).unwrap_or_default();
+    if !report.is_empty() && serde_json::from_slice::<Report>(&report).is_err() {
+        return Err("the file of --report is half written".into());
     }
     let unfinished = place.unfinished();
     if !unfinished.is_empty() {

@@ -29,7 +29,7 @@ pub use empty::{Emptied, Patience, empty, remove};
 pub use error::{CageError, Result};
 pub use escape::{Fence, carriers, descendants};
 pub use events::{Events, EventsFile};
-pub use limits::{apply, available, enable, resolve_device};
+pub use limits::{apply, available, enable, read_back, resolve_device};
 pub use mount::{Mount, cgroup_of, own_cgroup};
 pub use root::{Found, HOLD, Kind, Search, find, own_place};
 pub use selftest::{SelfTest, selftest};

@@ -72,10 +72,7 @@ fn beside(dir: &Dir, errno: Errno) -> String {
 pub fn apply(dir: &Dir, limits: &Limits, best_effort: bool) -> Result<BTreeMap<String, EnforcedLimit>> {
     let mut result = BTreeMap::new();
     for limit in limits.writes() {
-        let key = match limit.file {
-            "io.max" => format!("io.max {}", limit.value.split(' ').next().unwrap_or_default()),
-            file => file.to_owned(),
-        };
+        let key = key(&limit);
         let entry = match set(dir, &limit) {
             Ok(enforced) => EnforcedLimit {
                 asked: limit.value,
@@ -102,12 +99,47 @@ pub fn apply(dir: &Dir, limits: &Limits, best_effort: bool) -> Result<BTreeMap<S
     Ok(result)
 }
 
+/// Reads limits that somebody else has set: for whoever closes a job that he did not start. What does not hold is told in
+/// the result.
+#[must_use]
+pub fn read_back(dir: &Dir, limits: &Limits) -> BTreeMap<String, EnforcedLimit> {
+    let entry = |limit: Limit| {
+        let seen = resolved(&limit).and_then(|value| confirm(dir, &limit, &value));
+        let (enforced, error) = match seen {
+            Ok(enforced) => (Some(enforced), None),
+            Err(why) => (None, Some(why)),
+        };
+        (
+            key(&limit),
+            EnforcedLimit {
+                asked: limit.value,
+                enforced,
+                error,
+            },
+        )
+    };
+    limits.writes().into_iter().map(entry).collect()
+}
+
+/// Its key in the report.
+fn key(limit: &Limit) -> String {
+    match limit.file {
+        "io.max" => format!("io.max {}", limit.value.split(' ').next().unwrap_or_default()),
+        file => file.to_owned(),
+    }
+}
+
+/// What to write for a limit.
+fn resolved(limit: &Limit) -> std::result::Result<String, String> {
+    match limit.file {
+        "io.max" => resolve_io(&limit.value),
+        _ => Ok(limit.value.clone()),
+    }
+}
+
 /// Writes one limit and returns what the kernel made of it.
 fn set(dir: &Dir, limit: &Limit) -> std::result::Result<String, String> {
-    let value = match limit.file {
-        "io.max" => resolve_io(&limit.value)?,
-        _ => limit.value.clone(),
-    };
+    let value = resolved(limit)?;
     dir.write(limit.file, &value).map_err(|errno| match errno {
         Errno::ENOENT => format!(
             "the controller {:?} is not available here",
@@ -117,6 +149,11 @@ fn set(dir: &Dir, limit: &Limit) -> std::result::Result<String, String> {
         Errno::ERANGE if limit.file == "cpuset.cpus" => "this host has no such processor".to_owned(),
         errno => errno.desc().to_owned(),
     })?;
+    confirm(dir, limit, &value)
+}
+
+/// What the kernel says of a limit, if that is what was written.
+fn confirm(dir: &Dir, limit: &Limit, value: &str) -> std::result::Result<String, String> {
     let text = dir
         .read(limit.file)
         .map_err(|errno| format!("cannot read it back: {}", errno.desc()))?;
@@ -128,7 +165,7 @@ fn set(dir: &Dir, limit: &Limit) -> std::result::Result<String, String> {
             .to_owned(),
         _ => text.trim().to_owned(),
     };
-    if holds(limit.file, &value, &enforced) {
+    if holds(limit.file, value, &enforced) {
         Ok(enforced)
     } else {
         Err(format!("the kernel took it, but says {enforced:?}"))

@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use jiff::Timestamp;
-use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, usage};
+use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, read_back, usage};
 use jobcage_job::{
     Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, JobSpec, Quarantine, REPORT_VERSION, Report,
     Root, StepReport, Usage,
@@ -36,6 +36,13 @@ pub fn end_cage(cage: Option<&Cage>, patience: &Patience, detail: bool) -> Resul
         empty_and_remove(cage, patience, detail, &mut closed)?;
     }
     Ok(closed)
+}
+
+/// The limits of a job that somebody else has started, as they are enforced now: to be asked before its cage goes.
+#[must_use]
+pub fn limits(spec: &JobSpec, cage: Option<&Cage>) -> BTreeMap<String, EnforcedLimit> {
+    let dir = cage.and_then(Cage::limits);
+    dir.map(|dir| read_back(dir, &spec.limits)).unwrap_or_default()
 }
 
 /// Looks for what has left the cage of a job that was emptied, kills what is the job's for certain, and names the rest.

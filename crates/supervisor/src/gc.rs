@@ -114,6 +114,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
     } else {
         None
     };
+    let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     if same_boot {
         closed.escaped = closing::look_outside(spec, None);
@@ -131,7 +132,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
         status: None,
         notes,
         steps: record.steps()?,
-        limits: Default::default(),
+        limits,
         root: None,
         closed_by: "gc",
         wall: wall.elapsed().unwrap_or_default(),

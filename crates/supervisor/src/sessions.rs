@@ -150,6 +150,7 @@ pub(crate) fn close_created(
     } else {
         None
     };
+    let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     closed.escaped = closing::look_outside(spec, None);
     let steps = record.steps()?;
@@ -166,7 +167,7 @@ pub(crate) fn close_created(
         ending,
         notes: Vec::new(),
         steps,
-        limits: Default::default(),
+        limits,
         root: None,
         closed_by,
         wall: began.elapsed().unwrap_or_default(),
