@@ -7,7 +7,6 @@ use jobcage_job::{Controller, EnforcedLimit, Limit, Limits};
 use jobcage_sys::Errno;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// The controllers that a cgroup could give to its children.
 #[must_use]
@@ -30,8 +29,8 @@ pub fn enable(dir: &Dir, controllers: &[Controller]) -> Result<()> {
         .filter(|c| !enabled.split_ascii_whitespace().any(|e| e == c.name()))
     {
         let name = controller.name();
-        enable_one(dir, name).map_err(|errno| CageError::Io {
-            what: format!("enable the controller {name:?}"),
+        dir.write("cgroup.subtree_control", &format!("+{name}")).map_err(|errno| CageError::Io {
+            what: format!("enable the controller {name:?}{}", beside(dir, errno)),
             path: dir.path().into(),
             errno,
             hint: match errno {
@@ -46,17 +45,22 @@ pub fn enable(dir: &Dir, controllers: &[Controller]) -> Result<()> {
     Ok(())
 }
 
-/// A process that has left or ended is still counted for a moment: on newer kernels (seen on 6.12.95) until it is switched out for the
-/// last time, though it is reaped and no longer listed. Nobody tells when that is over.
-fn enable_one(dir: &Dir, name: &str) -> std::result::Result<(), Errno> {
-    let until = Instant::now() + Duration::from_millis(200);
-    loop {
-        match dir.write("cgroup.subtree_control", &format!("+{name}")) {
-            Err(Errno::EBUSY) if Instant::now() < until && Lister::of(dir).pids(dir)?.is_empty() => {
-                let _ = nix::poll::poll(&mut [], 1_u8);
-            }
-            other => return other,
-        }
+/// Who is in the way, where it is somebody: the first few.
+fn beside(dir: &Dir, errno: Errno) -> String {
+    let pids = match errno {
+        Errno::EBUSY => Lister::of(dir).pids(dir).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let name = |pid: &i32| {
+        let process = crate::census::Process::read(*pid);
+        let name = crate::census::escape(process.map_or_else(String::new, |p| p.comm).as_bytes(), 15);
+        format!("pid {pid} ({name})")
+    };
+    let names: Vec<String> = pids.iter().take(3).map(name).collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" beside {}", names.join(", "))
     }
 }
 

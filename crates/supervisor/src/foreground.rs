@@ -72,6 +72,9 @@ struct Setup {
 
 fn new_cage(job: &Job, name: Option<&str>, limits: &Limits, best_effort: bool, after: bool) -> Result<Setup> {
     let found = host::root(job.cgroup_root.as_deref(), &job.places)?;
+    if !limits.is_empty() {
+        host::step_aside(&found)?;
+    }
     let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
     let boot = boot_id()?;
     let make_spec = || JobSpec {

@@ -85,21 +85,28 @@ pub(crate) fn ask_for_scope(whose: &CStr, stderr: Option<BorrowedFd<'_>>) -> Res
     }
 }
 
+/// Moves this process out of the way of controllers: no process may be where they are enabled, and in a delegated cgroup we
+/// are. Before anything is started, since what is born of us is born beside us.
+///
+/// # Errors
+/// If that cannot be.
+pub fn step_aside(found: &Found) -> Result<()> {
+    if matches!(found.kind, Kind::Delegated | Kind::UserScope) {
+        let leaf = found.dir.create_or_open("supervisors")?;
+        leaf.write("cgroup.procs", "0")
+            .map_err(Failure::system("move into <root>/supervisors"))?;
+    }
+    Ok(())
+}
+
 /// Enables controllers on the way from the root to the children of `<root>/<job>`, but for the cage itself.
 ///
 /// # Errors
 /// The first controller that cannot be enabled.
 pub fn enable_below(found: &Found, controllers: &[Controller]) -> Result<()> {
-    match found.kind {
-        // Without systemd the top of the tree is nobody else's, and processes may stay in it.
-        Kind::Plain => enable(&Dir::open(&found.mount.point)?, controllers)?,
-        // No process may be where controllers are enabled, and we are: into a leaf of our own.
-        Kind::Delegated | Kind::UserScope => {
-            let leaf = found.dir.create_or_open("supervisors")?;
-            leaf.write("cgroup.procs", "0")
-                .map_err(Failure::system("move into <root>/supervisors"))?;
-        }
-        _ => {}
+    // Without systemd the top of the tree is nobody else's, and processes may stay in it.
+    if found.kind == Kind::Plain {
+        enable(&Dir::open(&found.mount.point)?, controllers)?;
     }
     Ok(enable(&found.dir, controllers)?)
 }

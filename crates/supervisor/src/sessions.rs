@@ -44,6 +44,9 @@ pub struct Create {
 pub fn create(request: &Create) -> Result<JobId> {
     let lease = request.lease_pid.map(lease_holder).transpose()?;
     let found = host::root(request.cgroup_root.as_deref(), &request.places)?;
+    if !request.limits.is_empty() {
+        host::step_aside(&found)?;
+    }
     let boot = boot_id()?;
     let make_spec = || JobSpec {
         version: SPEC_VERSION,
