@@ -68,15 +68,8 @@ fn a_script_without_a_shebang_goes_to_a_shell() {
 
 #[test]
 fn the_child_has_default_signals_and_an_open_mask() {
-    let child = spawn(&plan(
-        "/bin/sh",
-        &[
-            "sh",
-            "-c",
-            "grep -q '^SigIgn:.*0$' /proc/self/status && kill -PIPE $$",
-        ],
-    ))
-    .unwrap();
+    // Rust's runtime ignores SIGPIPE in us, and all signals are blocked while a child is born.
+    let child = spawn(&plan("/bin/sh", &["sh", "-c", "kill -PIPE $$"])).unwrap();
     assert_eq!(end_of(&child), Change::Killed(13));
 }
 
