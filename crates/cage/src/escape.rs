@@ -11,24 +11,33 @@ use jobcage_job::{Death, Escape, FoundBy, JobId};
 use jobcage_sys::{Errno, pidfd, wait};
 use nix::libc::SIGKILL;
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Every pid on the host that we can see.
-fn all_pids() -> Vec<i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+/// Every pid on the host that we can see. A list that breaks off is an error: whoever is not on it would go unnamed.
+fn all_pids() -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        pids.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok()),
+        );
+    }
+    Ok(pids)
 }
 
 /// Kills all living descendants of this process but `except`, which are ours, and names them. To be called when the cage
 /// is empty: whoever is left is outside of it, or has been killed and is on its last steps in the kernel, which count no
 /// more. Reaps what dies.
-#[must_use]
-pub fn descendants(except: &[i32], cage: &Path) -> Vec<Escape> {
+///
+/// # Errors
+/// If `/proc` cannot be listed: nothing is known of escaped processes then.
+pub fn descendants(except: &[i32], cage: &Path) -> io::Result<Vec<Escape>> {
     let mount = Mount::find().ok();
     let is_dying = |place: &str| {
         mount
@@ -41,7 +50,7 @@ pub fn descendants(except: &[i32], cage: &Path) -> Vec<Escape> {
     // faster than this outside of any cgroup of ours cannot be beaten from here, so the rounds are counted.
     for _ in 0..64 {
         reap(except);
-        let parents: HashMap<i32, Process> = all_pids()
+        let parents: HashMap<i32, Process> = all_pids()?
             .into_iter()
             .filter_map(|pid| Some((pid, Process::read(pid)?)))
             .collect();
@@ -63,7 +72,7 @@ pub fn descendants(except: &[i32], cage: &Path) -> Vec<Escape> {
             .filter(|(_, place)| !is_dying(place))
             .collect();
         if outside.is_empty() {
-            return found;
+            return Ok(found);
         }
         for (pid, place) in outside {
             let escape = kill(pid, &parents[&pid], FoundBy::Descendant(place));
@@ -75,7 +84,7 @@ pub fn descendants(except: &[i32], cage: &Path) -> Vec<Escape> {
             }
         }
     }
-    found
+    Ok(found)
 }
 
 /// Reaps every child that has ended, but those in `except`.
@@ -87,8 +96,10 @@ fn reap(except: &[i32]) {
 
 /// Kills the processes that carry this job's `JOBCAGE_JOB` outside of its cage, and names them. Reads the environment of
 /// every process that may be read, so it is for the rare cases: after a crash, or where something hints at an escape.
-#[must_use]
-pub fn carriers(id: &JobId) -> Vec<Escape> {
+///
+/// # Errors
+/// If `/proc` cannot be listed.
+pub fn carriers(id: &JobId) -> io::Result<Vec<Escape>> {
     let mark = format!("JOBCAGE_JOB={id}");
     let me = std::process::id().cast_signed();
     let carries = |pid: &i32| {
@@ -96,11 +107,11 @@ pub fn carriers(id: &JobId) -> Vec<Escape> {
             && read(*pid, "environ")
                 .is_some_and(|env| env.split(|b| *b == 0).any(|var| var == mark.as_bytes()))
     };
-    let found = all_pids().into_iter().filter(carries).filter_map(|pid| {
+    let found = all_pids()?.into_iter().filter(carries).filter_map(|pid| {
         let place = cgroup_of(pid)?;
         kill(pid, &Process::read(pid)?, FoundBy::Environment(place))
     });
-    found.collect()
+    Ok(found.collect())
 }
 
 /// Names and kills one process, if it is still the one that `seen` describes.

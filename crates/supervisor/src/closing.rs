@@ -21,6 +21,8 @@ pub struct Closed {
     pub usage: Usage,
     /// Who was outside.
     pub escaped: Vec<Escape>,
+    /// What could not be looked at.
+    pub notes: Vec<String>,
     /// What is still there.
     pub quarantine: Option<Quarantine>,
 }
@@ -48,21 +50,27 @@ pub fn limits(spec: &JobSpec, cage: Option<&Cage>) -> BTreeMap<String, EnforcedL
 /// Looks for what has left the cage of a job that was emptied, kills what is the job's for certain, and names the rest.
 /// `own_children`: children of this process that are not the job's, all others being its descendants; `None`: the job's
 /// descendants are not ours (after a crash, or in cleanup), so they are looked for by what they carry.
-#[must_use]
-pub fn look_outside(spec: &JobSpec, own_children: Option<&[i32]>) -> Vec<Escape> {
+pub fn look_outside(spec: &JobSpec, own_children: Option<&[i32]>, closed: &mut Closed) {
     let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
     let orders = Fence::new(since, spec.uid).orders();
-    let mut found = match own_children {
-        Some(own) if jobcage_sys::wait::other_child_than(own) => descendants(own, Path::new(&spec.cage)),
-        Some(_) => Vec::new(),
-        None => carriers(&spec.id),
+    let mut look = |found: std::io::Result<Vec<Escape>>| match found {
+        Ok(found) => closed.escaped.extend(found),
+        Err(e) => closed.notes.push(format!(
+            "nobody looked for processes that had left the cage: /proc: {e}"
+        )),
     };
+    match own_children {
+        Some(own) if jobcage_sys::wait::other_child_than(own) => {
+            look(descendants(own, Path::new(&spec.cage)))
+        }
+        Some(_) => {}
+        None => look(carriers(&spec.id)),
+    }
     // Something was ordered from others, so what it started may carry the job's name by now.
     if !orders.is_empty() && own_children.is_some() {
-        found.extend(carriers(&spec.id));
+        look(carriers(&spec.id));
     }
-    found.extend(orders);
-    found
+    closed.escaped.extend(orders);
 }
 
 fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut Closed) -> Result<()> {
@@ -169,7 +177,7 @@ pub fn report(story: Story<'_>, closed: Closed) -> Report {
         exit_code: if clean { story.ending.exit_code() } else { 125 },
         ending: story.ending,
         status: story.status,
-        notes: story.notes,
+        notes: [story.notes, closed.notes].concat(),
         clean,
         closed_by: story.closed_by.into(),
         started: timestamp(spec.created_ns),

@@ -926,7 +926,7 @@ impl<'a> Supervision<'a> {
                 .filter_map(|w| w.started.as_ref())
                 .map(|child| child.pid)
                 .collect();
-            closed.escaped = closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own));
+            closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own), &mut closed);
         }
         if let Some(cut) = self.cut.take() {
             self.merge_cut(&mut closed, cut);

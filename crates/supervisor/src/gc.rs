@@ -117,7 +117,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     if same_boot {
-        closed.escaped = closing::look_outside(spec, None);
+        closing::look_outside(spec, None, &mut closed);
     }
     let mut notes = Vec::new();
     if spec.after {

@@ -152,7 +152,7 @@ pub(crate) fn close_created(
     };
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
-    closed.escaped = closing::look_outside(spec, None);
+    closing::look_outside(spec, None, &mut closed);
     let steps = record.steps()?;
     let ending = match (cause, steps.last()) {
         (Some(cause), _) => Ending::Cancelled(cause),
