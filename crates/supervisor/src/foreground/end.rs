@@ -1,0 +1,319 @@
+//! The ends: of the command, of its leaf, of the after phase, of the cage, and of the whole.
+
+use super::setup::{Setup, program_name};
+use super::{Running, Supervision};
+use crate::closing::{self, Closed, Story};
+use crate::error::{Failure, Result};
+use crate::job::{Outcome, Target};
+use crate::machine::{Event, State};
+use crate::signals::Meaning;
+use jobcage_cage::{Emptied, EventsFile, Patience, empty, oom_kills, signal_all};
+use jobcage_job::{Cause, Clock, Ending, ExitStatus, NeverStarted, Report, StepKind, StepReport};
+use jobcage_sys::Errno;
+use jobcage_sys::clock::boot_time;
+use jobcage_sys::spawn::Stage;
+use jobcage_sys::wait::Change;
+use nix::libc::SIGCONT;
+use nix::poll::{PollFd, PollFlags};
+use std::os::fd::AsFd;
+
+impl Supervision<'_> {
+    pub(super) fn main_ended(&mut self, change: Change) -> Result<()> {
+        let Some(running) = self.main.take() else {
+            return Ok(());
+        };
+        let status = exit_status(change);
+        // A kernel with the bug of kernel-facts 3 killed it at birth: its cgroup, or ours, was once killed as a whole.
+        if running.child.died_at_birth() && self.machine.state() == State::Running {
+            match self.spawn(self.command_plan(), true)? {
+                Ok(child) => {
+                    self.main = Some(Running {
+                        child,
+                        step: running.step,
+                    });
+                    return Ok(());
+                }
+                Err(errno) => return self.never_started(running.step, "clone", errno),
+            }
+        }
+        if let Some((stage, errno)) = running.child.failure() {
+            return self.never_started(running.step, stage.name(), errno);
+        }
+        let oom = status == ExitStatus::Signal(9) && self.oom_killed();
+        self.steps.push(StepReport {
+            status: Some(status),
+            ended: Some(closing::now()),
+            ..running.step
+        });
+        self.event(Event::MainEnded { status, oom })
+    }
+
+    pub(super) fn never_started(&mut self, step: StepReport, stage: &str, errno: Errno) -> Result<()> {
+        self.steps.push(StepReport {
+            ended: Some(closing::now()),
+            ..step
+        });
+        let command = &self.job.command;
+        let what = match stage {
+            "chdir" => command
+                .dir
+                .as_ref()
+                .map(|d| d.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            _ => program_name(command),
+        };
+        self.event(Event::StartFailed(NeverStarted {
+            stage: stage.into(),
+            errno: errno as i32,
+            what,
+        }))
+    }
+
+    pub(super) fn oom_killed(&self) -> bool {
+        self.setup.spec.limited
+            && oom_kills(self.setup.cage.dir()).is_some_and(|kills| kills > self.oom_before)
+    }
+
+    pub(super) fn signal_step(&mut self) -> Result<()> {
+        let leaf = &self.setup.leaf.dir;
+        self.leaving = EventsFile::open(leaf).map_err(Failure::system("open cgroup.events"))?;
+        if self.job.grace.is_zero() {
+            return Ok(());
+        }
+        match signal_all(leaf, &[self.job.signal, SIGCONT]) {
+            Ok(_) => {}
+            Err(errno) => self
+                .setup
+                .notes
+                .push(format!("not all could be signalled: {}", errno.desc())),
+        }
+        Ok(())
+    }
+
+    pub(super) fn cut_step(&mut self) -> Result<Event> {
+        self.leaving = None;
+        self.grace_until = None;
+        let emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
+        let proven = emptied.proven();
+        self.cut = Some(emptied);
+        self.look_at_children()?;
+        Ok(Event::Cut { proven })
+    }
+
+    pub(super) fn after_ended(&mut self, change: Change) -> Result<()> {
+        let Some(running) = self.after.take() else {
+            return Ok(());
+        };
+        let status = exit_status(change);
+        if running.child.died_at_birth()
+            && let Target::New {
+                after: Some(after), ..
+            } = &self.job.target
+        {
+            let leaf = self.setup.cage.leaf(StepKind::After)?;
+            if let Ok(child) = self.spawn(self.after_plan(after, &leaf), true)? {
+                self.after = Some(Running {
+                    child,
+                    step: running.step,
+                });
+                return Ok(());
+            }
+        }
+        if let Some((stage, errno)) = running.child.failure() {
+            self.setup.notes.push(format!(
+                "the after phase never started: {}: {}",
+                stage.name(),
+                errno.desc()
+            ));
+        }
+        // One that we have ended has its ending already.
+        let ending = match running.step.ending {
+            Ending::Lost { .. } => status.into(),
+            ending => ending,
+        };
+        self.steps.push(StepReport {
+            ending,
+            status: Some(status),
+            ended: Some(closing::now()),
+            ..running.step
+        });
+        self.after_until = None;
+        self.event(Event::AfterEnded)
+    }
+
+    /// Ends the wait for the after phase; its processes die with the cage. `None`: its time is over.
+    pub(super) fn end_after(&mut self, why: Option<&str>) -> Result<()> {
+        self.after_until = None;
+        if let Some(running) = &mut self.after {
+            running.step.ending = match why {
+                Some(_) => Ending::Cancelled(Cause::Cleanup),
+                None => Ending::TimedOut { clock: Clock::Wall },
+            };
+        }
+        match why {
+            Some(why) => {
+                self.setup.notes.push(format!("the after phase: {why}"));
+                self.event(Event::AfterEnded)
+            }
+            None => self.event(Event::AfterTimedOut),
+        }
+    }
+
+    /// The last emptying. A step in a cage of `jobcage create` leaves what it left: that ends with the cage.
+    pub(super) fn empty_cage(&mut self) -> Result<Event> {
+        let mut closed = if self.is_step_of_another() {
+            let proof = jobcage_job::Proof {
+                populated: Some(false),
+                ..Default::default()
+            };
+            Closed {
+                emptied: Emptied {
+                    proof,
+                    ..Emptied::default()
+                },
+                ..Closed::default()
+            }
+        } else {
+            let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
+            closing::end_cage(Some(&self.setup.cage), &Patience::default(), detail)?
+        };
+        // Before the look outside: a zombie of ours is no descendant that lives.
+        self.reap_the_killed()?;
+        if !self.is_step_of_another() {
+            let own: Vec<i32> = self
+                .setup
+                .watch
+                .iter()
+                .filter_map(|w| w.started.as_ref())
+                .map(|child| child.pid)
+                .collect();
+            closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own), &mut closed);
+        }
+        if let Some(cut) = self.cut.take() {
+            self.merge_cut(&mut closed, cut);
+        }
+        let proven = closed.quarantine.is_none() && closed.emptied.proven();
+        self.closed = Some(closed);
+        Ok(Event::Emptied { proven })
+    }
+
+    /// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
+    pub(super) fn merge_cut(&self, closed: &mut Closed, cut: Emptied) {
+        use jobcage_job::{Kill, Proof};
+        if self.is_step_of_another() && !cut.proven() {
+            closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
+        }
+        let last = &mut closed.emptied;
+        last.census.count += cut.census.count;
+        if !cut.census.left.is_empty() {
+            let later = std::mem::replace(&mut last.census.left, cut.census.left);
+            last.census.left.extend(later);
+            last.census.method = cut.census.method;
+        }
+        if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
+            let removed = last.proof.removed;
+            last.proof = Proof {
+                removed,
+                populated: last.proof.populated,
+                ..cut.proof
+            };
+        }
+    }
+
+    /// Those that the kill has ended. One that is stuck in the kernel is not waited for.
+    pub(super) fn reap_the_killed(&mut self) -> Result<()> {
+        self.look_at_children()?;
+        let stuck = self.main.take().into_iter().chain(self.after.take());
+        for Running { child, mut step } in stuck.collect::<Vec<_>>() {
+            step.ended = Some(closing::now());
+            if child.stage() != Stage::Exec && self.machine.status().is_none() {
+                self.setup.notes.push(format!(
+                    "the command hangs in its start, at the stage {:?}",
+                    child.stage().name()
+                ));
+            }
+            self.steps.push(step);
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Result<Outcome> {
+        self.pass_on_the_rest();
+        let ending = self.machine.ending().cloned().unwrap_or(Ending::Lost {
+            why: "no ending was seen".into(),
+        });
+        for step in self.steps.iter_mut().filter(|step| step.kind == StepKind::Step) {
+            step.ending = ending.clone();
+        }
+        let mut notes = std::mem::take(&mut self.setup.notes);
+        notes.extend(self.machine.notes().iter().cloned());
+        let report = closing::report(
+            Story {
+                spec: &self.setup.spec,
+                ending,
+                status: self.machine.status(),
+                notes,
+                steps: std::mem::take(&mut self.steps),
+                limits: std::mem::take(&mut self.setup.limits),
+                root: self.setup.root.take(),
+                closed_by: "supervisor",
+                wall: boot_time().saturating_sub(self.began),
+            },
+            self.closed.take().unwrap_or_default(),
+        );
+        let interrupted = self.terminal_signal.is_some()
+            && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));
+        self.put_away(&report)?;
+        Ok(Outcome { report, interrupted })
+    }
+
+    /// A job that ended cleanly leaves no record; any other keeps its report there.
+    pub(super) fn put_away(self, report: &Report) -> Result<()> {
+        let Setup { record, lock, .. } = self.setup;
+        if matches!(self.job.target, Target::Existing(_)) {
+            for step in &report.steps {
+                match record.write_step(step) {
+                    // A cleanup at this very moment sweeps the record and tells of the step itself.
+                    Err(_) if record.is_closing() => {}
+                    written => written?,
+                }
+            }
+        } else if report.clean {
+            record.remove_plain()?;
+        } else {
+            record.close(report)?;
+        }
+        drop(lock);
+        Ok(())
+    }
+
+    /// Captured output that is still in the pipe. Everything that could write is dead, or its pipe has been left to it.
+    pub(super) fn pass_on_the_rest(&mut self) {
+        while let Some(i) = (0..self.streams.len()).find(|i| !self.streams[*i].is_dry()) {
+            let ready = {
+                let Some(fd) = self.streams[i].poll_fd(&self.stdio) else {
+                    return;
+                };
+                let mut fds = [fd, PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+                // Waits for a destination that takes nothing, unless somebody loses patience.
+                let polled = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+                let asked = fds[1].revents().is_some_and(|events| !events.is_empty());
+                polled.is_ok() && !asked
+            };
+            if !ready && matches!(self.signals.next(), Some(Meaning::Stop(_) | Meaning::Terminal(_))) {
+                self.setup
+                    .notes
+                    .push("captured output was dropped, since its destination took none".into());
+                return;
+            }
+            self.streams[i].step(&self.stdio, &mut self.last_output);
+        }
+    }
+}
+
+fn exit_status(change: Change) -> ExitStatus {
+    match change {
+        Change::Exited(code) => ExitStatus::Code(code),
+        Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
+    }
+}

@@ -1,0 +1,226 @@
+//! What has to be there before a command starts: record, watcher, cage, limits and leaf.
+
+use crate::closing::{self};
+use crate::error::{Failure, Result};
+use crate::host::{self};
+use crate::job::{Command, Job};
+use crate::watcher::{self, Watch};
+use jobcage_cage::{Cage, Found, Leaf, apply, enable};
+use jobcage_job::{
+    Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
+};
+use jobcage_ledger::{Lock, Record, boot_id};
+use jobcage_sys::Errno;
+use jobcage_sys::file::Durability;
+use std::collections::BTreeMap;
+
+/// What is there before the command starts.
+pub(super) struct Setup {
+    pub(super) spec: JobSpec,
+    pub(super) record: Record,
+    pub(super) lock: Option<Lock>,
+    pub(super) cage: Cage,
+    pub(super) leaf: Leaf,
+    pub(super) watch: Option<Watch>,
+    pub(super) limits: BTreeMap<String, EnforcedLimit>,
+    pub(super) root: Option<Root>,
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) fn new_cage(
+    job: &Job,
+    name: Option<&str>,
+    limits: &Limits,
+    best_effort: bool,
+    after: bool,
+) -> Result<Setup> {
+    let found = host::root(job.cgroup_root.as_deref(), &job.places)?;
+    if !limits.is_empty() {
+        host::step_aside(&found)?;
+    }
+    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    let boot = boot_id()?;
+    let make_spec = || JobSpec {
+        version: SPEC_VERSION,
+        id: JobId::generate(&word, random()),
+        name: name.map(str::to_owned),
+        created_by: CreatedBy::Run,
+        program: Some(program_name(&job.command)),
+        cage: String::new(),
+        limited: !limits.is_empty(),
+        boot_id: boot.clone(),
+        owner: nix::unistd::getuid().as_raw(),
+        uid: job
+            .command
+            .identity
+            .as_ref()
+            .map_or_else(|| nix::unistd::getuid().as_raw(), |i| i.uid),
+        created_ns: closing::now_ns(),
+        grace: job.grace,
+        limits: limits.clone(),
+        lease: None,
+        after,
+    };
+    let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
+    let mut notes = Vec::new();
+    let watch = watcher::register(&job.places, &found.dir, &spec.id)
+        .map_err(|failure| {
+            notes.push(format!(
+                "no watcher: {failure}; if jobcage is killed, run \"jobcage gc\""
+            ))
+        })
+        .ok();
+    let root = Some(Root {
+        kind: found.kind.name().into(),
+        path: found.dir.path().display().to_string(),
+        why: found.why.clone(),
+    });
+    match furnish(found, &spec, best_effort) {
+        Ok((cage, leaf, limits)) => Ok(Setup {
+            spec,
+            record,
+            lock: Some(lock),
+            cage,
+            leaf,
+            watch,
+            limits,
+            root,
+            notes,
+        }),
+        Err(failure) => {
+            // Nothing has run in it, so it can go as it is; the failure is what to tell.
+            if let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited) {
+                let _ = cage.remove();
+            }
+            let _ = record.remove();
+            Err(failure)
+        }
+    }
+}
+
+/// Makes the record of a new job. An id that is taken, or that `gc` swept away in the moment before its spec was whole,
+/// is left for another one.
+pub(crate) fn make_record(
+    base: &std::path::Path,
+    found: &Found,
+    make_spec: impl Fn() -> JobSpec,
+    durability: Durability,
+) -> Result<(JobSpec, Record, Lock)> {
+    let mut tries = 0;
+    loop {
+        let mut spec = make_spec();
+        spec.cage = found.dir.path().join(spec.id.as_str()).display().to_string();
+        match Record::create(base, &spec, durability) {
+            Ok((record, lock)) => return Ok((spec, record, lock)),
+            Err(error)
+                if matches!(error.errno(), Some(Errno::EEXIST | Errno::EAGAIN | Errno::ENOENT))
+                    && tries < 3 =>
+            {
+                tries += 1
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes the cage, its limits and its first leaf.
+fn furnish(
+    found: Found,
+    spec: &JobSpec,
+    best_effort: bool,
+) -> Result<(Cage, Leaf, BTreeMap<String, EnforcedLimit>)> {
+    let (mut cage, limits) = make_cage(found, spec, best_effort)?;
+    let leaf = cage.leaf(StepKind::Step)?;
+    Ok((cage, leaf, limits))
+}
+
+/// Makes a cage with its limits.
+///
+/// # Errors
+/// If it cannot be made, or a limit cannot be enforced and has to be.
+pub(crate) fn make_cage(
+    found: Found,
+    spec: &JobSpec,
+    best_effort: bool,
+) -> Result<(Cage, BTreeMap<String, EnforcedLimit>)> {
+    let mut needed: Vec<Controller> = spec
+        .limits
+        .writes()
+        .iter()
+        .map(|limit| limit.controller)
+        .collect();
+    needed.sort();
+    needed.dedup();
+    let mut missing = None;
+    if !needed.is_empty() {
+        // One by one: with best effort, those that there are shall hold.
+        for controller in &needed {
+            match host::enable_below(&found, &[*controller]) {
+                Err(failure) if !best_effort => return Err(failure),
+                Err(failure) => missing = Some(failure),
+                Ok(()) => {}
+            }
+        }
+    }
+    let cage = Cage::create(found.dir, &spec.id, spec.limited)?;
+    let Some(steps) = cage.limits() else {
+        return Ok((cage, BTreeMap::new()));
+    };
+    for controller in &needed {
+        match enable(cage.dir(), &[*controller]) {
+            Err(error) if !best_effort => return Err(error.into()),
+            Err(error) => missing = missing.or(Some(error.into())),
+            Ok(()) => {}
+        }
+    }
+    let mut limits = apply(steps, &spec.limits, best_effort)?;
+    if let Some(failure) = missing {
+        for limit in limits.values_mut().filter(|limit| limit.error.is_some()) {
+            limit.error = Some(failure.to_string());
+        }
+    }
+    Ok((cage, limits))
+}
+
+pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
+    let record = job.places.open(id)?;
+    let spec = record.spec()?.filter(|_| !record.is_closing());
+    let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
+    let gone = || Failure::Refused(format!("the job {id} is over: its cage takes no further step"));
+    let spec = spec.ok_or_else(gone)?;
+    if spec.created_by != CreatedBy::Create {
+        return Err(Failure::Refused(format!(
+            "the job {id} was started by \"jobcage run\" and ends with its own command; make a cage for several steps with \
+             \"jobcage create\""
+        )));
+    }
+    let mut cage = Cage::open(spec.cage.as_ref(), spec.limited)?.ok_or_else(gone)?;
+    let leaf = cage.leaf(StepKind::Step)?;
+    Ok(Setup {
+        spec,
+        record,
+        lock: None,
+        cage,
+        leaf,
+        watch: None,
+        limits: BTreeMap::new(),
+        root: None,
+        notes: Vec::new(),
+    })
+}
+
+/// The program's name without its directory; not its arguments, which may hold secrets.
+pub(super) fn program_name(command: &Command) -> String {
+    let name = command
+        .args
+        .first()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    name.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// Random bits for an id: the hasher's keys come from getrandom(2).
+pub(crate) fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,184 @@
+//! Starting the processes of a job: the command and the after phase.
+
+use super::setup::program_name;
+use super::{Running, Supervision};
+use crate::closing::{self};
+use crate::error::{Failure, Result};
+use crate::host::cstring;
+use crate::job::{After, Command, Target};
+use crate::machine::Event;
+use jobcage_cage::Leaf;
+use jobcage_job::{Ending, NeverStarted, StepKind, StepReport};
+use jobcage_sys::Errno;
+use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
+
+impl Supervision<'_> {
+    pub(super) fn start_main(&mut self) -> Result<()> {
+        // Written down first: a step that runs unknown would make the whole job look like one that did nothing.
+        let step = self.begin_step(StepKind::Step);
+        let child = self.spawn(self.command_plan(), false)?;
+        match child {
+            Ok(child) => self.main = Some(Running { child, step }),
+            Err(errno) => {
+                self.steps.push(step);
+                let program = program_name(&self.job.command);
+                let why = NeverStarted {
+                    stage: "clone".into(),
+                    errno: errno as i32,
+                    what: program,
+                };
+                self.event(Event::StartFailed(why))?;
+            }
+        }
+        self.close_job_ends();
+        Ok(())
+    }
+
+    pub(super) fn command_plan(&self) -> Plan<'_> {
+        let command = &self.job.command;
+        let end = |i: usize| {
+            self.streams
+                .get(i)
+                .and_then(|s| s.job_end.as_ref())
+                .map(AsFd::as_fd)
+        };
+        Plan {
+            programs: command.programs.clone(),
+            args: command.args.clone(),
+            stdio: [None, end(0), end(1)],
+            ..self.plan_of(command, self.setup.leaf.dir.fd(), Vec::new())
+        }
+    }
+
+    /// What every process of the job has in common.
+    pub(super) fn plan_of<'p>(
+        &self,
+        command: &Command,
+        leaf: std::os::fd::BorrowedFd<'p>,
+        more: Vec<CString>,
+    ) -> Plan<'p> {
+        let mut env = command.env.clone();
+        env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
+        env.extend(more);
+        let foreign = command
+            .identity
+            .as_ref()
+            .is_some_and(|i| i.uid != nix::unistd::getuid().as_raw());
+        Plan {
+            env,
+            cgroup: Some(leaf),
+            identity: command.identity.clone(),
+            dir: command.dir.clone(),
+            rlimits: command.rlimits.clone(),
+            nice: command.nice,
+            // Where there is a terminal that the job would share with another user.
+            no_keystrokes: foreign && std::fs::File::open("/dev/tty").is_ok(),
+            signal_mask: Some(self.signals.original),
+            ..Plan::default()
+        }
+    }
+
+    /// Starts a process; the inner error is the kernel's refusal to make one at all.
+    pub(super) fn spawn(&self, plan: Plan<'_>, moved: bool) -> Result<std::result::Result<Child, Errno>> {
+        match if moved { spawn_moved(&plan) } else { spawn(&plan) } {
+            Ok(child) => Ok(Ok(child)),
+            Err(errno @ (Errno::EACCES | Errno::EPERM | Errno::EBUSY | Errno::ENOENT)) => Err(
+                Failure::system("start the command in its cgroup (run \"jobcage doctor\")")(errno),
+            ),
+            Err(errno) => Ok(Err(errno)),
+        }
+    }
+
+    pub(super) fn begin_step(&self, kind: StepKind) -> StepReport {
+        let name = if kind == StepKind::After { "after" } else { "main" };
+        let number = if kind == StepKind::After {
+            self.setup.leaf.number + 1
+        } else {
+            self.setup.leaf.number
+        };
+        let step = StepReport {
+            number,
+            name: name.into(),
+            kind,
+            ending: Ending::Lost {
+                why: "nobody saw its end".into(),
+            },
+            status: None,
+            started: closing::now(),
+            ended: None,
+        };
+        if self.is_step_of_another() {
+            // That it cannot be written down is no reason not to run it; its end is written as well.
+            let _ = self.setup.record.write_step(&step);
+        }
+        step
+    }
+
+    pub(super) fn is_step_of_another(&self) -> bool {
+        matches!(self.job.target, Target::Existing(_))
+    }
+
+    pub(super) fn close_job_ends(&mut self) {
+        for stream in &mut self.streams {
+            stream.job_end = None;
+        }
+    }
+
+    pub(super) fn start_after(&mut self) -> Result<Option<Event>> {
+        let Target::New {
+            after: Some(after), ..
+        } = &self.job.target
+        else {
+            return Ok(Some(Event::AfterEnded));
+        };
+        let leaf = self.setup.cage.leaf(StepKind::After)?;
+        let plan = self.after_plan(after, &leaf);
+        let step = self.begin_step(StepKind::After);
+        match self.spawn(plan, false)? {
+            Ok(child) => {
+                self.after = Some(Running { child, step });
+                self.after_until = Some(Instant::now() + after.timeout);
+                Ok(None)
+            }
+            Err(errno) => {
+                self.setup
+                    .notes
+                    .push(format!("the after phase could not be started: {}", errno.desc()));
+                Ok(Some(Event::AfterEnded))
+            }
+        }
+    }
+
+    pub(super) fn after_plan<'p>(&self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
+        let ending = self
+            .machine
+            .ending()
+            .cloned()
+            .unwrap_or(Ending::Lost { why: String::new() });
+        let signal = match &ending {
+            Ending::Signalled { signal } => signal.to_string(),
+            _ => String::new(),
+        };
+        let more = [
+            ("JOBCAGE_RESULT", ending.result().to_owned()),
+            ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
+            ("JOBCAGE_SIGNAL", signal),
+            ("JOBCAGE_ENDING", ending.kind().to_owned()),
+        ];
+        let more = more
+            .map(|(name, value)| cstring(format!("{name}={value}").as_ref()))
+            .to_vec();
+        let mut plan = self.plan_of(&self.job.command, leaf.dir.fd(), more);
+        plan.programs = vec![c"/bin/sh".into()];
+        plan.args = vec![
+            c"sh".into(),
+            c"-c".into(),
+            CString::new(after.script.as_bytes()).unwrap_or_default(),
+        ];
+        plan
+    }
+}
