@@ -81,7 +81,7 @@ impl Supervision<'_> {
             return Ok(());
         }
         match signal_all(leaf, &[self.job.signal, SIGCONT]) {
-            Ok(_) => {}
+            Ok(signalled) => self.crowd = signalled > 64,
             Err(errno) => self
                 .setup
                 .notes
@@ -92,6 +92,7 @@ impl Supervision<'_> {
 
     pub(super) fn cut_step(&mut self) -> Result<Event> {
         self.leaving = None;
+        self.crowd = false;
         self.grace_until = None;
         let emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
         let proven = emptied.proven();

@@ -85,6 +85,8 @@ struct Supervision<'a> {
     oom_before: u64,
     /// Nothing has happened for a moment.
     quiet: bool,
+    /// Many processes have been signalled and are dying.
+    crowd: bool,
 }
 
 impl<'a> Supervision<'a> {
@@ -124,6 +126,7 @@ impl<'a> Supervision<'a> {
             _alarm: alarm,
             terminal_signal: None,
             quiet: false,
+            crowd: false,
         })
     }
 
@@ -171,7 +174,12 @@ impl<'a> Supervision<'a> {
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> Result<()> {
         let (timeout, lean) = self.sleep();
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let mut fds = Vec::with_capacity(5);
+        // Of a dying crowd every death is a signal, and a wake-up for each would slow the dying. The timer of `sleep` is short
+        // then, and signals are looked at after every sleep.
+        if !self.crowd {
+            fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+        }
         if let Some(watch) = &self.setup.watch {
             fds.push(PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN));
         }
@@ -219,7 +227,8 @@ impl<'a> Supervision<'a> {
                     .grace
                     .saturating_sub(until.saturating_duration_since(Instant::now()))
             });
-            (waited / 2).clamp(Duration::from_micros(100), Duration::from_millis(20))
+            let part = if self.crowd { 16 } else { 2 };
+            (waited / part).clamp(Duration::from_micros(100), Duration::from_millis(20))
         });
         let deadline = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()));
         let running = self.machine.state() == State::Running;
