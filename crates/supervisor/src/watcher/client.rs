@@ -1,6 +1,6 @@
 //! The supervisors' side: reaching the watcher, and starting one where there is none.
 
-use super::SOCKET;
+use super::{LEASE, SOCKET};
 use crate::error::{Failure, Result};
 use crate::host::{self, SELF, cstring};
 use jobcage_cage::{Dir, HOLD};
@@ -30,7 +30,12 @@ pub struct Watch {
 /// # Errors
 /// If no watcher can be reached or started. The job can run all the same, but nobody looks after it if we are killed.
 pub fn register(places: &Places, root: &Dir, id: &JobId) -> Result<Watch> {
-    match connect(&places.runtime).and_then(|connection| announce(connection, id)) {
+    tell(places, root, id.as_str())
+}
+
+/// Reaches the watcher, or a new one, with a message.
+fn tell(places: &Places, root: &Dir, message: &str) -> Result<Watch> {
+    match connect(&places.runtime).and_then(|connection| announce(connection, message)) {
         Ok(connection) => {
             return Ok(Watch {
                 connection,
@@ -43,7 +48,7 @@ pub fn register(places: &Places, root: &Dir, id: &JobId) -> Result<Watch> {
     let hold = root.create_or_open(HOLD)?;
     let started = start(places, Some(&hold), None)?;
     let connection = connect(&places.runtime)
-        .and_then(|connection| announce(connection, id))
+        .and_then(|connection| announce(connection, message))
         .map_err(Failure::system("reach the new watcher"))?;
     Ok(Watch {
         connection,
@@ -64,12 +69,8 @@ fn connect(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn announce(connection: OwnedFd, id: &JobId) -> jobcage_sys::Result<OwnedFd> {
-    socket::send(
-        connection.as_raw_fd(),
-        id.as_str().as_bytes(),
-        MsgFlags::MSG_NOSIGNAL,
-    )?;
+fn announce(connection: OwnedFd, message: &str) -> jobcage_sys::Result<OwnedFd> {
+    socket::send(connection.as_raw_fd(), message.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
     Ok(connection)
 }
 
@@ -198,5 +199,5 @@ pub fn detach(places: &Places) -> Result<()> {
 /// # Errors
 /// As [`register`].
 pub fn announce_lease(places: &Places, root: &Dir, id: &JobId) -> Result<()> {
-    register(places, root, id).map(drop)
+    tell(places, root, &format!("{LEASE}{id}")).map(drop)
 }

@@ -25,6 +25,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SOCKET: &str = "watch.sock";
+/// What stands before the id in the message of `jobcage create`: its record names the process to watch. Nothing else is read
+/// of a record when a job begins, since a thousand may begin at once.
+const LEASE: &str = "lease ";
 const LINGER: Duration = Duration::from_secs(60);
 
 /// Takes away sockets of those who were killed between the bind and the rename of [`listen`]: their names end with a pid
@@ -133,22 +136,28 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
     if peer.uid() != nix::unistd::geteuid().as_raw() && peer.uid() != 0 {
         return None;
     }
-    let mut text = [0; JobId::MAX + 1];
+    let mut text = [0; LEASE.len() + JobId::MAX + 1];
     // The message was sent right after the connect; a client that stalls in between loses its place, not us our time.
     let mut fds = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::from(500u16)).ok()?;
     let n = socket::recv(connection.as_raw_fd(), &mut text, MsgFlags::MSG_DONTWAIT).ok()?;
-    let id: JobId = std::str::from_utf8(&text[..n]).ok()?.parse().ok()?;
-    if let Ok(State::Unattended(spec)) = places.open(&id).and_then(|record| record.state()) {
-        // From `jobcage create`, which is over already: it is the holder of the lease that counts.
-        if let Lease::Held(process) = lease(&spec) {
-            return Some(Watched {
+    let message = std::str::from_utf8(&text[..n]).ok()?;
+    if let Some(id) = message.strip_prefix(LEASE) {
+        let id: JobId = id.parse().ok()?;
+        let State::Unattended(spec) = places.open(&id).and_then(|record| record.state()).ok()? else {
+            return None;
+        };
+        return match lease(&spec) {
+            Lease::Held(process) => Some(Watched {
                 id,
                 process,
                 kind: Kind::Lease,
-            });
-        }
+            }),
+            Lease::Over => start_closing(places, id),
+            Lease::None => None,
+        };
     }
+    let id = message.parse().ok()?;
     let process = match pidfd::open(peer.pid()) {
         Ok(fd) => fd,
         // Ended already, or a kernel without pidfds: the connection tells as well.
