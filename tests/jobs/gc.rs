@@ -4,7 +4,7 @@ use crate::support::PATIENCE;
 use crate::support::job::Job;
 use crate::support::process::Process;
 use crate::support::world::World;
-use crate::{create, listed, words};
+use crate::{create, leave_process, listed, words};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
@@ -90,19 +90,7 @@ fn two_at_once_close_each_job_once() {
 fn living_and_open_jobs_are_left_alone() {
     let mut world = World::new("gc-alive");
     let open = create(&world, &[]);
-    let kept = world
-        .call(&[
-            "run",
-            "--job",
-            &open,
-            "--",
-            "sh",
-            "-c",
-            "sleep 300 > /dev/null 2>&1 & echo $!",
-        ])
-        .expect(0)
-        .text();
-    let kept = Process::open(kept.parse().unwrap());
+    let kept = leave_process(&world, &open);
     let mut job = world.run(&[], &[], &words(&["sh", "-c", "echo up; sleep 300"]));
     assert!(job.wait_line("up"));
     assert_eq!(world.call(&["gc", "--json"]).expect(0).json(), json!([]));
@@ -118,19 +106,7 @@ fn living_and_open_jobs_are_left_alone() {
 fn a_job_from_before_a_reboot_is_closed_without_touching_its_path() {
     let mut world = World::new("gc-reboot");
     let id = create(&world, &[]);
-    let left = world
-        .call(&[
-            "run",
-            "--job",
-            &id,
-            "--",
-            "sh",
-            "-c",
-            "sleep 300 > /dev/null 2>&1 & echo $!",
-        ])
-        .expect(0)
-        .text();
-    let left = Process::open(left.parse().unwrap());
+    let left = leave_process(&world, &id);
     let spec = world.dir.join("state").join(&id).join("spec.json");
     let text = fs::read_to_string(&spec).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();

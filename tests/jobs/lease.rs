@@ -1,10 +1,10 @@
 //! `create --lease-pid`: the job ends with the process that holds it.
 
-use crate::create;
 use crate::support::PATIENCE;
 use crate::support::cgroup;
 use crate::support::process::Process;
 use crate::support::world::World;
+use crate::{create, leave_process};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::process::{Child, Command, Stdio};
@@ -24,19 +24,7 @@ fn the_watcher_closes_the_job_when_the_holder_dies() {
     let mut world = World::new("lease");
     let mut holder = holder(&world);
     let id = create(&world, &["--lease-pid", &holder.id().to_string()]);
-    let left = world
-        .call(&[
-            "run",
-            "--job",
-            &id,
-            "--",
-            "sh",
-            "-c",
-            "sleep 300 > /dev/null 2>&1 & echo $!",
-        ])
-        .expect(0)
-        .text();
-    let left = Process::open(left.parse().unwrap());
+    let left = leave_process(&world, &id);
     let cage = world.cages()[0].clone();
     assert!(!left.has_ended());
     // gc has nothing to do with a job whose holder lives.

@@ -10,6 +10,7 @@ mod records;
 mod steps;
 mod stop;
 
+use support::process::Process;
 use support::world::World;
 
 /// `jobcage create options…`: the id.
@@ -22,6 +23,13 @@ fn create(world: &World, options: &[&str]) -> String {
         "{id}"
     );
     id
+}
+
+/// A step that ends at once and leaves a process in the cage: that process.
+fn leave_process(world: &World, id: &str) -> Process {
+    let script = "sleep 300 > /dev/null 2>&1 & echo $!";
+    let step = world.call(&["run", "--job", id, "--", "sh", "-c", script]);
+    Process::open(step.expect(0).text().parse().unwrap())
 }
 
 /// `list --json` as id and state.

@@ -51,8 +51,7 @@ pub fn limits(spec: &JobSpec, cage: Option<&Cage>) -> BTreeMap<String, EnforcedL
 /// `own_children`: children of this process that are not the job's, all others being its descendants; `None`: the job's
 /// descendants are not ours (after a crash, or in cleanup), so they are looked for by what they carry.
 pub fn look_outside(spec: &JobSpec, own_children: Option<&[i32]>, closed: &mut Closed) {
-    let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
-    let orders = Fence::new(since, spec.uid).orders();
+    let orders = Fence::new(began(spec), spec.uid).orders();
     let mut look = |found: std::io::Result<Vec<Escape>>| match found {
         Ok(found) => closed.escaped.extend(found),
         Err(e) => closed.notes.push(format!(
@@ -194,6 +193,11 @@ pub fn report(story: Story<'_>, closed: Closed) -> Report {
         limits: story.limits,
         usage: closed.usage,
     }
+}
+
+/// The moment at which a job was made.
+pub(crate) fn began(spec: &JobSpec) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0))
 }
 
 /// The present moment in RFC 3339, UTC.

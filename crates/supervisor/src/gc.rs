@@ -125,7 +125,6 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
             "its after phase did not run, or nobody saw its end: the script died with the supervisor".into(),
         );
     }
-    let wall = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
     let story = Story {
         spec,
         ending,
@@ -135,7 +134,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
         limits,
         root: None,
         closed_by: "gc",
-        wall: wall.elapsed().unwrap_or_default(),
+        wall: closing::began(spec).elapsed().unwrap_or_default(),
     };
     let report = closing::report(story, closed);
     record.close(&report)?;

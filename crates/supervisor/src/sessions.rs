@@ -14,7 +14,7 @@ use nix::libc::SIGCONT;
 use nix::sys::signal::Signal;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// A cage to make.
 #[derive(Debug)]
@@ -160,7 +160,6 @@ pub(crate) fn close_created(
         (None, Some(step)) => step.ending.clone(),
         (None, None) => Ending::Exited { code: 0 },
     };
-    let began = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
     let story = Story {
         spec,
         status: steps.last().and_then(|step| step.status),
@@ -170,7 +169,7 @@ pub(crate) fn close_created(
         limits,
         root: None,
         closed_by,
-        wall: began.elapsed().unwrap_or_default(),
+        wall: closing::began(spec).elapsed().unwrap_or_default(),
     };
     let report = report(story, closed);
     record.close(&report)?;

@@ -270,8 +270,9 @@ impl Supervision<'_> {
 
     /// A job that ended cleanly leaves no record; any other keeps its report there.
     pub(super) fn put_away(self, report: &Report) -> Result<()> {
+        let is_step = self.is_step_of_another();
         let Setup { record, lock, .. } = self.setup;
-        if matches!(self.job.target, Target::Existing(_)) {
+        if is_step {
             for step in &report.steps {
                 match record.write_step(step) {
                     // A cleanup at this very moment sweeps the record and tells of the step itself.
