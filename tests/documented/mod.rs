@@ -2,9 +2,9 @@
 //! then its key has to be documented.
 
 use jobcage_job::{
-    Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending, EnforcedLimit, Escape, ExitStatus, FoundBy,
-    JobSpec, Kill, LeaseHolder, Left, Limits, NeverStarted, Proof, Quarantine, Report, Root, Stall, StepKind,
-    StepReport, Usage,
+    CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending, EnforcedLimit, Escape,
+    ExitStatus, FoundBy, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, NeverStarted,
+    Proof, Quarantine, Report, Root, Stall, StepKind, StepReport, Stream, Streams, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,6 +92,13 @@ fn step() -> StepReport {
         status: Some(ExitStatus::Code(0)),
         started: String::new(),
         ended: Some(String::new()),
+        logs: vec![LogReport {
+            stream: Stream::Merged,
+            bytes: 1,
+            at_exit: Some(1),
+            dropped: Some(LogGap { from: 0, to: 1 }),
+            whole: true,
+        }],
     }
 }
 
@@ -175,6 +182,11 @@ fn spec() -> JobSpec {
             start_ticks: 1,
         }),
         after: true,
+        capture: Some(CaptureSpec {
+            streams: Streams::Merged,
+            log_max: Some(1),
+            log_full: LogFull::Middle,
+        }),
     }
 }
 

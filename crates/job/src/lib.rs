@@ -14,8 +14,8 @@ pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
 pub use id::{IdError, JobId};
 pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};
 pub use report::{
-    Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Kill, Left, Proof, Quarantine,
-    REPORT_VERSION, Report, Root, Stall, StepReport, Usage,
+    Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Kill, Left, LogGap, LogReport, Proof,
+    Quarantine, REPORT_VERSION, Report, Root, Stall, StepReport, Stream, Usage,
 };
-pub use spec::{CreatedBy, JobSpec, LeaseHolder, SPEC_VERSION, StepKind};
+pub use spec::{CaptureSpec, CreatedBy, JobSpec, LeaseHolder, LogFull, SPEC_VERSION, StepKind, Streams};
 pub use units::{UnitError, format_bytes, format_duration, parse_duration, parse_size};

@@ -68,6 +68,7 @@ fn try_create(request: &Create) -> Result<JobId> {
         limits: request.limits.clone(),
         lease,
         after: false,
+        capture: None,
     };
     // Systemd removes a scope, cages and all, when the last process in it ends; that would be this one.
     if found.kind == jobcage_cage::Kind::UserScope {

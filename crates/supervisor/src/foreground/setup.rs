@@ -71,6 +71,7 @@ fn try_new_cage(
         limits: limits.clone(),
         lease: None,
         after,
+        capture: None,
     };
     let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
     let mut notes = Vec::new();

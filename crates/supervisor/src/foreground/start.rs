@@ -110,6 +110,7 @@ impl Supervision<'_> {
             status: None,
             started: closing::now(),
             ended: None,
+            logs: Vec::new(),
         };
         if self.is_step_of_another() {
             // That it cannot be written down is no reason not to run it; its end is written as well.
