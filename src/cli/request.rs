@@ -3,7 +3,7 @@
 //! Plain data. Past this door nobody knows what a flag, a variable or a config file is: whatever could be
 //! wrong in the words is an error before a request exists.
 
-use jobcage_job::{JobId, Limits};
+use jobcage_job::{CaptureSpec, JobId, Limits};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
@@ -89,6 +89,19 @@ pub struct RunRequest {
     pub grace: Duration,
     /// `--report`: the file that gets the report.
     pub report: Option<PathBuf>,
+    /// `--detach` or `--log`: how its output is kept.
+    pub capture: Option<CaptureRequest>,
+}
+
+/// A captured job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureRequest {
+    /// `--log`: its output is shown, and it is stopped when this jobcage dies.
+    pub attached: bool,
+    /// Its logs.
+    pub spec: CaptureSpec,
+    /// `--stdin`: the file that it reads; `None`: an empty one.
+    pub stdin: Option<PathBuf>,
 }
 
 /// The cage that a command runs in.

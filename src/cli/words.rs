@@ -113,6 +113,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
+        "detach", "log",
     ])]
     pub job: Option<OsString>,
     #[command(flatten)]
@@ -146,6 +147,8 @@ pub struct RunWords {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
     pub report: Option<OsString>,
     #[command(flatten)]
+    pub capture: CaptureWords,
+    #[command(flatten)]
     pub identity: IdentityWords,
     #[command(flatten)]
     pub step: StepWords,
@@ -155,6 +158,36 @@ pub struct RunWords {
     // Only behind `--`: else `--env A B=secret` would quietly run a program named `B=secret`.
     #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct CaptureWords {
+    /// Start the job, print its id and return. It then needs nobody: see `jobcage attach` and `jobcage logs`.
+    #[arg(long, help_heading = "The output", conflicts_with = "log",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub detach: Option<OsString>,
+    /// Keep the output in a log, and show it meanwhile. When this jobcage is killed, the job is stopped.
+    #[arg(long, help_heading = "The output",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log: Option<OsString>,
+    /// Log stdout and stderr together (`merged`, in their exact order) or each by itself (`split`).
+    ///
+    /// The default is `merged` with --detach and `split` with --log.
+    #[arg(long, value_name = "HOW", help_heading = "The output")]
+    pub streams: Option<OsString>,
+    /// Keep at most this much of a log, such as 100M. The default is 1G; `none` keeps all.
+    #[arg(long, value_name = "SIZE", help_heading = "The output")]
+    pub log_max: Option<OsString>,
+    /// When a log is full, drop its `middle` and keep head and tail, or `stop` the job. The default is `middle`.
+    #[arg(long, value_name = "WHAT", help_heading = "The output")]
+    pub log_full: Option<OsString>,
+    /// Put every piece of output on the disk before the next one is taken. Slow.
+    #[arg(long, help_heading = "The output",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log_sync: Option<OsString>,
+    /// Read the standard input of a job with --detach or --log from this file. The default is an empty one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The output")]
+    pub stdin: Option<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -37,6 +37,10 @@ pub enum Opt {
     AfterTimeout,
     Report,
     LeasePid,
+    Streams,
+    LogMax,
+    LogFull,
+    LogSync,
 }
 
 /// Where in a config file an option stands.
@@ -119,6 +123,10 @@ table! {
     AfterTimeout Some("--after-timeout"), Some("JOBCAGE_AFTER_TIMEOUT"), "after_timeout", RUN,  One;
     Report       Some("--report"),        Some("JOBCAGE_REPORT"),        "report",        RUN,  One;
     LeasePid     Some("--lease-pid"),     Some("JOBCAGE_LEASE_PID"),     "lease_pid",     None, One;
+    Streams      Some("--streams"),       Some("JOBCAGE_STREAMS"),       "streams",       RUN,  One;
+    LogMax       Some("--log-max"),       Some("JOBCAGE_LOG_MAX"),       "log_max",       RUN,  One;
+    LogFull      Some("--log-full"),      Some("JOBCAGE_LOG_FULL"),      "log_full",      RUN,  One;
+    LogSync      Some("--log-sync"),      Some("JOBCAGE_LOG_SYNC"),      "log_sync",      RUN,  One;
 }
 
 /// The variable that names a config file instead of the usual two.

@@ -72,6 +72,11 @@ pub fn gc(request: GcRequest) -> Outcome {
                     json!(report),
                 )
             }
+            Done::HandedOn(id) => (
+                "handed on",
+                format!("{id}: its supervisor had died; another one has it now"),
+                json!({"job": id}),
+            ),
             Done::Swept(id) => (
                 "swept",
                 format!("{id}: never began; its record is removed"),

@@ -23,6 +23,14 @@ pub enum VerbError {
     /// The supervisor could not do it.
     #[error(transparent)]
     Failure(#[from] Failure),
+    /// The file for standard input.
+    #[error("cannot open {} (--stdin): {source}", path.display())]
+    Stdin {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

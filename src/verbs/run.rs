@@ -1,10 +1,11 @@
 //! `jobcage run` and `jobcage create`.
 
 use super::{Outcome, VerbError, command, places};
-use crate::cli::request::{CageChoice, CreateRequest, RunRequest, Voice};
+use crate::cli::request::{CageChoice, CaptureRequest, CreateRequest, RunRequest, Voice};
 use crate::render;
 use jobcage_job::Report;
-use jobcage_supervisor::{After, Job, Target, foreground, sessions};
+use jobcage_supervisor::{After, Job, Target, foreground, kept, sessions};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// `jobcage run`.
@@ -35,7 +36,12 @@ pub fn run(request: RunRequest) -> Outcome {
         signal: request.signal.number(),
         grace: request.grace,
         detail: request.report.is_some() || request.common.voice == Voice::Verbose,
+        lease: None,
+        capture: request.capture.as_ref().map(|capture| capture.spec),
     };
+    if let Some(capture) = &request.capture {
+        return captured(&job, capture);
+    }
     let outcome = foreground::run(&job)?;
     tell(&outcome.report, request.common.voice);
     // The command has run, and its result is what the caller acts on: a report that cannot be written is only told.
@@ -49,6 +55,17 @@ pub fn run(request: RunRequest) -> Outcome {
     }
     // At once, without giving back what the kernel takes back anyway.
     std::process::exit(outcome.report.exit_code & 0xff)
+}
+
+/// `run --detach` and `run --log`: the job runs by itself, and with `--log` we follow it.
+fn captured(job: &Job, capture: &CaptureRequest) -> Outcome {
+    let path = capture.stdin.as_deref().unwrap_or(Path::new("/dev/null"));
+    let stdin = std::fs::File::open(path).map_err(|source| VerbError::Stdin {
+        path: path.into(),
+        source,
+    })?;
+    let id = kept::detach(job, stdin.as_fd())?;
+    super::pages::print(format!("{id}\n").as_bytes())
 }
 
 /// `jobcage create`.

@@ -26,7 +26,7 @@ fn endings() -> Vec<Ending> {
         Ending::Signalled { signal: 9 },
         Ending::TimedOut { clock: Clock::Wall },
         Ending::OutOfMemory,
-        Ending::LogFull,
+        Ending::LogFull { errno: Some(28) },
         Ending::Cancelled(signal),
         Ending::Cancelled(Cause::Cleanup),
         Ending::NeverStarted(never),
@@ -186,6 +186,7 @@ fn spec() -> JobSpec {
             streams: Streams::Merged,
             log_max: Some(1),
             log_full: LogFull::Middle,
+            sync: true,
         }),
     }
 }

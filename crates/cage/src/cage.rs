@@ -117,6 +117,19 @@ impl Cage {
         }
     }
 
+    /// The leaf of a step that another process of ours has made. `None`: it is gone.
+    ///
+    /// # Errors
+    /// As openat(2), without `ENOENT`.
+    pub fn find_leaf(&self, number: u32) -> Result<Option<Dir>> {
+        let place = self.steps.as_ref().unwrap_or(&self.dir);
+        match place.child(format!("{number:02}-step")) {
+            Ok(leaf) => Ok(Some(leaf)),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The cage's own cgroup.
     #[must_use]
     pub fn dir(&self) -> &Dir {

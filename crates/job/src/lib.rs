@@ -6,6 +6,7 @@
 mod ending;
 mod id;
 mod limits;
+mod main_end;
 mod report;
 mod spec;
 mod units;
@@ -13,6 +14,7 @@ mod units;
 pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
 pub use id::{IdError, JobId};
 pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};
+pub use main_end::{MainEnd, STATUS_VERSION};
 pub use report::{
     Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Kill, Left, LogGap, LogReport, Proof,
     Quarantine, REPORT_VERSION, Report, Root, Stall, StepReport, Stream, Usage,

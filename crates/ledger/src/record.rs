@@ -9,7 +9,9 @@
 //! ```
 
 use crate::error::{LedgerError, Result};
-use jobcage_job::{JobId, JobSpec, REPORT_VERSION, Report, SPEC_VERSION, StepReport};
+use jobcage_job::{
+    JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION, STATUS_VERSION, StepReport,
+};
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
 use jobcage_sys::lock::{self, Holder, Purpose};
@@ -17,13 +19,14 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Serialize, de::DeserializeOwned};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = "lock";
 const SPEC: &str = "spec.json";
 const REPORT: &str = "report.json";
 const CLOSING: &str = "closing";
+const PHASE: &str = "phase.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub struct Record {
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: OwnedFd,
+    file: OwnedFd,
 }
 
 /// How it stands with a job.
@@ -139,6 +142,17 @@ impl Record {
         self.lock(Purpose::Ending)
     }
 
+    /// Changes the purpose of the lock that this process has: from here on it looks after the job. `None`: somebody else has
+    /// it.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn lock_to_tend(&self, held: Lock) -> Result<Option<Lock>> {
+        let taken = lock::try_lock(held.file.as_fd(), Purpose::Tending)
+            .map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))?;
+        Ok(taken.then_some(held))
+    }
+
     fn lock(&self, purpose: Purpose) -> Result<Option<Lock>> {
         let path = || self.path.join(LOCK);
         let file = self
@@ -146,7 +160,7 @@ impl Record {
             .map_err(|errno| LedgerError::io("open", &path(), errno))?;
         let taken =
             lock::try_lock(file.as_fd(), purpose).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
-        Ok(taken.then_some(Lock { _file: file }))
+        Ok(taken.then_some(Lock { file }))
     }
 
     fn open_lock(&self) -> jobcage_sys::Result<OwnedFd> {
@@ -242,6 +256,15 @@ impl Record {
         self.write(REPORT, &report)
     }
 
+    /// As [`Record::close`], and it stays on the disk, whatever the other files of this record do.
+    ///
+    /// # Errors
+    /// As [`Record::close`].
+    pub fn close_for_good(&mut self, report: &Report) -> Result<()> {
+        self.durability = Durability::Disk;
+        self.close(report)
+    }
+
     /// Takes away what a writer left that was killed before its rename. Whether that succeeds does not matter to the job.
     fn sweep_unfinished(&self) {
         for name in self
@@ -252,6 +275,24 @@ impl Record {
         {
             let _ = unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
         }
+    }
+
+    /// Puts what was written so far on the disk: a job that was begun in a hurry is there after a power cut from here on.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn settle(&self) -> Result<()> {
+        let io = |errno| LedgerError::io("write", &self.path, errno);
+        let spec = openat(&self.dir, SPEC, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(io)?;
+        fsync(&spec).map_err(io)?;
+        fsync(&self.dir).map_err(io)?;
+        let base = file::open_dir(self.path.parent().unwrap_or(Path::new("/"))).map_err(io)?;
+        fsync(&base).map_err(io)
+    }
+
+    /// Takes away a file that only a living job needs. One that is not there is fine.
+    pub fn forget(&self, name: &str) {
+        let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir);
     }
 
     /// Marks that the whole job is being ended from outside of its steps.
@@ -267,6 +308,44 @@ impl Record {
     #[must_use]
     pub fn is_closing(&self) -> bool {
         file::exists_at(self.dir.as_fd(), CLOSING).unwrap_or(false)
+    }
+
+    /// Writes how the main process of a step ended.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_status(&self, end: &MainEnd) -> Result<()> {
+        self.write(&format!("status-{:02}.json", end.step), end)
+    }
+
+    /// How the main process of a step ended. `None`: it has not, or nobody could write it down.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a newer version.
+    pub fn status(&self, step: u32) -> Result<Option<MainEnd>> {
+        self.read(&format!("status-{step:02}.json"), STATUS_VERSION)
+    }
+
+    /// Writes where the supervisor stands, for the next one.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_phase(&self, phase: &impl Serialize) -> Result<()> {
+        self.write(PHASE, phase)
+    }
+
+    /// Where the last supervisor stood. `None`: it had not begun.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a version above `known`.
+    pub fn phase<T: DeserializeOwned>(&self, known: u32) -> Result<Option<T>> {
+        self.read(PHASE, known)
+    }
+
+    /// The directory, for files that others write in it.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     /// Writes or replaces what is known of a step.

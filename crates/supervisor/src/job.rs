@@ -1,6 +1,6 @@
 //! What a supervisor is asked to do, and what comes of it.
 
-use jobcage_job::{JobId, Limits, Report};
+use jobcage_job::{CaptureSpec, JobId, LeaseHolder, Limits, Report};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
 use std::ffi::{CString, OsString};
@@ -28,6 +28,10 @@ pub struct Job {
     pub grace: Duration,
     /// Whether every counter is wanted, even when all went well.
     pub detail: bool,
+    /// Whose end is the job's.
+    pub lease: Option<LeaseHolder>,
+    /// How its output is kept; `None`: it is not, and the command has our own files.
+    pub capture: Option<CaptureSpec>,
 }
 
 /// Where a job runs.
@@ -49,7 +53,7 @@ pub enum Target {
 }
 
 /// A command, ready for exec.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Command {
     /// The paths to try.
     pub programs: Vec<CString>,

@@ -10,9 +10,14 @@ pub mod foreground;
 pub mod gc;
 pub mod host;
 mod job;
+pub mod keeper;
+pub mod kept;
 pub mod machine;
+mod package;
+mod quiet;
 pub mod sessions;
 mod signals;
+mod sockets;
 pub mod watcher;
 
 pub use error::{Failure, Result};

@@ -1,6 +1,6 @@
 //! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`; and `stop` of any job.
 
-use crate::closing::{self, Story, report};
+use crate::closing::{self, Outside, Story, report};
 use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random};
 use crate::signals::STOP_NOW;
@@ -165,7 +165,7 @@ pub(crate) fn close_created(
     };
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
-    closing::look_outside(spec, None, &mut closed);
+    closing::look_outside(spec, Outside::Unknown, &mut closed);
     let steps = record.steps()?;
     let ending = match (cause, steps.last()) {
         (Some(cause), _) => Ending::Cancelled(cause),

@@ -2,7 +2,7 @@
 
 use super::setup::{Setup, program_name};
 use super::{Running, Supervision};
-use crate::closing::{self, Closed, Story};
+use crate::closing::{self, Closed, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::job::{Outcome, Target};
 use crate::machine::{Event, State};
@@ -188,37 +188,22 @@ impl Supervision<'_> {
                 .filter_map(|w| w.started.as_ref())
                 .map(|child| child.pid)
                 .collect();
-            closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own), &mut closed);
+            let outside = if self.strangers {
+                Outside::Unknown
+            } else {
+                Outside::Descendants(&own)
+            };
+            closing::look_outside(&self.setup.spec, outside, &mut closed);
         }
         if let Some(cut) = self.cut.take() {
-            self.merge_cut(&mut closed, cut);
+            if self.is_step_of_another() && !cut.proven() {
+                closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
+            }
+            merge_cut(&mut closed, cut);
         }
         let proven = closed.quarantine.is_none() && closed.emptied.proven();
         self.closed = Some(closed);
         Ok(Event::Emptied { proven })
-    }
-
-    /// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
-    pub(super) fn merge_cut(&self, closed: &mut Closed, cut: Emptied) {
-        use jobcage_job::{Kill, Proof};
-        if self.is_step_of_another() && !cut.proven() {
-            closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
-        }
-        let last = &mut closed.emptied;
-        last.census.count += cut.census.count;
-        if !cut.census.left.is_empty() {
-            let later = std::mem::replace(&mut last.census.left, cut.census.left);
-            last.census.left.extend(later);
-            last.census.method = cut.census.method;
-        }
-        if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
-            let removed = last.proof.removed;
-            last.proof = Proof {
-                removed,
-                populated: last.proof.populated,
-                ..cut.proof
-            };
-        }
     }
 
     /// Those that the kill has ended. One that is stuck in the kernel is not waited for.
@@ -317,5 +302,25 @@ fn exit_status(change: Change) -> ExitStatus {
     match change {
         Change::Exited(code) => ExitStatus::Code(code),
         Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
+    }
+}
+
+/// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
+pub(crate) fn merge_cut(closed: &mut Closed, cut: Emptied) {
+    use jobcage_job::{Kill, Proof};
+    let last = &mut closed.emptied;
+    last.census.count += cut.census.count;
+    if !cut.census.left.is_empty() {
+        let later = std::mem::replace(&mut last.census.left, cut.census.left);
+        last.census.left.extend(later);
+        last.census.method = cut.census.method;
+    }
+    if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
+        let removed = last.proof.removed;
+        last.proof = Proof {
+            removed,
+            populated: last.proof.populated,
+            ..cut.proof
+        };
     }
 }

@@ -7,7 +7,9 @@ mod end;
 mod setup;
 mod start;
 
-pub(crate) use setup::{make_cage, make_record, random};
+pub(crate) use end::merge_cut;
+pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random};
+pub(crate) use start::{after_command, keystrokes_matter};
 
 use crate::capture::{Stdio, Stream};
 use crate::closing::Closed;

@@ -49,30 +49,8 @@ fn try_new_cage(
     if !limits.is_empty() {
         host::step_aside(&found)?;
     }
-    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
     let boot = boot_id()?;
-    let make_spec = || JobSpec {
-        version: SPEC_VERSION,
-        id: JobId::generate(&word, random()),
-        name: name.map(str::to_owned),
-        created_by: CreatedBy::Run,
-        program: Some(program_name(&job.command)),
-        cage: String::new(),
-        limited: !limits.is_empty(),
-        boot_id: boot.clone(),
-        owner: nix::unistd::getuid().as_raw(),
-        uid: job
-            .command
-            .identity
-            .as_ref()
-            .map_or_else(|| nix::unistd::getuid().as_raw(), |i| i.uid),
-        created_ns: closing::now_ns(),
-        grace: job.grace,
-        limits: limits.clone(),
-        lease: None,
-        after,
-        capture: None,
-    };
+    let make_spec = || new_spec(job, name, limits, after, &boot);
     let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
     let mut notes = Vec::new();
     let watch = watcher::register(&job.places, &found.dir, &spec.id)
@@ -82,11 +60,7 @@ fn try_new_cage(
             ))
         })
         .ok();
-    let root = Some(Root {
-        kind: found.kind.name().into(),
-        path: found.dir.path().display().to_string(),
-        why: found.why.clone(),
-    });
+    let root = Some(found.root());
     match furnish(found, &spec, best_effort) {
         Ok((cage, leaf, limits)) => Ok(Setup {
             spec,
@@ -107,6 +81,30 @@ fn try_new_cage(
             let _ = record.remove();
             Err(failure)
         }
+    }
+}
+
+/// What is written down of a new job, under a new id; its cage is still to be named.
+pub(crate) fn new_spec(job: &Job, name: Option<&str>, limits: &Limits, after: bool, boot: &str) -> JobSpec {
+    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    let own_uid = || nix::unistd::getuid().as_raw();
+    JobSpec {
+        version: SPEC_VERSION,
+        id: JobId::generate(&word, random()),
+        name: name.map(str::to_owned),
+        created_by: CreatedBy::Run,
+        program: Some(program_name(&job.command)),
+        cage: String::new(),
+        limited: !limits.is_empty(),
+        boot_id: boot.to_owned(),
+        owner: own_uid(),
+        uid: job.command.identity.as_ref().map_or_else(own_uid, |i| i.uid),
+        created_ns: closing::now_ns(),
+        grace: job.grace,
+        limits: limits.clone(),
+        lease: job.lease,
+        after,
+        capture: job.capture,
     }
 }
 
@@ -222,7 +220,7 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
 }
 
 /// The program's name without its directory; not its arguments, which may hold secrets.
-pub(super) fn program_name(command: &Command) -> String {
+pub(crate) fn program_name(command: &Command) -> String {
     let name = command
         .args
         .first()

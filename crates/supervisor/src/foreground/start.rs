@@ -64,10 +64,6 @@ impl Supervision<'_> {
         let mut env = command.env.clone();
         env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
         env.extend(more);
-        let foreign = command
-            .identity
-            .as_ref()
-            .is_some_and(|i| i.uid != nix::unistd::getuid().as_raw());
         Plan {
             env,
             cgroup: Some(leaf),
@@ -76,7 +72,7 @@ impl Supervision<'_> {
             rlimits: command.rlimits.clone(),
             nice: command.nice,
             // Where there is a terminal that the job would share with another user.
-            no_keystrokes: foreign && std::fs::File::open("/dev/tty").is_ok(),
+            no_keystrokes: keystrokes_matter(command),
             signal_mask: Some(self.signals.original),
             ..Plan::default()
         }
@@ -155,31 +151,44 @@ impl Supervision<'_> {
     }
 
     pub(super) fn after_plan<'p>(&self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
-        let ending = self
-            .machine
-            .ending()
-            .cloned()
-            .unwrap_or(Ending::Lost { why: String::new() });
-        let signal = match &ending {
-            Ending::Signalled { signal } => signal.to_string(),
-            _ => String::new(),
-        };
-        let more = [
-            ("JOBCAGE_RESULT", ending.result().to_owned()),
-            ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
-            ("JOBCAGE_SIGNAL", signal),
-            ("JOBCAGE_ENDING", ending.kind().to_owned()),
-        ];
-        let more = more
-            .map(|(name, value)| cstring(format!("{name}={value}").as_ref()))
-            .to_vec();
-        let mut plan = self.plan_of(&self.job.command, leaf.dir.fd(), more);
-        plan.programs = vec![c"/bin/sh".into()];
-        plan.args = vec![
+        let (command, more) = after_command(&self.job.command, after, self.machine.ending());
+        Plan {
+            programs: command.programs.clone(),
+            args: command.args.clone(),
+            ..self.plan_of(&command, leaf.dir.fd(), more)
+        }
+    }
+}
+
+/// The command of an after phase, and what it finds in its environment besides that of the job.
+pub(crate) fn after_command(of: &Command, after: &After, ending: Option<&Ending>) -> (Command, Vec<CString>) {
+    let ending = ending.cloned().unwrap_or(Ending::Lost { why: String::new() });
+    let signal = match &ending {
+        Ending::Signalled { signal } => signal.to_string(),
+        _ => String::new(),
+    };
+    let more = [
+        ("JOBCAGE_RESULT", ending.result().to_owned()),
+        ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
+        ("JOBCAGE_SIGNAL", signal),
+        ("JOBCAGE_ENDING", ending.kind().to_owned()),
+    ];
+    let more = more.map(|(name, value)| cstring(format!("{name}={value}").as_ref()));
+    let command = Command {
+        programs: vec![c"/bin/sh".into()],
+        args: vec![
             c"sh".into(),
             c"-c".into(),
             CString::new(after.script.as_bytes()).unwrap_or_default(),
-        ];
-        plan
-    }
+        ],
+        ..of.clone()
+    };
+    (command, more.to_vec())
+}
+
+/// Whether the job is of another user and shares a terminal with us, into which it could push keystrokes.
+pub(crate) fn keystrokes_matter(command: &Command) -> bool {
+    let own = nix::unistd::getuid().as_raw();
+    let foreign = command.identity.as_ref().is_some_and(|i| i.uid != own);
+    foreign && std::fs::File::open("/dev/tty").is_ok()
 }
