@@ -100,7 +100,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         State::Unattended(spec) => {
             let same_boot = spec.boot_id == boot_id()?;
             let mut why = Vec::new();
-            if same_boot && spec.capture.is_some() {
+            if same_boot && (spec.capture.is_some() || spec.after) {
                 (lock, why) = match kept::take_over(places.open(id)?, *spec.clone(), lock)? {
                     TakeOver::Done => return Ok(Some(Done::HandedOn(id.clone()))),
                     TakeOver::Lost(lock, why) => (lock, why),

@@ -186,6 +186,7 @@ impl Supervision<'_> {
                 .watch
                 .iter()
                 .filter_map(|w| w.started.as_ref())
+                .chain(self.setup.keeper.iter().filter_map(|k| k.child.as_ref()))
                 .map(|child| child.pid)
                 .collect();
             let outside = if self.strangers {
@@ -256,7 +257,9 @@ impl Supervision<'_> {
     /// A job that ended cleanly leaves no record; any other keeps its report there.
     pub(super) fn put_away(self, report: &Report) -> Result<()> {
         let is_step = self.is_step_of_another();
-        let Setup { record, lock, .. } = self.setup;
+        let Setup {
+            record, lock, keeper, ..
+        } = self.setup;
         if is_step {
             for step in &report.steps {
                 match record.write_step(step) {
@@ -269,6 +272,10 @@ impl Supervision<'_> {
             record.remove_plain()?;
         } else {
             record.close(report)?;
+        }
+        // Only now: until here it would have had the after phase run.
+        if let Some(keeper) = keeper {
+            keeper.leave();
         }
         drop(lock);
         Ok(())

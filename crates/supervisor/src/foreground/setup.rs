@@ -4,6 +4,8 @@ use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::host::{self};
 use crate::job::{Command, Job};
+use crate::keeper::{KEEPERS, Keeper};
+use crate::package;
 use crate::watcher::{self, Watch};
 use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
@@ -13,6 +15,7 @@ use jobcage_ledger::{Lock, Record, boot_id};
 use jobcage_sys::Errno;
 use jobcage_sys::file::Durability;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 
 /// What is there before the command starts.
 pub(super) struct Setup {
@@ -22,6 +25,8 @@ pub(super) struct Setup {
     pub(super) cage: Cage,
     pub(super) leaf: Leaf,
     pub(super) watch: Option<Watch>,
+    /// Holds what an after phase needs, should we be killed before it.
+    pub(super) keeper: Option<Keeper>,
     pub(super) limits: BTreeMap<String, EnforcedLimit>,
     pub(super) root: Option<Root>,
     pub(super) notes: Vec<String>,
@@ -61,6 +66,11 @@ fn try_new_cage(
         })
         .ok();
     let root = Some(found.root());
+    let keeper = if after {
+        keep_after(job, &record, &found, &mut notes)
+    } else {
+        None
+    };
     match furnish(found, &spec, best_effort) {
         Ok((cage, leaf, limits)) => Ok(Setup {
             spec,
@@ -69,11 +79,15 @@ fn try_new_cage(
             cage,
             leaf,
             watch,
+            keeper,
             limits,
             root,
             notes,
         }),
         Err(failure) => {
+            if let Some(keeper) = keeper {
+                keeper.leave();
+            }
             // Nothing has run in it, so it can go as it is; the failure is what to tell.
             if let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited) {
                 let _ = cage.remove();
@@ -82,6 +96,30 @@ fn try_new_cage(
             Err(failure)
         }
     }
+}
+
+/// Has a keeper hold the script, the environment and the caller's files: whoever closes the job if we are killed runs the
+/// after phase with them. The job can run without.
+fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>) -> Option<Keeper> {
+    let kept = (|| {
+        let package = package::seal_job(job, &found.root())?;
+        let leaf = found.dir.create_or_open(KEEPERS)?;
+        let mut keeper = Keeper::start(record, &job.places, &leaf)?;
+        keeper.hello(true)?;
+        let (out, err) = (std::io::stdout(), std::io::stderr());
+        keeper.hold(&[
+            ("package", package.as_fd()),
+            ("stdout", out.as_fd()),
+            ("stderr", err.as_fd()),
+        ])?;
+        Ok::<_, Failure>(keeper)
+    })();
+    kept.map_err(|failure| {
+        notes.push(format!(
+            "no keeper: {failure}; if jobcage is killed, the after phase is lost"
+        ))
+    })
+    .ok()
 }
 
 /// What is written down of a new job, under a new id; its cage is still to be named.
@@ -213,6 +251,7 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
         cage,
         leaf,
         watch: None,
+        keeper: None,
         limits: BTreeMap::new(),
         root: None,
         notes: Vec::new(),

@@ -6,10 +6,12 @@ use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::host::cstring;
 use crate::job::{After, Command, Target};
+use crate::kept::Phase;
 use crate::machine::Event;
 use jobcage_cage::Leaf;
 use jobcage_job::{Ending, NeverStarted, StepKind, StepReport};
 use jobcage_sys::Errno;
+use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -133,8 +135,9 @@ impl Supervision<'_> {
             return Ok(Some(Event::AfterEnded));
         };
         let leaf = self.setup.cage.leaf(StepKind::After)?;
-        let plan = self.after_plan(after, &leaf);
         let step = self.begin_step(StepKind::After);
+        self.mark_after(step.number, after);
+        let plan = self.after_plan(after, &leaf);
         match self.spawn(plan, false)? {
             Ok(child) => {
                 self.after = Some(Running { child, step });
@@ -147,6 +150,24 @@ impl Supervision<'_> {
                     .push(format!("the after phase could not be started: {}", errno.desc()));
                 Ok(Some(Event::AfterEnded))
             }
+        }
+    }
+
+    /// Whoever closes the job if we are killed must not run the after phase a second time.
+    fn mark_after(&mut self, number: u32, after: &After) {
+        if self.setup.keeper.is_none() {
+            return;
+        }
+        let now = boot_time();
+        let phase = Phase {
+            after_until: Some(now + after.timeout),
+            after: Some(number),
+            ..Phase::new(self.machine.clone(), self.began, self.setup.root.clone())
+        };
+        if let Err(error) = self.setup.record.write_phase(&phase) {
+            self.setup
+                .notes
+                .push(format!("where the job stands could not be written down: {error}"));
         }
     }
 

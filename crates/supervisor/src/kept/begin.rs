@@ -1,6 +1,6 @@
 //! The beginning of a captured job: what the client does, and what the supervisor that it starts does.
 
-use super::phase::{PHASE_VERSION, Phase};
+use super::phase::Phase;
 use super::{Kept, Whole};
 use crate::closing;
 use crate::error::{Failure, Result};
@@ -206,6 +206,7 @@ fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: 
         signals,
         keeper: Some(keeper),
         stdin: Some(stdin),
+        given: None,
         phase,
     });
     kept.start_main()?;
@@ -254,19 +255,10 @@ fn new_phase(job: &Job, cage: &Cage, limited: bool, root: Root, notes: Vec<Strin
     let has_after = matches!(job.target, Target::New { after: Some(_), .. });
     let began = boot_time();
     Phase {
-        version: PHASE_VERSION,
-        machine: Machine::new(has_after),
-        began,
         timeout_at: job.timeout.map(|timeout| began + timeout),
-        grace_until: None,
-        signalled: false,
-        after_until: None,
-        after: None,
         oom_before: oom_kills(cage.dir()).filter(|_| limited).unwrap_or(0),
-        supervisor: std::process::id().cast_signed(),
-        root: Some(root),
         notes,
-        failures: Vec::new(),
+        ..Phase::new(Machine::new(has_after), began, Some(root))
     }
 }
 

@@ -9,6 +9,7 @@ mod starts;
 mod take_over;
 
 pub use begin::{detach, supervise};
+pub use phase::Phase;
 pub use take_over::{TakeOver, take_over};
 
 use crate::closing::Closed;
@@ -26,7 +27,6 @@ use jobcage_sys::{Errno, memory};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::time::TimeSpec;
 use output::{Moved, Output};
-use phase::Phase;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -45,6 +45,8 @@ struct Whole {
     /// `None`: dead. We go on without it.
     keeper: Option<Keeper>,
     stdin: Option<OwnedFd>,
+    /// Stdout and stderr of a job that is not captured.
+    given: Option<[OwnedFd; 2]>,
     phase: Phase,
 }
 
@@ -398,6 +400,11 @@ impl Kept {
         let Some(leaf) = &self.leaving else { return Ok(()) };
         let now = leaf.read().map_err(Failure::system("read cgroup.events"))?;
         let populated = now.is_some_and(|now| now.populated);
+        if !populated && self.state() == State::After {
+            self.leaving = None;
+            self.note("nobody saw how the after phase ended".into());
+            return self.event(Event::AfterEnded);
+        }
         // The main process counts until its status is known.
         if !populated && !self.main.as_ref().is_some_and(|main| main.runs) {
             self.event(Event::LeafEmpty)

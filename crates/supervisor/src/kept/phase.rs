@@ -41,3 +41,25 @@ pub struct Phase {
     /// Why supervisors gave up.
     pub failures: Vec<String>,
 }
+
+impl Phase {
+    /// Of a job that began at `began`, with no clock running.
+    #[must_use]
+    pub fn new(machine: Machine, began: Duration, root: Option<Root>) -> Self {
+        Self {
+            version: PHASE_VERSION,
+            machine,
+            began,
+            timeout_at: None,
+            grace_until: None,
+            signalled: false,
+            after_until: None,
+            after: None,
+            oom_before: 0,
+            supervisor: std::process::id().cast_signed(),
+            root,
+            notes: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+}

@@ -39,7 +39,8 @@ impl Kept {
             step: step.number,
             output: match self.whole.job.capture.map(|capture| capture.streams) {
                 Some(Streams::Split) => Way::Split,
-                _ => Way::Merged,
+                Some(Streams::Merged) => Way::Merged,
+                None => Way::Given,
             },
             stdin: stdin.is_some(),
             owner: command.identity.as_ref().map(|identity| identity.uid),
@@ -51,20 +52,17 @@ impl Kept {
         let fds: Vec<BorrowedFd<'_>> = [package.as_fd(), leaf.as_fd()]
             .into_iter()
             .chain(stdin.as_ref().map(AsFd::as_fd))
+            .chain(self.whole.given.iter().flatten().map(AsFd::as_fd))
             .collect();
-        let started = match &mut self.whole.keeper {
-            Some(keeper) => match keeper.start_main(&start, &fds) {
-                Ok(started) => {
-                    Some(started.map(|started| (started.pid, started.process, started.pipes, None)))
-                }
-                Err(_) => None,
-            },
-            None => None,
-        };
-        let started = match started {
-            Some(started) => started,
-            None => {
-                self.lose_keeper();
+        let asked = self
+            .whole
+            .keeper
+            .as_mut()
+            .map(|keeper| keeper.start_main(&start, &fds));
+        let started = match asked {
+            Some(Ok(started)) => started.map(|started| (started.pid, started.process, started.pipes, None)),
+            // It is dead: then the process is our own child.
+            None | Some(Err(_)) => {
                 let null = super::begin::open_null()?;
                 keeper::start_main(&start, &fds, null.as_fd()).map(|(child, pipes)| {
                     let process = child.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
@@ -72,6 +70,9 @@ impl Kept {
                 })
             }
         };
+        if matches!(started, Ok((.., Some(_)))) {
+            self.lose_keeper();
+        }
         Ok(match started {
             Ok((pid, process, pipes, ours)) => {
                 for (output, pipe) in outputs.iter_mut().zip(pipes) {

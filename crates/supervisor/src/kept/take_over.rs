@@ -6,16 +6,18 @@ use super::{Kept, Step, Whole};
 use crate::closing;
 use crate::error::{Failure, Result};
 use crate::keeper::{Held, Keeper, StepTaken};
-use crate::machine::{Action, Event, State};
+use crate::machine::{Action, Event, Machine, State};
 use crate::package;
 use crate::signals::Signals;
 use crate::watcher;
-use jobcage_cage::{Cage, Dir};
+use jobcage_cage::{Cage, Dir, EventsFile};
 use jobcage_job::{Ending, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Lock, Record};
+use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 /// What a try to take a job over came to.
 pub enum TakeOver {
@@ -23,6 +25,13 @@ pub enum TakeOver {
     Done,
     /// There is nothing to take over: nobody holds what it takes. The lock comes back, to close the job as lost.
     Lost(Lock, Vec<String>),
+}
+
+const UNBORN: &str = "its supervisor died before the command was started";
+
+/// When a job began, on `CLOCK_BOOTTIME`.
+fn age(spec: &JobSpec) -> Duration {
+    boot_time().saturating_sub(closing::began(spec).elapsed().unwrap_or_default())
 }
 
 /// Takes over a job whose lock we have, and stays until it is over.
@@ -34,11 +43,18 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
         return Ok(TakeOver::Lost(lock, Vec::new()));
     };
     let phase: Option<Phase> = record.phase(PHASE_VERSION)?;
-    let Some(phase) = phase.filter(|phase| phase.failures.len() < MOST_FAILURES) else {
-        let why = record.phase::<Phase>(PHASE_VERSION)?.map(|phase| phase.failures);
-        keeper.leave();
-        let why = why.unwrap_or_else(|| vec!["its supervisor died before the command was started".into()]);
-        return Ok(TakeOver::Lost(lock, why));
+    let phase = match phase {
+        Some(phase) if phase.failures.len() < MOST_FAILURES => phase,
+        Some(phase) => {
+            keeper.leave();
+            return Ok(TakeOver::Lost(lock, phase.failures));
+        }
+        // A command in the foreground: until its after phase there was nothing to write down.
+        None if spec.capture.is_none() => Phase::new(Machine::new(spec.after), age(&spec), None),
+        None => {
+            keeper.leave();
+            return Ok(TakeOver::Lost(lock, vec![UNBORN.into()]));
+        }
     };
     let Ok(mut held) = keeper.hello(true) else {
         return Ok(TakeOver::Lost(lock, Vec::new()));
@@ -63,6 +79,9 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
         watch: watcher::register(&job.places, &root_dir, &spec.id).ok(),
         limits: closing::limits(&spec, cage.as_ref()),
         stdin: held.take("stdin"),
+        given: held
+            .take("stdout")
+            .and_then(|out| Some([out, held.take("stderr")?])),
         keeper: Some(keeper),
         job,
         spec,
@@ -89,9 +108,14 @@ fn move_to_leaf(spec: &JobSpec) {
 impl Kept {
     fn take_up(&mut self, held: Held) -> Result<()> {
         let before = std::mem::replace(&mut self.whole.phase.supervisor, std::process::id().cast_signed());
+        let pid = self.whole.phase.supervisor;
+        let whose = if before == pid {
+            String::new()
+        } else {
+            format!(", pid {before},")
+        };
         self.note(format!(
-            "its supervisor, pid {before}, died; pid {} took over at {}",
-            self.whole.phase.supervisor,
+            "its supervisor{whose} died; pid {pid} took over at {}",
             closing::now()
         ));
         self.persist();
@@ -100,6 +124,9 @@ impl Kept {
         for taken in held.steps {
             ends.extend(taken.step.ended.clone());
             self.take_up_step(taken, &written)?;
+        }
+        if self.whole.spec.capture.is_none() {
+            return self.take_up_foreground();
         }
         // A step that was begun and that the keeper never heard of.
         if self.main.is_none() && self.state() == State::Running {
@@ -111,6 +138,30 @@ impl Kept {
             self.main_ended(&end)?;
         }
         self.repeat_action()
+    }
+
+    /// Its processes were its supervisor's own children, and how they end is nobody's to know any more.
+    fn take_up_foreground(&mut self) -> Result<()> {
+        let cage = self.whole.cage.as_ref();
+        self.leaf = cage.and_then(|cage| cage.find_leaf(1).ok().flatten());
+        if self.whole.phase.after.is_none() {
+            return self.event(Event::Lost {
+                why: "its supervisor died".into(),
+            });
+        }
+        if self.state() != State::After {
+            return self.repeat_action();
+        }
+        // It runs on without its parent: it has its time, and is not started again.
+        self.leaving = match cage.and_then(|cage| cage.after()) {
+            Some(after) => EventsFile::open(&after).map_err(Failure::system("open cgroup.events"))?,
+            None => None,
+        };
+        if self.leaving.is_none() {
+            self.note("the after phase was cut short by the death of its supervisor, or never began".into());
+            return self.event(Event::AfterEnded);
+        }
+        Ok(())
     }
 
     /// What a predecessor may have begun in this state is done again: each action first looks whether it is done.
