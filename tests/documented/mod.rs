@@ -29,6 +29,7 @@ fn endings() -> Vec<Ending> {
         Ending::LogFull,
         Ending::Cancelled(signal),
         Ending::Cancelled(Cause::Cleanup),
+        Ending::Cancelled(Cause::Stop { pid: 1, uid: 0 }),
         Ending::NeverStarted(never),
         Ending::Lost { why: String::new() },
     ]

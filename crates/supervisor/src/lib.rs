@@ -3,6 +3,7 @@
 //! [`machine`] decides and does no I/O; [`foreground`] fetches events and carries out actions; [`closing`] is the one
 //! way out, used by it, by `cleanup` and by `gc`; [`watcher`] starts `gc` when a supervisor dies.
 
+pub mod asking;
 mod capture;
 pub mod closing;
 mod error;

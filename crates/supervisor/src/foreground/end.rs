@@ -77,10 +77,10 @@ impl Supervision<'_> {
     pub(super) fn signal_step(&mut self) -> Result<()> {
         let leaf = &self.setup.leaf.dir;
         self.leaving = EventsFile::open(leaf).map_err(Failure::system("open cgroup.events"))?;
-        if self.job.grace.is_zero() {
+        if self.grace.is_zero() {
             return Ok(());
         }
-        match signal_all(leaf, &[self.job.signal, SIGCONT]) {
+        match signal_all(leaf, &[self.signal, SIGCONT]) {
             Ok(signalled) => self.crowd = signalled > 64,
             Err(errno) => self
                 .setup
@@ -268,7 +268,7 @@ impl Supervision<'_> {
         Ok(Outcome { report, interrupted })
     }
 
-    /// A job that ended cleanly leaves no record; any other keeps its report there.
+    /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there.
     pub(super) fn put_away(self, report: &Report) -> Result<()> {
         let is_step = self.is_step_of_another();
         let Setup { record, lock, .. } = self.setup;
@@ -281,7 +281,12 @@ impl Supervision<'_> {
                 }
             }
         } else if report.clean {
-            record.remove_plain()?;
+            // Where somebody waits for the report and it cannot be written, they see the record go.
+            if let Some(_held) = record.remove_plain()?
+                && record.close(report).is_err()
+            {
+                record.remove()?;
+            }
         } else {
             record.close(report)?;
         }
@@ -302,7 +307,13 @@ impl Supervision<'_> {
                 let asked = fds[1].revents().is_some_and(|events| !events.is_empty());
                 polled.is_ok() && !asked
             };
-            if !ready && matches!(self.signals.next(), Some(Meaning::Stop(_) | Meaning::Terminal(_))) {
+            let impatient = !ready
+                && match self.signals.next() {
+                    Some(Meaning::Stop(_) | Meaning::Terminal(_)) => true,
+                    Some(Meaning::StopIfAsked(_)) => self.new_request().is_some(),
+                    _ => false,
+                };
+            if impatient {
                 self.setup
                     .notes
                     .push("captured output was dropped, since its destination took none".into());
