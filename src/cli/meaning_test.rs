@@ -1,5 +1,6 @@
 use super::super::words;
 use super::*;
+use crate::cli::request::{GcRequest, StopHow};
 use proptest::prelude::*;
 
 /// A call with these variables and these files, the stronger file first.
@@ -294,7 +295,11 @@ fn the_other_verbs_have_their_own_requests() {
     let Ok(Request::Stop(stop)) = of("jobcage stop a-b --signal int") else {
         panic!("no stop")
     };
-    assert_eq!(stop.how, StopHow::Polite(Some("2".parse().unwrap())));
+    let how = StopHow::Polite {
+        signal: Some("2".parse().unwrap()),
+        grace: None,
+    };
+    assert_eq!(stop.how, how);
     assert!(
         of("jobcage stop a-b --signal int --now")
             .unwrap_err()

@@ -4,9 +4,10 @@
 //! orphan, which `gc` closes; but a job of `jobcage create` is open without a lock.
 
 mod dirs;
-mod discard;
+
 mod error;
 mod record;
+mod removal;
 mod wishes;
 
 pub use dirs::Places;

@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 pub(crate) const LOCK: &str = "lock";
-const SPEC: &str = "spec.json";
+pub(crate) const SPEC: &str = "spec.json";
 pub(crate) const REPORT: &str = "report.json";
 const CLOSING: &str = "closing";
 
@@ -274,67 +274,6 @@ impl Record {
         }
         steps.sort_by_key(|step| step.number);
         Ok(steps)
-    }
-
-    /// Removes the record with everything in it.
-    ///
-    /// # Errors
-    /// What the file system answers. A record that is gone already is fine.
-    pub fn remove(&self) -> Result<()> {
-        let io = |errno| LedgerError::io("remove", &self.path, errno);
-        // Without a spec there is nothing to look after any more.
-        match unlinkat(&self.dir, SPEC, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => self.remove_rest(),
-            Err(errno) => Err(io(errno)),
-        }
-    }
-
-    /// Removes the record of a job that ended cleanly and never wrote more than lock and spec, in as few calls as can be. A
-    /// lock, held again: somebody wants the report ([`Record::want`]), and it is to be written instead.
-    ///
-    /// # Errors
-    /// As [`Record::remove`].
-    pub fn remove_plain(&self) -> Result<Option<Lock>> {
-        let _ = unlinkat(&self.dir, SPEC, UnlinkatFlags::NoRemoveDir);
-        let _ = unlinkat(&self.dir, LOCK, UnlinkatFlags::NoRemoveDir);
-        match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => return Ok(None),
-            Err(_) => {}
-        }
-        // Something else is in it. Locked before the look: for gc this is a job that never began.
-        if let Ok(Some(lock)) = self.lock()
-            && self.is_wanted()
-        {
-            return Ok(Some(lock));
-        }
-        self.remove().map(|()| None)
-    }
-
-    /// The lock goes last, so that a record that is half removed is still locked, and the report before it.
-    fn remove_rest(&self) -> Result<()> {
-        let io = |errno| LedgerError::io("remove", &self.path, errno);
-        let gone = |errno: &Errno| *errno == Errno::ENOENT;
-        let mut last = Errno::ENOTEMPTY;
-        // Whoever asks for something or looks at the lock may make a file meanwhile: each of them one.
-        for _ in 0..1000 {
-            let mut names = match self.names() {
-                Err(error) if error.errno().as_ref().is_some_and(gone) => return Ok(()),
-                other => other?,
-            };
-            names.sort_by_key(|name| [REPORT, LOCK].iter().position(|late| late == name).map_or(0, |n| n + 1));
-            for name in names {
-                match unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                    Ok(()) | Err(Errno::ENOENT) => {}
-                    Err(errno) => return Err(io(errno)),
-                }
-            }
-            match unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => return Ok(()),
-                Err(errno @ (Errno::ENOTEMPTY | Errno::EEXIST)) => last = errno,
-                Err(errno) => return Err(io(errno)),
-            }
-        }
-        Err(io(last))
     }
 
     pub(crate) fn names(&self) -> Result<Vec<String>> {

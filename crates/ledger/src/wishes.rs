@@ -3,8 +3,8 @@
 use crate::error::{LedgerError, Result};
 use crate::record::Record;
 use jobcage_job::{STOP_VERSION, StopRequest};
-use jobcage_sys::file::{self, Durability};
 use jobcage_sys::Errno;
+use jobcage_sys::file::{self, Durability};
 use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
@@ -47,7 +47,13 @@ impl Record {
             return Ok(());
         }
         let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
-        fchownat(&self.dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+        fchownat(
+            &self.dir,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )
     }
 
     /// What was asked last. `None`: nobody has asked.

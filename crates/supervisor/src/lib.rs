@@ -12,9 +12,10 @@ pub mod gc;
 pub mod host;
 mod job;
 pub mod machine;
+pub mod prune;
 pub mod sessions;
 mod signals;
 pub mod watcher;
 
 pub use error::{Failure, Result};
-pub use job::{After, Command, Job, Outcome, Target};
+pub use job::{After, Command, Host, Job, Outcome, Target};

@@ -1,9 +1,11 @@
 //! What somebody outside asks of any job, whoever looks after it: its end, news of its end, a further command in it.
 
 mod stop;
+mod surroundings;
 mod wait;
 
 pub use stop::{How, Stopped, stop};
+pub use surroundings::{Surroundings, surroundings};
 pub use wait::{News, Waiting};
 
 use crate::error::{Failure, Result};

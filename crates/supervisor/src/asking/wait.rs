@@ -102,11 +102,18 @@ impl Waiting {
         let blind = blind.then(|| Instant::now() + BLIND);
         let alone = self.jobs.iter().filter_map(|job| job.alone.flatten()).min();
         let next = [until, blind, alone].into_iter().flatten().min();
-        let timeout = next.map(|next| TimeSpec::from_duration(next.saturating_duration_since(Instant::now())));
+        let timeout =
+            next.map(|next| TimeSpec::from_duration(next.saturating_duration_since(Instant::now())));
         let mut fds: Vec<PollFd<'_>> = Vec::new();
-        fds.extend(self.inotify.iter().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        fds.extend(
+            self.inotify
+                .iter()
+                .map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)),
+        );
         let first = fds.len();
-        let held: Vec<usize> = (0..self.jobs.len()).filter(|at| self.jobs[*at].holder.is_some()).collect();
+        let held: Vec<usize> = (0..self.jobs.len())
+            .filter(|at| self.jobs[*at].holder.is_some())
+            .collect();
         let holders = held.iter().filter_map(|at| self.jobs[*at].holder.as_ref());
         fds.extend(holders.map(|holder| PollFd::new(holder.as_fd(), PollFlags::POLLIN)));
         match nix::poll::ppoll(&mut fds, timeout, None) {
@@ -183,7 +190,10 @@ impl Job {
             Some(State::Over(report)) => return Ok(Some(News::Over(report))),
             Some(State::Alive { supervisor }) => {
                 // One that cannot be reached is waited for by its record alone.
-                self.holder = hold(&record, supervisor).ok().flatten();
+                let held = hold(&record, supervisor);
+                // It has let go since: nothing else would tell.
+                self.look = matches!(held, Ok(None));
+                self.holder = held.ok().flatten();
                 false
             }
             Some(State::Unattended(spec)) => spec.created_by == CreatedBy::Run,

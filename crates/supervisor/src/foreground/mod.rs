@@ -4,6 +4,7 @@
 //! its way: a signal that the terminal sends reaches both, and only one that somebody sends to us means "stop".
 
 mod asked;
+mod beside;
 mod end;
 mod setup;
 mod start;
@@ -27,7 +28,7 @@ use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
-use setup::{Setup, existing_cage, new_cage};
+use setup::{Setup, cage_beside, existing_cage, new_cage};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
             after,
         } => new_cage(job, name.as_deref(), limits, *best_effort, after.is_some())?,
         Target::Existing(id) => existing_cage(job, id)?,
+        Target::Beside(host) => cage_beside(job, &host.id)?,
     };
     // Only now: a watcher that was just started is our child, and its own orphans are not ours.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
