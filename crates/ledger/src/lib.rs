@@ -4,7 +4,6 @@
 //! orphan, which `gc` closes; but a job of `jobcage create` is open without a lock.
 
 mod dirs;
-
 mod error;
 mod record;
 mod removal;

@@ -45,7 +45,7 @@ impl Record {
             Err(_) => {}
         }
         // Something else is in it. Locked before the look: for gc this is a job that never began.
-        if let Ok(Some(lock)) = self.lock()
+        if let Ok(Some(lock)) = self.lock_to_end()
             && self.is_wanted()
         {
             return Ok(Some(lock));

@@ -109,7 +109,7 @@ fn discard(places: &Places, id: &JobId) -> Result<bool> {
         Err(LedgerError::NoSuchJob(_)) => return Ok(false),
         other => other?,
     };
-    let lock = match record.lock() {
+    let lock = match record.lock_to_end() {
         Ok(Some(lock)) => lock,
         Ok(None) => return Ok(false),
         // Renamed since it was opened.
@@ -135,7 +135,9 @@ fn finish_what_was_begun(places: &Places, dry_run: bool, done: &mut Vec<Done>) {
             continue;
         }
         // Locked: another gc is at it.
-        let Ok(Some(lock)) = record.lock() else { continue };
+        let Ok(Some(lock)) = record.lock_to_end() else {
+            continue;
+        };
         // It goes last of all, so whoever takes it away has removed the record, and tells.
         let tell = record.has_report().then(|| pruned(&record));
         match record.remove() {

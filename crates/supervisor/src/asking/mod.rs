@@ -11,8 +11,7 @@ pub use wait::{News, Waiting};
 use crate::error::{Failure, Result};
 use jobcage_ledger::{LedgerError, Record, State};
 use jobcage_sys::{Errno, pidfd};
-use nix::poll::{PollFd, PollFlags, PollTimeout};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// A record may be removed at any moment while it is looked at: that is no failure, the job has ended.
 fn or_gone<T>(looked: std::result::Result<T, LedgerError>) -> std::result::Result<Option<T>, LedgerError> {
@@ -38,17 +37,7 @@ fn hold(record: &Record, holder: i32) -> Result<Option<OwnedFd>> {
     };
     // The pidfd was opened before this second look at the lock: if it still names this pid, it is this process.
     let again = or_gone(record.state())?;
-    Ok(matches!(again, Some(State::Alive { supervisor }) if supervisor == holder).then_some(process))
-}
-
-/// Waits for the end of a process.
-fn wait_end(process: &OwnedFd) -> Result<()> {
-    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    loop {
-        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Failure::system("wait for the supervisor")(errno)),
-        }
-    }
+    let same =
+        matches!(again, Some(State::Alive { supervisor: pid } | State::Closing { by: pid }) if pid == holder);
+    Ok(same.then_some(process))
 }

@@ -1,6 +1,6 @@
 //! `jobcage stop`: the end of any job.
 
-use super::{hold, or_gone, wait_end};
+use super::{hold, or_gone};
 use crate::error::{Failure, Result};
 use crate::sessions::cleanup;
 use jobcage_cage::{Cage, EventsFile, signal_all};
@@ -8,7 +8,7 @@ use jobcage_job::{CreatedBy, JobId, JobSpec, Report, STOP_VERSION, StopRequest};
 use jobcage_ledger::{LedgerError, Places, Record, State};
 use jobcage_sys::{Errno, pidfd};
 use nix::libc::{SIGCONT, SIGTERM};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,7 @@ pub fn stop(places: &Places, id: &JobId, how: &How) -> Result<Stopped> {
                 let request = (!asked && !is_created(&record)).then_some(&request);
                 asked |= ask(&record, supervisor, request)?;
             }
+            Some(State::Closing { by }) => drop(ask(&record, by, None)?),
             // Its supervisor has ended, and its record is on its way out.
             Some(State::NeverBegun) if asked => return Ok(Stopped::Asked(None)),
             Some(State::NeverBegun) => return cleanup(places, id, None).map(|r| Stopped::Closed(r.into())),
@@ -97,7 +98,10 @@ fn is_created(record: &Record) -> bool {
 
 fn has_moved_on(places: &Places, id: &JobId) -> bool {
     let state = or_gone(places.open(id).and_then(|record| record.state()));
-    matches!(state, Ok(None | Some(State::Over(_) | State::Alive { .. })))
+    matches!(
+        state,
+        Ok(None | Some(State::Over(_) | State::Alive { .. } | State::Closing { .. }))
+    )
 }
 
 /// Signals everything of a job that nobody looks after, and waits for it to end by itself.
@@ -116,14 +120,18 @@ fn leave(spec: &JobSpec, how: &How) -> Result<()> {
     Ok(())
 }
 
-/// Asks whoever has the lock to end the job, and waits for that process to end. Without a request it is only waited for: a
-/// lock of `jobcage cleanup`, or of somebody who reads the request by himself. `false`: nobody was asked.
+fn wait_end(process: BorrowedFd<'_>) -> Result<()> {
+    pidfd::wait_end(process).map_err(Failure::system("wait for the supervisor"))
+}
+
+/// Asks whoever has the lock to end the job, and waits for that process to end. Without a request it is only waited for: it
+/// ends the job already, or has read the request by itself. `false`: nobody was asked.
 fn ask(record: &Record, holder: i32, request: Option<&StopRequest>) -> Result<bool> {
     let Some(process) = hold(record, holder)? else {
         return Ok(false);
     };
     let Some(request) = request else {
-        return wait_end(&process).map(|()| false);
+        return wait_end(process.as_fd()).map(|()| false);
     };
     let send = |signal| match pidfd::send_signal(process.as_fd(), signal) {
         Ok(()) => Ok(true),
@@ -137,7 +145,7 @@ fn ask(record: &Record, holder: i32, request: Option<&StopRequest>) -> Result<bo
     // Signal 0 first: no request shall lie there that its writer had no right to.
     let sent = send(0)? && or_gone(record.ask_stop(request))?.is_some() && send(SIGTERM)?;
     if sent {
-        wait_end(&process)?;
+        wait_end(process.as_fd())?;
     }
     Ok(sent)
 }

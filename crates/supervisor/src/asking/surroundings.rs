@@ -54,7 +54,7 @@ pub fn surroundings(places: &Places, id: &JobId) -> Result<Surroundings> {
         )));
     }
     match (state, spec.created_by) {
-        (State::Over(_), _) => Err(over()),
+        (State::Over(_) | State::Closing { .. }, _) => Err(over()),
         (_, CreatedBy::Create) => Ok(Surroundings {
             uid: spec.uid,
             groups: None,

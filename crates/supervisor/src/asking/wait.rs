@@ -188,9 +188,9 @@ impl Job {
         let alone = match or_gone(record.state())? {
             None => return Ok(gone(true)),
             Some(State::Over(report)) => return Ok(Some(News::Over(report))),
-            Some(State::Alive { supervisor }) => {
+            Some(State::Alive { supervisor: pid } | State::Closing { by: pid }) => {
                 // One that cannot be reached is waited for by its record alone.
-                let held = hold(&record, supervisor);
+                let held = hold(&record, pid);
                 // It has let go since: nothing else would tell.
                 self.look = matches!(held, Ok(None));
                 self.holder = held.ok().flatten();
