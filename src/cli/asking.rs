@@ -113,3 +113,67 @@ impl Door<'_> {
         Ok((time, size))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::meaning::tests::Call;
+
+    /// Settings of `[run]` are for jobs to come, and those of `[gc]` have defaults that can be taken back.
+    #[test]
+    fn what_is_asked_of_a_job_is_asked_by_words_alone() {
+        let call = Call {
+            variables: &[
+                ("JOBCAGE_TIMEOUT", "1s"),
+                ("JOBCAGE_GRACE", "1s"),
+                ("JOBCAGE_DIR", "/x"),
+            ],
+            files: &["[run]\nenv = ['A=1']\nsignal = 'INT'\n[gc]\nkeep = 'none'\n"],
+        };
+        let of = |line: &str| call.request(line).unwrap().0;
+        assert!(matches!(of("jobcage wait a"), Request::Wait(w) if w.timeout.is_none()));
+        let how = StopHow::Polite {
+            signal: None,
+            grace: None,
+        };
+        assert!(matches!(of("jobcage stop a"), Request::Stop(s) if s.how == how));
+        assert!(matches!(of("jobcage exec a -- x"), Request::Exec(e) if e.dir.is_none() && e.set.is_empty()));
+        let Request::Gc(gc) = of("jobcage gc") else {
+            panic!("no gc")
+        };
+        assert_eq!((gc.keep, gc.keep_size), (None, Some(KEEP_SIZE)));
+        let Request::Gc(gc) = of("jobcage gc --keep 1h --keep-size none --dry-run") else {
+            panic!("no gc")
+        };
+        assert_eq!(
+            (gc.keep, gc.keep_size, gc.dry_run),
+            (Some(Duration::from_secs(3600)), None, true)
+        );
+    }
+
+    #[test]
+    fn words_become_requests() {
+        let none = Call {
+            variables: &[],
+            files: &[],
+        };
+        let of = |line: &str| none.request(line).map(|(request, _)| request);
+        let Ok(Request::Wait(wait)) = of("jobcage wait a-b c-d --any --timeout 0") else {
+            panic!("no wait")
+        };
+        assert_eq!(
+            (wait.ids.len(), wait.any, wait.timeout),
+            (2, true, Some(Duration::ZERO))
+        );
+        let Ok(Request::Exec(exec)) = of("jobcage exec a-b --env A=1 --env A=2 --dir d -- ps -ef") else {
+            panic!("no exec")
+        };
+        let set: Vec<_> = exec
+            .set
+            .iter()
+            .map(|(n, v)| (n.as_os_str(), v.expose()))
+            .collect();
+        assert_eq!(set, [(OsStr::new("A"), OsStr::new("2"))]);
+        assert_eq!((exec.command.len(), exec.dir), (2, Some("d".into())));
+    }
+}

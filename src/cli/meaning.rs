@@ -378,4 +378,4 @@ pub(super) fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
 
 #[cfg(test)]
 #[path = "meaning_test.rs"]
-mod tests;
+pub(super) mod tests;

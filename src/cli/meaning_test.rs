@@ -4,9 +4,9 @@ use crate::cli::request::{GcRequest, StopHow};
 use proptest::prelude::*;
 
 /// A call with these variables and these files, the stronger file first.
-struct Call<'a> {
-    variables: &'a [(&'a str, &'a str)],
-    files: &'a [&'a str],
+pub struct Call<'a> {
+    pub variables: &'a [(&'a str, &'a str)],
+    pub files: &'a [&'a str],
 }
 
 const BARE: Call<'_> = Call {
@@ -15,7 +15,7 @@ const BARE: Call<'_> = Call {
 };
 
 impl Call<'_> {
-    fn request(&self, line: &str) -> Result<(Request, Voice), String> {
+    pub fn request(&self, line: &str) -> Result<(Request, Voice), String> {
         let words = line.split_whitespace().map(|word| word.replace('~', " "));
         let words =
             words::split(words.map(OsString::from)).map_err(|e| Error::usage(&e, None).to_string())?;

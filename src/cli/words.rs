@@ -185,7 +185,6 @@ pub struct CleanupWords {
     pub common: CommonWords,
 }
 
-// list and doctor.
 #[derive(Debug, Args)]
 pub struct PlainWords {
     /// Print JSON.
@@ -256,7 +255,6 @@ pub struct ExecWords {
     #[command(flatten)]
     pub common: CommonWords,
     /// The command and its arguments.
-    // Only behind `--`, as for `run`.
     #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }

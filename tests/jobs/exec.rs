@@ -22,6 +22,9 @@ fn exec(world: &World, id: &str, options: &[&str], argv: &[&str]) -> Done {
 /// A job that runs until it is told to end, with this code.
 fn running(world: &mut World, options: &[&str], code: u8) -> (Job, String) {
     world.fifo("end");
+    // For jobs of other users, too.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(world.dir.join("end"), open).unwrap();
     let script = format!(
         "echo up; read line < {}; exit {code}",
         world.dir.join("end").display()
@@ -183,8 +186,8 @@ fn a_stop_asks_it_too_and_the_after_phase_is_alone() {
     world.call(&["stop", &id]).expect(0);
     assert_eq!(job.wait(PATIENCE), 143, "{}", job.stderr());
     assert_eq!(other.wait(PATIENCE), 137, "{}", other.stderr());
+    assert!(other.output_ended(PATIENCE) && job.output_ended(PATIENCE));
     assert!(other.stdout().contains("asked"), "{}", other.stdout());
-    assert!(job.output_ended(PATIENCE));
     assert_eq!(
         job.stdout().trim_end().lines().last(),
         Some("0"),

@@ -112,7 +112,7 @@ fn the_oldest_go_until_the_rest_fits() {
         "an open job counts not and is not touched"
     );
     gc("0");
-    assert_eq!(ids(&world), [open.clone()]);
+    assert_eq!(ids(&world), [open.as_str()]);
     world.call(&["cleanup", &open]).expect(0);
 }
 

@@ -8,6 +8,7 @@ use crate::support::process::Process;
 use crate::support::world::World;
 use crate::{create, listed, words};
 use jobcage_job::{Cause, Ending};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const POLITE: &str = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.02; done";
@@ -87,7 +88,7 @@ fn a_stop_brings_its_own_signal_and_time() {
 /// Starts a stop that has to wait for the grace of a stubborn job, and returns when the job was asked.
 fn stopping(world: &World, job: &mut Job, id: &str) -> std::process::Child {
     let mut stop = world.shell_command(&format!("exec \"$JOBCAGE\" stop {id}"));
-    let stop = stop.spawn().unwrap();
+    let stop = stop.stderr(Stdio::null()).spawn().unwrap();
     assert!(job.wait_line("asked"), "{}", job.stderr());
     stop
 }
@@ -228,7 +229,8 @@ fn a_stop_outlives_the_supervisor_that_it_asked() {
     for watched in [true, false] {
         let mut job = world.run(&[], &words(&["--grace", "1h"]), &words(&["sh", "-c", STUBBORN]));
         assert!(job.wait_line("up"));
-        let id = listed(&world)[0].0.clone();
+        let running = listed(&world).into_iter().find(|(_, state)| state == "running");
+        let id = running.unwrap().0;
         let mut stop = stopping(&world, &mut job, &id);
         if !watched {
             job.stop();
