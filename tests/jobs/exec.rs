@@ -95,6 +95,28 @@ fn it_has_the_jobs_cage_environment_and_directory() {
     assert!(told.contains("there is no job"), "{told}");
 }
 
+/// Limits stand on the cgroup above the steps, so that is where it has to be.
+#[test]
+fn the_limits_of_the_job_hold_for_it() {
+    let mut world = World::new("exec-limits");
+    let (mut job, id) = running(&mut world, &["--pids", "50", "--best-effort"], 0);
+    let done = exec(&world, &id, &[], &["sed", "-n", "s/^0:://p", "/proc/self/cgroup"]).expect(0);
+    assert!(
+        done.text().ends_with(&format!("/{id}/steps/exec-01")),
+        "{}",
+        done.text()
+    );
+    let mut other = beside(&world, &id, "echo in; exec sleep 300");
+    let _held = world.say_into("end", "now");
+    assert_eq!(job.wait(PATIENCE), 0, "{}", job.stderr());
+    assert_eq!(other.wait(PATIENCE), 137, "{}", other.stderr());
+    assert_eq!(
+        job.report().census.left[0].found,
+        FoundBy::Cgroup("steps/exec-01".into())
+    );
+    world.assert_clean();
+}
+
 #[test]
 fn it_runs_as_the_jobs_user() {
     if !needs::met("it_runs_as_the_jobs_user", &[Need::Root]) {

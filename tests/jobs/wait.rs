@@ -221,7 +221,7 @@ fn a_lost_job_is_told_as_lost() {
 fn a_wait_that_comes_at_the_very_end_is_told_the_truth() {
     let mut world = World::new("wait-race");
     let (mut told, mut missed) = (0, 0);
-    for n in 0..60 {
+    for n in 0..30 {
         let name = format!("r{n}");
         let (mut run, id) = job(&mut world, &name, 3);
         let mut wait = world.shell_command(&format!("exec \"$JOBCAGE\" wait {id}"));
@@ -235,7 +235,7 @@ fn a_wait_that_comes_at_the_very_end_is_told_the_truth() {
         }
     }
     crate::support::say(&format!("at the end of a job: {told} told, {missed} too late"));
-    assert_eq!(told + missed, 60);
+    assert_eq!(told + missed, 30);
     world.assert_nothing_left();
     world.call(&["gc", "--keep", "0"]).expect(0);
     world.assert_clean();
