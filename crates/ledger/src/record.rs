@@ -16,12 +16,12 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Serialize, de::DeserializeOwned};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = "lock";
-const SPEC: &str = "spec.json";
-const REPORT: &str = "report.json";
+pub(crate) const SPEC: &str = "spec.json";
+pub(crate) const REPORT: &str = "report.json";
 const CLOSING: &str = "closing";
 
 /// The record of one job, open.
@@ -259,6 +259,17 @@ impl Record {
         self.write(&format!("step-{:02}.json", step.number), step)
     }
 
+    /// What is known of one step; `None`: there is none such, or its file is damaged, which is the trace of a crash.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn step(&self, number: u32) -> Result<Option<StepReport>> {
+        match self.read(&format!("step-{number:02}.json"), u32::MAX) {
+            Err(LedgerError::Damaged { .. }) => Ok(None),
+            other => other,
+        }
+    }
+
     /// What is known of all steps, in order.
     ///
     /// # Errors
@@ -333,6 +344,12 @@ impl Record {
     #[must_use]
     pub fn id(&self) -> &JobId {
         &self.id
+    }
+
+    /// The directory of the record, open.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     /// The directory of the record.
