@@ -6,6 +6,8 @@ pub const CLEANUP: &str = "End a cage that `create` has made.";
 pub const LIST: &str = "List the jobs of this host.";
 pub const SHOW: &str = "Show one job.";
 pub const STOP: &str = "Stop a job.";
+pub const LOGS: &str = "Print the output of a job that is captured.";
+pub const ATTACH: &str = "Follow the output of a job that is captured, and end as it ends.";
 pub const GC: &str = "End and remove what dead jobs have left.";
 pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
 pub const MAN: &str = "Write the manual pages into a directory.";
@@ -19,6 +21,7 @@ Exit codes of `jobcage run`:
   126    the command cannot be run
   127    the command was not found
   128+N  signal N ended it
+`jobcage attach` has the one of its job.
 The other verbs end with 0, or with 125 if they failed.";
 
 // Each paragraph is one line, so that clap can wrap it to the terminal.
@@ -45,4 +48,17 @@ pub const AFTER_CREATE: &str = concat!(
     "The cage stays until `jobcage cleanup ID`, until the process of --lease-pid ends, or until the host goes down. ",
     "Run steps in it with `jobcage run --job ID -- command`.\n\n",
     "Exit codes: 0, or 125 if it failed. The id is the only thing on standard output.",
+);
+
+pub const AFTER_LOGS: &str = concat!(
+    "The output comes as the job wrote it, stdout to standard output and stderr, where the streams are split, to standard ",
+    "error. What was dropped of the middle of a full log is told on standard error, with its size.\n\n",
+    "Exit codes: 0; 1 if --verify finds a log that is not whole; 125 if it failed; 141 if standard output was closed.",
+);
+
+pub const AFTER_ATTACH: &str = concat!(
+    "Any number may be attached to a job, from any byte on, and none of them slows it. It shows the command's output and ",
+    "then that of the after phase. Ctrl-C ends jobcage alone (130), unless --stop-on-interrupt is given.\n\n",
+    "Exit codes: the one that `jobcage run` would have had; 128+N if signal N ended jobcage and the job goes on; 141 if ",
+    "standard output was closed; 125 if it failed.",
 );

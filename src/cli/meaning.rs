@@ -66,6 +66,8 @@ impl Door<'_> {
             }
             VerbWords::Show(w) => self.show(w)?,
             VerbWords::Stop(w) => self.stop(w)?,
+            VerbWords::Logs(w) => self.logs(w)?,
+            VerbWords::Attach(w) => self.attach(w)?,
             VerbWords::Gc(w) => {
                 let (common, json) = plain(w)?;
                 let voice = common.voice;
@@ -154,7 +156,7 @@ impl Door<'_> {
         Ok((Request::Stop(stop), voice))
     }
 
-    fn common(&self, w: CommonWords) -> Result<Common, Error> {
+    pub(super) fn common(&self, w: CommonWords) -> Result<Common, Error> {
         let layers = self.layers;
         let runtime = pick::directory(layers, Opt::RuntimeDir, None)?;
         let state = pick::directory(layers, Opt::StateDir, None)?;
@@ -376,7 +378,7 @@ pub fn inherit(run: &mut RunRequest, environ: Environ) {
     }
 }
 
-fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
+pub(super) fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
     pick::text(str::parse)(given).map_err(|why| Error::Value {
         origin: origin.into(),
         why,

@@ -328,7 +328,11 @@ impl Record {
         }
     }
 
-    fn names(&self) -> Result<Vec<String>> {
+    /// The names of its files.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed.
+    pub fn names(&self) -> Result<Vec<String>> {
         let io = |errno| LedgerError::io("list", &self.path, errno);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;

@@ -193,6 +193,12 @@ impl Outlet {
         self.is_full
     }
 
+    /// How many bytes wait in it that the reader of the log has passed already.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether nobody reads what comes out of it any more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
