@@ -27,6 +27,7 @@ pub fn attach(request: AttachRequest) -> Outcome {
         match follower.next(&mut out, &mut err, Some(signals.as_fd()))? {
             lost @ Happening::Lost { .. } => tell_lost(lost),
             Happening::OutputGone => return Ok(OUTPUT_GONE),
+            Happening::OutputFailed(errno) => return Err(VerbError::Stdout(errno.into())),
             Happening::Removed => return Err(job.removed()),
             Happening::Over => break,
             Happening::Woken => {

@@ -51,6 +51,7 @@ fn print(job: &Captured, wanted: Wanted, follow: bool, begin: Begin) -> Outcome 
             lost @ Happening::Lost { .. } => tell_lost(lost),
             Happening::Woken => {}
             Happening::OutputGone => return Ok(OUTPUT_GONE),
+            Happening::OutputFailed(errno) => return Err(VerbError::Stdout(errno.into())),
             Happening::Removed => return Err(job.removed()),
             Happening::Over if follower.logs() == 0 => return no_log(job, wanted),
             Happening::Over => return Ok(0),

@@ -1,10 +1,11 @@
-//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `gc`, leases and records.
+//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `gc`, `logs`, `attach`, leases and records.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod gc;
 mod lease;
+mod logs;
 mod look;
 mod records;
 mod steps;

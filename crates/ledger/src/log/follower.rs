@@ -3,17 +3,14 @@
 
 use super::outlet::Outlet;
 use super::pace::{Pace, ROUND};
-use super::reader::{Copied, LogReader};
-use super::tail::tail;
+use super::reader::Copied;
+use super::sources::{End, Sources, Start, Wanted, io};
 use super::watch::{LOOK_AGAIN, Watch};
-use super::{name, parse_name};
-use crate::error::{LedgerError, Result};
-use crate::record::{REPORT, Record, SPEC};
-use jobcage_job::{CaptureSpec, Stream, Streams};
+use crate::error::Result;
+use crate::record::Record;
+use jobcage_job::{CaptureSpec, Stream};
 use jobcage_sys::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -24,24 +21,6 @@ const AT_MOST: usize = 1 << 20;
 const MUCH: usize = 65536;
 /// Between two looks at one stream while the other one is stuck: a watch would wake us at each write into the stuck one.
 const BESIDE_A_STUCK_ONE: Duration = Duration::from_millis(40);
-
-/// Which logs to follow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Of this step only; `None`: of all steps, in their order.
-    pub step: Option<u32>,
-    /// This stream only, to the outlet for stdout; `None`: all that there are.
-    pub stream: Option<Stream>,
-}
-
-/// Where to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// With this byte of the first step's log; later steps from their first.
-    Offset(u64),
-    /// With the last lines that are there now.
-    Lines(u64),
-}
 
 /// When to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,14 +53,8 @@ pub enum Happening {
     Removed,
     /// Nobody reads the outlet for stdout any more.
     OutputGone,
-}
-
-#[derive(Debug)]
-struct Source {
-    step: u32,
-    stream: Stream,
-    log: LogReader,
-    to_stderr: bool,
+    /// An outlet could not be written to.
+    OutputFailed(Errno),
 }
 
 /// What one look at all logs came to.
@@ -92,25 +65,11 @@ enum Look {
     Nothing,
 }
 
-/// What is known of the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    NotYet,
-    Over,
-    Removed,
-}
-
 /// The follower of one job.
 #[derive(Debug)]
 pub struct Follower<'a> {
-    record: &'a Record,
-    listing: nix::dir::Dir,
-    capture: CaptureSpec,
-    wanted: Wanted,
-    start: Start,
     until: Until,
-    sources: Vec<Source>,
-    end: End,
+    sources: Sources<'a>,
     watch: Watch,
     is_armed: bool,
     pace: Pace,
@@ -128,56 +87,36 @@ impl<'a> Follower<'a> {
         start: Start,
         until: Until,
     ) -> Result<Self> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let listing = nix::dir::Dir::openat(record.dir(), ".", flags, Mode::empty())
-            .map_err(|errno| LedgerError::io("list", record.path(), errno))?;
-        let mut follower = Self {
+        let mut sources = Sources::new(record, capture, wanted, start)?;
+        if until == Until::Now {
+            sources.stop_now()?;
+        }
+        Ok(Self {
             watch: Watch::new(record.dir()),
-            record,
-            listing,
-            capture,
-            wanted,
-            start,
             until,
-            sources: Vec::new(),
-            end: End::NotYet,
+            sources,
             is_armed: false,
             pace: Pace::new(Instant::now()),
-        };
-        follower.list()?;
-        if let Start::Lines(lines) = start {
-            follower.begin_with_lines(lines)?;
-        }
-        if until == Until::Now {
-            follower.end = End::Over;
-            for source in &mut follower.sources {
-                let len = source.log.len();
-                source
-                    .log
-                    .stop_at(len.map_err(|errno| io(record, source, errno))?);
-            }
-        }
-        Ok(follower)
+        })
     }
 
     /// How many logs there are to follow by now.
     #[must_use]
     pub fn logs(&self) -> usize {
-        self.sources.len()
+        self.sources.all.len()
     }
 
     /// Where it stands in a log; `None`: that log is not there yet.
     #[must_use]
     pub fn offset(&self, step: u32, stream: Stream) -> Option<u64> {
-        let found = self.sources.iter().find(|s| (s.step, s.stream) == (step, stream));
-        found.map(|source| source.log.offset())
+        self.sources.get(step, stream).map(|source| source.log.offset())
     }
 
     /// Passes on what comes until something happens that is the caller's business. `wake` is a descriptor of the caller
     /// that ends the wait when it is readable.
     ///
     /// # Errors
-    /// If a log cannot be read or an outlet not be written to.
+    /// If a log cannot be read.
     pub fn next(
         &mut self,
         out: &mut Outlet,
@@ -196,19 +135,19 @@ impl<'a> Follower<'a> {
                     wait.then(|| self.wait(out, err, wake, Some(time), false))
                         .flatten()
                 }
-                Look::Stuck if self.has_two_ways_out() => {
+                Look::Stuck if self.sources.have_two_ways_out() => {
                     let happened = self.wait(out, err, wake, Some(BESIDE_A_STUCK_ONE), false);
-                    self.list()?;
+                    self.sources.list()?;
                     happened
                 }
                 Look::Stuck => self.wait(out, err, wake, None, false),
-                Look::Nothing if self.end == End::Over => Some(Happening::Over),
-                Look::Nothing if self.end == End::Removed => Some(Happening::Removed),
+                Look::Nothing if self.sources.end == End::Over => Some(Happening::Over),
+                Look::Nothing if self.sources.end == End::Removed => Some(Happening::Removed),
                 Look::Nothing if !self.is_armed => {
                     self.watch.arm();
                     self.is_armed = true;
                     // What came before the watch was there is not told by it: look at everything once more.
-                    self.list()?;
+                    self.sources.list()?;
                     self.look_for_the_end()?;
                     None
                 }
@@ -220,16 +159,11 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Whether stderr may come while stdout is stuck, or the other way round.
-    fn has_two_ways_out(&self) -> bool {
-        self.capture.streams == Streams::Split && self.wanted.stream.is_none()
-    }
-
     /// One look at the logs. One of a later step has its turn when the earlier ones have nothing.
     fn look(&mut self, out: &mut Outlet, err: &mut Outlet) -> Result<Look> {
         let (mut moved, mut much, mut stuck) = (false, false, false);
         let mut busy_step = None;
-        for source in &mut self.sources {
+        for source in &mut self.sources.all {
             if busy_step.is_some_and(|step| step < source.step) {
                 break;
             }
@@ -237,8 +171,13 @@ impl<'a> Follower<'a> {
             if source.to_stderr && outlet.is_gone() {
                 continue;
             }
-            let copied = source.log.copy(outlet, AT_MOST);
-            match copied.map_err(|errno| io(self.record, source, errno))? {
+            let copied = match source.log.copy(outlet, AT_MOST) {
+                Err(errno) if outlet.has_failed() => {
+                    return Ok(Look::Happened(Happening::OutputFailed(errno)));
+                }
+                other => other.map_err(|errno| io(self.sources.record, source, errno))?,
+            };
+            match copied {
                 Copied::Bytes(n) => {
                     moved = true;
                     much |= n >= MUCH || outlet.is_full();
@@ -305,95 +244,21 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Looks which logs there are by now, and whether the job is over.
-    fn list(&mut self) -> Result<()> {
-        let (mut is_over, mut is_there, mut logs) = (false, false, Vec::new());
-        for entry in self.listing.iter() {
-            // A directory that was removed lists nothing, or this.
-            let Ok(entry) = entry else { break };
-            match entry.file_name().to_str() {
-                Ok(REPORT) => is_over = true,
-                Ok(SPEC) => is_there = true,
-                Ok(other) => logs.extend(parse_name(other)),
-                Err(_) => {}
-            }
-        }
-        for (step, stream) in logs {
-            self.add(step, stream)?;
-        }
-        self.sources.sort_by_key(|source| (source.step, source.stream));
-        if self.end != End::NotYet {
-            return Ok(());
-        }
-        // Whoever removes a record begins with the spec.
-        self.end = match (is_over, is_there) {
-            (true, _) => End::Over,
-            (false, true) => return Ok(()),
-            (false, false) => End::Removed,
-        };
-        // The report may have come while the names were read, and a log before it that was not seen.
-        self.list()
-    }
-
-    fn add(&mut self, step: u32, stream: Stream) -> Result<()> {
-        let is_wanted = self.wanted.step.is_none_or(|wanted| wanted == step)
-            && self.wanted.stream.is_none_or(|wanted| wanted == stream);
-        let is_known = self.sources.iter().any(|s| (s.step, s.stream) == (step, stream));
-        if !is_wanted || is_known {
-            return Ok(());
-        }
-        let mut log = match LogReader::open(self.record.dir(), &name(step, stream), self.capture.into()) {
-            Ok(log) => log,
-            // Removed at this moment.
-            Err(Errno::ENOENT) => return Ok(()),
-            Err(errno) => {
-                let path = self.record.path().join(name(step, stream));
-                return Err(LedgerError::io("open", &path, errno));
-            }
-        };
-        match self.start {
-            Start::Offset(offset) if step == self.wanted.step.unwrap_or(1) => log.seek(offset),
-            _ => {}
-        }
-        self.sources.push(Source {
-            step,
-            stream,
-            log,
-            to_stderr: stream == Stream::Stderr && self.wanted.stream.is_none(),
-        });
-        Ok(())
-    }
-
-    /// Of each stream so many lines, from the last step's log backwards.
-    fn begin_with_lines(&mut self, lines: u64) -> Result<()> {
-        for stream in [Stream::Merged, Stream::Stdout, Stream::Stderr] {
-            let mut left = lines;
-            for source in self.sources.iter_mut().rev().filter(|s| s.stream == stream) {
-                let found = tail(&mut source.log, left).map_err(|errno| io(self.record, source, errno))?;
-                source.log.seek(found.offset);
-                left -= found.lines;
-            }
-        }
-        Ok(())
-    }
-
     /// For one step: whether its main process has ended and all that was in its logs then is passed on.
     fn look_for_the_end(&mut self) -> Result<()> {
         let Until::StepEnded(number) = self.until else {
             return Ok(());
         };
-        let Some(step) = self.record.step(number)?.filter(|step| step.ended.is_some()) else {
+        let step = self.sources.record.step(number)?;
+        let Some(step) = step.filter(|step| step.ended.is_some()) else {
             return Ok(());
         };
         let is_passed_on = step.logs.iter().all(|log| {
-            let source = self
-                .sources
-                .iter()
-                .find(|s| (s.step, s.stream) == (number, log.stream));
+            let source = self.sources.get(number, log.stream);
             source.is_none_or(|source| source.log.offset() >= log.bytes)
         });
         if is_passed_on {
-            self.end = End::Over;
+            self.sources.end = End::Over;
         }
         Ok(())
     }
@@ -402,9 +267,4 @@ impl<'a> Follower<'a> {
 fn push<'fd>(fds: &mut Vec<PollFd<'fd>>, fd: PollFd<'fd>) -> usize {
     fds.push(fd);
     fds.len() - 1
-}
-
-fn io(record: &Record, source: &Source, errno: Errno) -> LedgerError {
-    let path = record.path().join(name(source.step, source.stream));
-    LedgerError::io("pass on", &path, errno)
 }

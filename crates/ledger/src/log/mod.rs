@@ -12,14 +12,16 @@ mod limit;
 mod outlet;
 mod pace;
 mod reader;
+mod sources;
 mod tail;
 mod watch;
 mod writer;
 
-pub use follower::{Follower, Happening, Start, Until, Wanted};
+pub use follower::{Follower, Happening, Until};
 pub use limit::LogLimit;
 pub use outlet::Outlet;
 pub use reader::{Copied, LogReader, Piece};
+pub use sources::{Start, Wanted};
 pub use writer::{LogWriter, Taken};
 
 use jobcage_job::Stream;

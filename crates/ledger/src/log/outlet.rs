@@ -41,6 +41,7 @@ pub struct Outlet {
     waiting: std::ops::Range<usize>,
     is_full: bool,
     is_gone: bool,
+    has_failed: bool,
 }
 
 impl Outlet {
@@ -78,6 +79,7 @@ impl Outlet {
             waiting: 0..0,
             is_full: false,
             is_gone: false,
+            has_failed: false,
         })
     }
 
@@ -135,8 +137,16 @@ impl Outlet {
                 self.is_gone = true;
                 Ok(0)
             }
-            Err(errno) => Err(errno),
+            Err(errno) => {
+                self.has_failed = true;
+                Err(errno)
+            }
         }
+    }
+
+    /// Whether the last error was one of writing to it.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Whether it can be given a file's pages without a copy by us.

@@ -53,7 +53,7 @@ fn follow<'scope>(
         loop {
             let one = follower.next(out, err, None).unwrap();
             happened.push(one);
-            if matches!(one, Happening::Over | Happening::Removed | Happening::OutputGone) {
+            if !matches!(one, Happening::Lost { .. } | Happening::Woken) {
                 return happened;
             }
         }
@@ -246,6 +246,20 @@ fn it_ends_when_its_reader_goes_and_nothing_is_written() {
         expect(&mut reading, "abc");
         drop(reading);
         assert_eq!(follower.join().unwrap(), [Happening::OutputGone]);
+    });
+}
+
+#[test]
+fn an_output_that_cannot_be_written_to_is_not_called_a_fault_of_the_log() {
+    let place = tempfile::tempdir().unwrap();
+    let (record, _lock) = record(place.path(), CAPTURE);
+    log(&record, "log-01").write_all(b"abc").unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    std::thread::scope(|scope| {
+        let happened = follow(scope, &record, PLAN, full.into(), nowhere())
+            .join()
+            .unwrap();
+        assert_eq!(happened, [Happening::OutputFailed(nix::errno::Errno::ENOSPC)]);
     });
 }
 
