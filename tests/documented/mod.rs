@@ -175,6 +175,7 @@ fn spec() -> JobSpec {
             start_ticks: 1,
         }),
         after: true,
+        state_dir: Some(String::new()),
     }
 }
 

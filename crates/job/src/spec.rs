@@ -76,4 +76,7 @@ pub struct JobSpec {
     /// Whether there is an after phase; its text is nowhere on disk.
     #[serde(default)]
     pub after: bool,
+    /// The absolute path of the directory, on a tmpfs, in which its steps hand variables on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<String>,
 }

@@ -5,6 +5,7 @@
 
 mod dirs;
 mod error;
+pub mod handed;
 mod record;
 
 pub use dirs::Places;
