@@ -2,15 +2,12 @@
 
 use super::VerbError;
 use crate::cli::request::{EnvRequest, Identity, StepRequest};
-use jobcage_supervisor::Command;
+use jobcage_job::handed::DEFAULT_PATH;
+use jobcage_supervisor::{Command, candidates};
 use jobcage_sys::spawn;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
-
-/// Where the shell looks when nobody says where (the default of login(1) on Debian).
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Makes the command ready. Fails before a cage exists if a user or group is unknown or a text holds a NUL byte.
 pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
@@ -21,9 +18,9 @@ pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
         .rev()
         .find(|(name, _)| name == "PATH")
         .map(|(_, value)| value.clone());
-    let program = step.command.first().map(OsString::as_os_str).unwrap_or_default();
+    let program = text(step.command.first().map(OsString::as_os_str).unwrap_or_default())?;
     Ok(Command {
-        programs: candidates(program, path.as_deref())?,
+        programs: candidates(&program, path.as_deref().map(OsStr::as_bytes)),
         args: step
             .command
             .iter()
@@ -32,6 +29,12 @@ pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
         env: env
             .iter()
             .map(|(name, value)| pair(name, value))
+            .collect::<Result<_, _>>()?,
+        explicit: step
+            .env
+            .set
+            .iter()
+            .map(|(name, _)| text(name))
             .collect::<Result<_, _>>()?,
         identity: who.identity,
         dir: step.dir.as_ref().map(|dir| text(dir.as_os_str())).transpose()?,
@@ -135,6 +138,9 @@ fn find_group(group: &str) -> Result<Gid, VerbError> {
     })
 }
 
+/// What an outer job has, and an inner one must not take over.
+const OWN: [&str; 3] = ["JOBCAGE_JOB", "JOBCAGE_ENV", "JOBCAGE_PATH"];
+
 type Variables = Vec<(OsString, OsString)>;
 
 /// In the order of [`EnvRequest`]; a later value replaces an earlier one.
@@ -152,8 +158,8 @@ fn environment(asked: &EnvRequest, who: &Who) -> Result<Variables, VerbError> {
     for (name, value) in &asked.set {
         set(&mut env, name, value.expose().to_owned());
     }
-    // Ours, set for each job: an outer job's name would be a lie in this one.
-    env.retain(|(name, _)| name != "JOBCAGE_JOB");
+    // Ours, set for each job: an outer job's name would be a lie in this one, and its files are not this one's to write.
+    env.retain(|(name, _)| !OWN.iter().any(|own| name == own));
     Ok(env)
 }
 
@@ -190,25 +196,6 @@ fn login(who: &Who) -> Result<Vec<(&'static str, OsString)>, VerbError> {
         ("SHELL", shell.unwrap_or_else(|| "/bin/sh".into())),
         ("PATH", path.into()),
     ])
-}
-
-/// The files that execvp(3) would try, in its order.
-fn candidates(program: &OsStr, path: Option<&OsStr>) -> Result<Vec<CString>, VerbError> {
-    if program.as_bytes().contains(&b'/') {
-        return Ok(vec![text(program)?]);
-    }
-    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
-    std::env::split_paths(path)
-        .map(|dir| {
-            // An empty entry is the working directory.
-            let dir = if dir.as_os_str().is_empty() {
-                Path::new(".").to_owned()
-            } else {
-                dir
-            };
-            text(dir.join(program).as_os_str())
-        })
-        .collect()
 }
 
 fn pair(name: &OsStr, value: &OsStr) -> Result<CString, VerbError> {

@@ -1,7 +1,9 @@
 use super::*;
 use proptest::prelude::*;
 
-fn parse(env: &str) -> (Vec<(String, Option<String>)>, Vec<(usize, WrongText)>) {
+type Values = Vec<(String, Option<String>)>;
+
+fn parse(env: &str) -> (Values, Vec<(usize, WrongText)>) {
     let (handed, wrong) = Handed::parse(env.as_bytes(), b"");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let variables = handed.variables.iter();
@@ -13,13 +15,13 @@ fn parse(env: &str) -> (Vec<(String, Option<String>)>, Vec<(usize, WrongText)>) 
     )
 }
 
-fn values(env: &str) -> Vec<(String, Option<String>)> {
+fn values(env: &str) -> Values {
     let (values, wrong) = parse(env);
     assert_eq!(wrong, [], "{env:?}");
     values
 }
 
-fn set(pairs: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
+fn set(pairs: &[(&str, &str)]) -> Values {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), Some((*value).to_owned()));
     pairs.iter().map(owned).collect()
 }

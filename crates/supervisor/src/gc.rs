@@ -3,6 +3,7 @@
 
 use crate::closing::{self, Story};
 use crate::error::Result;
+use crate::hand;
 use crate::sessions;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
@@ -119,6 +120,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
     if same_boot {
         closing::look_outside(spec, None, &mut closed);
     }
+    hand::forget(spec, &mut closed.notes);
     let mut notes = Vec::new();
     if spec.after {
         notes.push(
@@ -152,6 +154,7 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
             return Ok(None);
         }
         let id = record.id().clone();
+        forget(&record, &mut report);
         record.remove()?;
         return Ok(Some(Done::Pruned(id)));
     };
@@ -182,6 +185,7 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
         closing::now(),
         quarantine.why
     ));
+    forget(&record, &mut report);
     report.quarantine = None;
     report.clean = true;
     if let Some(proof) = &mut report.proof {
@@ -190,4 +194,11 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
     }
     record.close(&report)?;
     Ok(Some(Done::Released(report.into())))
+}
+
+/// Another try at what was handed from step to step, should something of it have stayed.
+fn forget(record: &Record, report: &mut Report) {
+    if let Ok(Some(spec)) = record.spec() {
+        hand::forget(&spec, &mut report.notes);
+    }
 }

@@ -8,6 +8,7 @@ pub mod closing;
 mod error;
 pub mod foreground;
 pub mod gc;
+pub mod hand;
 pub mod host;
 mod job;
 pub mod machine;
@@ -16,4 +17,4 @@ mod signals;
 pub mod watcher;
 
 pub use error::{Failure, Result};
-pub use job::{After, Command, Job, Outcome, Target};
+pub use job::{After, Command, Job, Outcome, Target, candidates};

@@ -272,7 +272,7 @@ fn whatever_was_put_there_is_removed_and_nothing_else() {
     fs::write(top.join("closed/inner/file"), "").unwrap();
     symlink(&outside, top.join("closed/inner/link")).unwrap();
     for path in ["closed/inner/x", "closed/inner", "closed", ""] {
-        fs::set_permissions(top.join(path), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(top.join(path), Permissions::from_mode(0o0)).unwrap();
     }
     bench.remove();
     assert!(outside.join("kept").exists());

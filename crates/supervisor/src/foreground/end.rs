@@ -4,6 +4,7 @@ use super::setup::{Setup, program_name};
 use super::{Running, Supervision};
 use crate::closing::{self, Closed, Story};
 use crate::error::{Failure, Result};
+use crate::hand;
 use crate::job::{Outcome, Target};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
@@ -106,20 +107,10 @@ impl Supervision<'_> {
             return Ok(());
         };
         let status = exit_status(change);
-        if running.child.died_at_birth()
-            && let Target::New {
-                after: Some(after), ..
-            } = &self.job.target
-        {
-            let leaf = self.setup.cage.leaf(StepKind::After)?;
-            if let Ok(child) = self.spawn(self.after_plan(after, &leaf), true)? {
-                self.after = Some(Running {
-                    child,
-                    step: running.step,
-                });
-                return Ok(());
-            }
-        }
+        let running = match self.start_after_again(running)? {
+            Some(ended) => ended,
+            None => return Ok(()),
+        };
         if let Some((stage, errno)) = running.child.failure() {
             self.setup.notes.push(format!(
                 "the after phase never started: {}: {}",
@@ -140,6 +131,35 @@ impl Supervision<'_> {
         });
         self.after_until = None;
         self.event(Event::AfterEnded)
+    }
+
+    /// One that never became its program, for a reason that is not its own, gets another start; else it is given back.
+    fn start_after_again(&mut self, running: Running) -> Result<Option<Running>> {
+        let Target::New {
+            after: Some(after), ..
+        } = &self.job.target
+        else {
+            return Ok(Some(running));
+        };
+        let born_dead = running.child.died_at_birth();
+        // It is guaranteed, and what was handed on to it is not.
+        let too_long = matches!(running.child.failure(), Some((Stage::Exec, Errno::E2BIG)))
+            && self.setup.command.take().is_some();
+        if too_long {
+            let note =
+                "the after phase has nothing of what was handed on: that and its environment are too long";
+            self.setup.notes.push(note.into());
+        }
+        if !born_dead && !too_long {
+            return Ok(Some(running));
+        }
+        let leaf = self.setup.cage.leaf(StepKind::After)?;
+        let Ok(child) = self.spawn(self.after_plan(after, &leaf), born_dead)? else {
+            return Ok(Some(running));
+        };
+        let step = running.step;
+        self.after = Some(Running { child, step });
+        Ok(None)
     }
 
     /// Ends the wait for the after phase; its processes die with the cage. `None`: its time is over.
@@ -247,6 +267,11 @@ impl Supervision<'_> {
             step.ending = ending.clone();
         }
         let mut notes = std::mem::take(&mut self.setup.notes);
+        if self.is_step_of_another() {
+            self.setup.hand.iter_mut().for_each(|hand| hand.look(&mut notes));
+        } else {
+            hand::forget(&self.setup.spec, &mut notes);
+        }
         notes.extend(self.machine.notes().iter().cloned());
         let report = closing::report(
             Story {

@@ -2,6 +2,7 @@
 
 use crate::closing::{self};
 use crate::error::{Failure, Result};
+use crate::hand::{self, Hand};
 use crate::host::{self};
 use crate::job::{Command, Job};
 use crate::watcher::{self, Watch};
@@ -25,6 +26,10 @@ pub(super) struct Setup {
     pub(super) limits: BTreeMap<String, EnforcedLimit>,
     pub(super) root: Option<Root>,
     pub(super) notes: Vec<String>,
+    /// What its steps hand on to each other.
+    pub(super) hand: Option<Hand>,
+    /// The command with what was handed on to it, or, for the after phase, to that.
+    pub(super) command: Option<Command>,
 }
 
 pub(super) fn new_cage(
@@ -39,10 +44,17 @@ pub(super) fn new_cage(
         host::step_aside(&found)?;
     }
     let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    // Without an after phase nobody could read what the command hands on.
+    let uid = uid_of(&job.command);
+    let mut notes = Vec::new();
+    let place = after
+        .then(|| hand::choose(&job.places, uid, &mut notes))
+        .flatten();
     let boot = boot_id()?;
-    let make_spec = || JobSpec {
+    let make_spec = |id: JobId| JobSpec {
         version: SPEC_VERSION,
-        id: JobId::generate(&word, random()),
+        state_dir: hand::recorded(place.as_ref(), &id),
+        id,
         name: name.map(str::to_owned),
         created_by: CreatedBy::Run,
         program: Some(program_name(&job.command)),
@@ -50,19 +62,15 @@ pub(super) fn new_cage(
         limited: !limits.is_empty(),
         boot_id: boot.clone(),
         owner: nix::unistd::getuid().as_raw(),
-        uid: job
-            .command
-            .identity
-            .as_ref()
-            .map_or_else(|| nix::unistd::getuid().as_raw(), |i| i.uid),
+        uid,
         created_ns: closing::now_ns(),
         grace: job.grace,
         limits: limits.clone(),
         lease: None,
         after,
     };
+    let make_spec = || make_spec(JobId::generate(&word, random()));
     let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
-    let mut notes = Vec::new();
     let watch = watcher::register(&job.places, &found.dir, &spec.id)
         .map_err(|failure| {
             notes.push(format!(
@@ -77,6 +85,8 @@ pub(super) fn new_cage(
     });
     match furnish(found, &spec, best_effort) {
         Ok((cage, leaf, limits)) => Ok(Setup {
+            hand: Hand::make(place.as_ref(), &spec, &mut notes),
+            command: None,
             spec,
             record,
             lock: Some(lock),
@@ -196,7 +206,11 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
     }
     let mut cage = Cage::open(spec.cage.as_ref(), spec.limited)?.ok_or_else(gone)?;
     let leaf = cage.leaf(StepKind::Step)?;
+    let mut notes = Vec::new();
+    let mut hand = Hand::open(&spec, uid_of(&job.command), &mut notes);
     Ok(Setup {
+        command: hand.as_mut().map(|hand| hand.pass(&job.command, &mut notes)),
+        hand,
         spec,
         record,
         lock: None,
@@ -205,8 +219,14 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
         watch: None,
         limits: BTreeMap::new(),
         root: None,
-        notes: Vec::new(),
+        notes,
     })
+}
+
+/// The uid that a command runs as.
+fn uid_of(command: &Command) -> u32 {
+    let identity = command.identity.as_ref();
+    identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid)
 }
 
 /// The program's name without its directory; not its arguments, which may hold secrets.

@@ -4,6 +4,7 @@ use super::setup::program_name;
 use super::{Running, Supervision};
 use crate::closing::{self};
 use crate::error::{Failure, Result};
+use crate::hand::Hand;
 use crate::host::cstring;
 use crate::job::{After, Command, Target};
 use crate::machine::Event;
@@ -38,8 +39,13 @@ impl Supervision<'_> {
         Ok(())
     }
 
+    /// The command with what was handed on to it.
+    fn command(&self) -> &Command {
+        self.setup.command.as_ref().unwrap_or(&self.job.command)
+    }
+
     pub(super) fn command_plan(&self) -> Plan<'_> {
-        let command = &self.job.command;
+        let command = self.command();
         let end = |i: usize| {
             self.streams
                 .get(i)
@@ -64,6 +70,7 @@ impl Supervision<'_> {
         let mut env = command.env.clone();
         env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
         env.extend(more);
+        env.extend(self.setup.hand.iter().flat_map(Hand::variables));
         let foreign = command
             .identity
             .as_ref()
@@ -136,6 +143,14 @@ impl Supervision<'_> {
             return Ok(Some(Event::AfterEnded));
         };
         let leaf = self.setup.cage.leaf(StepKind::After)?;
+        // What the command was asked to have by --env it may have changed since.
+        let changed = Command {
+            explicit: Vec::new(),
+            ..self.job.command.clone()
+        };
+        if let Some(hand) = &mut self.setup.hand {
+            self.setup.command = Some(hand.pass(&changed, &mut self.setup.notes));
+        }
         let plan = self.after_plan(after, &leaf);
         let step = self.begin_step(StepKind::After);
         match self.spawn(plan, false)? {
@@ -172,7 +187,7 @@ impl Supervision<'_> {
         let more = more
             .map(|(name, value)| cstring(format!("{name}={value}").as_ref()))
             .to_vec();
-        let mut plan = self.plan_of(&self.job.command, leaf.dir.fd(), more);
+        let mut plan = self.plan_of(self.command(), leaf.dir.fd(), more);
         plan.programs = vec![c"/bin/sh".into()];
         plan.args = vec![
             c"sh".into(),
