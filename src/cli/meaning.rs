@@ -22,7 +22,7 @@ use super::words::{
     StepWords, StopWords, VerbWords,
 };
 use crate::config::environ::Environ;
-use crate::config::options::{NOT_OPTIONS, Opt};
+use crate::config::options::{Opt, SET_BY_JOBCAGE};
 use crate::config::{Layers, Origin};
 
 /// `--grace`, unless it is given.
@@ -78,7 +78,7 @@ impl Door<'_> {
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)
             }
-            VerbWords::Man(_) | VerbWords::Completions(_) => {
+            VerbWords::Env(_) | VerbWords::Man(_) | VerbWords::Completions(_) => {
                 unreachable!("answered before the layers are read")
             }
         };
@@ -343,7 +343,7 @@ impl Door<'_> {
             return Err("this is no variable: write NAME=VALUE or NAME, the name without blanks".into());
         }
         let name = OsStr::from_bytes(name);
-        if NOT_OPTIONS[..5].iter().any(|own| name == *own) {
+        if SET_BY_JOBCAGE.iter().any(|own| name == *own) {
             return Err(format!(
                 "{} is set by jobcage itself; choose another name",
                 name.display()

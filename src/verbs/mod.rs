@@ -3,12 +3,14 @@
 mod command;
 mod doctor;
 mod end;
+mod env;
 mod look;
 pub mod pages;
 mod run;
 
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop};
+pub use env::env;
 pub use look::{list, show};
 pub use run::{create, run};
 
@@ -26,6 +28,9 @@ pub enum VerbError {
     /// A record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// State that is to be handed on.
+    #[error("env: {0}")]
+    Handed(String),
     /// A user or group that was named.
     #[error("{0}")]
     Who(String),

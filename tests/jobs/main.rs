@@ -4,6 +4,8 @@
 mod support;
 
 mod gc;
+mod handed;
+mod hostile;
 mod lease;
 mod look;
 mod records;

@@ -23,7 +23,8 @@ use jobcage_sys::file::open_distrusted;
 use jobcage_sys::{Errno, Result as SysResult};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use nix::unistd::{Uid, UnlinkatFlags, fchown, geteuid, read, unlinkat};
+use nix::sys::uio::pread;
+use nix::unistd::{Uid, UnlinkatFlags, fchown, geteuid, read, unlinkat, write};
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -83,6 +84,14 @@ impl HandedDir {
             CString::new(text).ok()
         };
         HandedFile::BOTH.into_iter().filter_map(entry).collect()
+    }
+
+    /// Ends the last line of a file whose writer has not, so that the next one begins a line of its own.
+    pub fn end_lines(&self) {
+        for file in HandedFile::BOTH {
+            // What cannot be ended so is a wrong line to a later reader, who tells.
+            let _ = end_line(self.dir.as_fd(), file.name(), self.uid);
+        }
     }
 
     /// Reads what was handed on so far. A file that cannot be read is ignored as a whole.
@@ -160,6 +169,19 @@ fn read_file(dir: BorrowedFd<'_>, name: &str, uid: u32) -> std::result::Result<V
     }
     let text = read_at_most(file.as_fd(), MAX_FILE).map_err(told)?;
     text.ok_or_else(|| "it is larger than 1 MiB".into())
+}
+
+fn end_line(dir: BorrowedFd<'_>, name: &str, uid: u32) -> SysResult<()> {
+    let file = open_distrusted(dir, name, OFlag::O_RDWR | OFlag::O_APPEND)?;
+    let stat = fstat(&file)?;
+    let mut last = [b'\n'];
+    if is_regular(&stat) && stat.st_uid == uid && stat.st_size > 0 {
+        pread(&file, &mut last, stat.st_size - 1)?;
+    }
+    if last == [b'\n'] {
+        return Ok(());
+    }
+    write(&file, b"\n").map(drop)
 }
 
 /// `None`: there is more. By reading, since a file may grow after it was measured.

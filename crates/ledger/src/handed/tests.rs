@@ -175,6 +175,28 @@ fn what_was_written_is_read() {
     bench.remove();
 }
 
+#[test]
+fn a_line_that_was_left_open_is_ended() {
+    let bench = Bench::new();
+    let dir = bench.make();
+    let env = bench.path().join("env");
+    for (before, after) in [("", ""), ("A=1", "A=1\n"), ("A=1\n", "A=1\n")] {
+        fs::write(&env, before).unwrap();
+        dir.end_lines();
+        assert_eq!(fs::read_to_string(&env).unwrap(), after);
+    }
+    let kept = bench.home.path().join("kept");
+    fs::write(&kept, "A=1").unwrap();
+    fs::remove_file(&env).unwrap();
+    symlink(&kept, &env).unwrap();
+    dir.end_lines();
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "A=1");
+    fs::remove_file(&env).unwrap();
+    nix::unistd::mkfifo(&env, Mode::S_IRWXU).unwrap();
+    dir.end_lines();
+    bench.remove();
+}
+
 /// Each of these in the place of the file: it is ignored, told, and neither followed nor waited for.
 #[test]
 fn hostile_files_are_ignored() {
