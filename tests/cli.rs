@@ -347,7 +347,7 @@ fn manual_pages_are_written_for_every_verb_of_people() {
     fs::create_dir(&dir).unwrap();
     home.jobcage(&["man", dir.to_str().unwrap()]).assert().code(0);
     for page in [
-        "", "-run", "-create", "-cleanup", "-list", "-show", "-stop", "-gc", "-doctor",
+        "", "-run", "-create", "-cleanup", "-list", "-show", "-stop", "-gc", "-doctor", "-env", "-env-set",
     ] {
         let page = fs::read_to_string(dir.join(format!("jobcage{page}.1"))).expect(page);
         assert!(page.contains(".TH jobcage"), "{page}");
