@@ -187,7 +187,7 @@ fn end_line(dir: BorrowedFd<'_>, name: &str, uid: u32) -> SysResult<()> {
 /// `None`: there is more. By reading, since a file may grow after it was measured.
 fn read_at_most(file: BorrowedFd<'_>, most: usize) -> SysResult<Option<Vec<u8>>> {
     let mut text = Vec::new();
-    let mut chunk = vec![0; 65536];
+    let mut chunk = [0; 16384];
     loop {
         match read(file, &mut chunk) {
             Ok(0) => return Ok(Some(text)),
