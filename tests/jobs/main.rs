@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod forgotten;
 mod gc;
 mod handed;
 mod hostile;

@@ -81,7 +81,8 @@ impl Hand {
         command.after(&self.read(notes).handed)
     }
 
-    /// At the end of a step: ends a line that it has left open, and tells whoever has just written them of lines that no later step will have.
+    /// At the end of a step: ends a line that it has left open, and tells whoever has just written them of lines that no
+    /// later step will have.
     pub fn look(&mut self, notes: &mut Vec<String>) {
         self.dir.end_lines();
         let mut reading = self.dir.read();

@@ -21,7 +21,7 @@ use jobcage_job::handed::{Handed, HandedFile, WrongLine, wrong_lines};
 use jobcage_job::{JobId, JobSpec};
 use jobcage_sys::file::open_distrusted;
 use jobcage_sys::{Errno, Result as SysResult};
-use nix::fcntl::OFlag;
+use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::sys::uio::pread;
 use nix::unistd::{Uid, UnlinkatFlags, fchown, geteuid, read, unlinkat, write};
@@ -211,8 +211,8 @@ pub fn remove(spec: &JobSpec) -> Result<()> {
 }
 
 fn remove_dir(path: &Path) -> SysResult<()> {
-    let (base, name) = split(path)?;
-    let base = match open_base(base) {
+    let (place, name) = split(path)?;
+    let base = match open_base(place) {
         // After a reboot.
         Err(Errno::ENOENT) => return Ok(()),
         other => other?,
@@ -223,9 +223,12 @@ fn remove_dir(path: &Path) -> SysResult<()> {
     };
     sweep::sweep(dir.as_fd())?;
     match unlinkat(&base, name, UnlinkatFlags::RemoveDir) {
-        Err(Errno::ENOENT) => Ok(()),
-        other => other,
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
     }
+    // The place goes with the last job that has one there; for as long as it is not empty, this is refused.
+    let _ = unlinkat(AT_FDCWD, place, UnlinkatFlags::RemoveDir);
+    Ok(())
 }
 
 /// Whether the recorded directory can be this job's.

@@ -11,12 +11,16 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::unistd::geteuid;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Not among nix's; its pages cannot even be swapped out.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// How often a place is made again that others take away.
+const TRIES: u32 = 20;
 
 /// The directory that holds those of the jobs.
 #[derive(Debug)]
@@ -61,21 +65,29 @@ impl HandedPlace {
     /// What the file system answers.
     pub fn make(&self, id: &JobId, uid: u32) -> Result<HandedDir> {
         let path = self.of(id);
-        let made = (|| {
-            mkdirat(&self.dir, id.as_str(), Mode::S_IRWXU)?;
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-            let dir = open_distrusted(self.dir.as_fd(), id.as_str(), flags)?;
-            for file in HandedFile::BOTH {
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-                give(open_distrusted(dir.as_fd(), file.name(), flags)?.as_fd(), uid)?;
+        let mut made = make(self.dir.as_fd(), id, uid);
+        // The last job that had one here has taken the place away.
+        for _ in 0..TRIES {
+            let Err(Errno::ENOENT) = made else { break };
+            if let Ok(place) = open(&self.path, uid) {
+                made = make(place.as_fd(), id, uid);
             }
-            // Last: until now nobody else could put anything there.
-            give(dir.as_fd(), uid)?;
-            Ok(dir)
-        })();
+        }
         let dir = made.map_err(|errno| LedgerError::io("make", &path, errno))?;
         Ok(HandedDir { dir, path, uid })
     }
+}
+
+fn make(place: BorrowedFd<'_>, id: &JobId, uid: u32) -> SysResult<OwnedFd> {
+    mkdirat(place, id.as_str(), Mode::S_IRWXU)?;
+    let dir = open_distrusted(place, id.as_str(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    for file in HandedFile::BOTH {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        give(open_distrusted(dir.as_fd(), file.name(), flags)?.as_fd(), uid)?;
+    }
+    // Last: until now nobody else could put anything there.
+    give(dir.as_fd(), uid)?;
+    Ok(dir)
 }
 
 fn open(path: &Path, uid: u32) -> std::result::Result<OwnedFd, String> {
@@ -95,12 +107,7 @@ fn open(path: &Path, uid: u32) -> std::result::Result<OwnedFd, String> {
     if !can_pass(parent, uid) {
         return Err(format!("uid {uid} cannot pass {}", parent.display()));
     }
-    match mkdirat(&above, name, Mode::S_IRWXU) {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(told(errno)),
-    }
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = nix::fcntl::openat(&above, name, flags, Mode::empty()).map_err(told)?;
+    let dir = make_or_open(&above, name).map_err(told)?;
     let stat = fstat(&dir).map_err(told)?;
     if !is_ours(&stat) {
         return Err(format!(
@@ -117,6 +124,22 @@ fn open(path: &Path, uid: u32) -> std::result::Result<OwnedFd, String> {
         fchmod(&dir, Mode::from_bits_truncate(wanted)).map_err(told)?;
     }
     Ok(dir)
+}
+
+fn make_or_open(above: &OwnedFd, name: &OsStr) -> SysResult<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut tries = 0;
+    loop {
+        match mkdirat(above, name, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        match nix::fcntl::openat(above, name, flags, Mode::empty()) {
+            // Taken away in between, as in `make`.
+            Err(Errno::ENOENT) if tries < TRIES => tries += 1,
+            other => return other,
+        }
+    }
 }
 
 fn is_memory(dir: &OwnedFd) -> SysResult<bool> {

@@ -44,8 +44,9 @@ impl Bench {
 
     fn remove(&self) {
         remove_dir(&self.path()).unwrap();
-        let left: Vec<_> = fs::read_dir(self.path().parent().unwrap()).unwrap().collect();
-        assert!(left.is_empty(), "{left:?}");
+        let place = self.home.path().join("run.env");
+        let left: Vec<_> = fs::read_dir(&place).into_iter().flatten().collect();
+        assert!(!place.exists(), "{left:?}");
     }
 }
 
@@ -80,8 +81,30 @@ fn it_is_private_and_beside_the_records() {
     bench.remove();
     // Repeated, and where even the place is gone.
     bench.remove();
-    fs::remove_dir(&base).unwrap();
+    assert!(!base.exists());
     assert_eq!(remove_dir(&bench.path()), Ok(()));
+}
+
+/// The last one takes the place away, perhaps between the choice of the place by another and its use.
+#[test]
+fn many_that_come_and_go_each_have_theirs() {
+    let bench = Bench::new();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let home = bench.home.path();
+            scope.spawn(move || {
+                for n in 0..200 {
+                    let place = HandedPlace::choose(&places(home), ours()).unwrap();
+                    assert!(place.path.starts_with(home), "{place:?}");
+                    let id: JobId = format!("job-{thread}{n:07}").parse().unwrap();
+                    let dir = place.make(&id, ours()).unwrap();
+                    assert!(dir.read().notes().is_empty());
+                    remove_dir(&place.of(&id)).unwrap();
+                }
+            });
+        }
+    });
+    assert!(!bench.home.path().join("run.env").exists());
 }
 
 #[test]
