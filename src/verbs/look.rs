@@ -53,6 +53,7 @@ fn describe(places: &Places, id: &JobId) -> Value {
         }
         Ok((State::NeverBegun, _) | (_, None)) => json!({"job": id, "state": "cut off before it began"}),
         Ok((State::Alive { supervisor }, Some(spec))) => running(id, "running", Some(supervisor), &spec),
+        Ok((State::Closing { by }, Some(spec))) => running(id, "closing", Some(by), &spec),
         Ok((State::Unattended(_), Some(spec))) => {
             let open = spec.created_by == jobcage_job::CreatedBy::Create;
             running(id, if open { "open" } else { "orphan" }, None, &spec)

@@ -11,8 +11,9 @@
 use crate::error::{LedgerError, Result};
 use crate::handed;
 use jobcage_job::{JobId, JobSpec, REPORT_VERSION, Report, SPEC_VERSION, StepReport};
+use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
-use jobcage_sys::{Errno, lock};
+use jobcage_sys::lock::{self, Holder, Purpose};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
@@ -49,6 +50,11 @@ pub enum State {
     Alive {
         /// Its pid.
         supervisor: i32,
+    },
+    /// This process (`gc`, `cleanup`, the watcher's) ends it at this moment; 0 if it cannot be seen from here.
+    Closing {
+        /// Its pid.
+        by: i32,
     },
     /// Nobody looks after it. For a job of `jobcage create` that is as it should be.
     Unattended(Box<JobSpec>),
@@ -89,7 +95,7 @@ impl Record {
                 durability,
             };
             let lock = record
-                .lock()?
+                .lock(Purpose::Tending)?
                 .ok_or_else(|| LedgerError::io("lock", &path, Errno::EAGAIN))?;
             record.write(SPEC, spec)?;
             Ok((record, lock))
@@ -126,16 +132,21 @@ impl Record {
         }
     }
 
-    /// Takes the lock. `None`: somebody else has it.
+    /// Takes the lock, to end the job now. `None`: somebody else has it.
     ///
     /// # Errors
     /// What the file system answers.
-    pub fn lock(&self) -> Result<Option<Lock>> {
+    pub fn lock_to_end(&self) -> Result<Option<Lock>> {
+        self.lock(Purpose::Ending)
+    }
+
+    fn lock(&self, purpose: Purpose) -> Result<Option<Lock>> {
         let path = || self.path.join(LOCK);
         let file = self
             .open_lock()
             .map_err(|errno| LedgerError::io("open", &path(), errno))?;
-        let taken = lock::try_lock(file.as_fd()).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
+        let taken =
+            lock::try_lock(file.as_fd(), purpose).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
         Ok(taken.then_some(Lock { _file: file }))
     }
 
@@ -158,12 +169,19 @@ impl Record {
             .map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
-            Some(supervisor) => Ok(State::Alive { supervisor }),
+            Some(Holder {
+                pid,
+                purpose: Purpose::Tending,
+            }) => Ok(State::Alive { supervisor: pid }),
+            Some(Holder {
+                pid,
+                purpose: Purpose::Ending,
+            }) => Ok(State::Closing { by: pid }),
             None => self.unattended(),
         }
     }
 
-    /// How it stands with the job while its lock is ours: never [`State::Alive`].
+    /// How it stands with the job while its lock is ours: never [`State::Alive`] or [`State::Closing`].
     ///
     /// # Errors
     /// As [`Record::state`].

@@ -2,13 +2,15 @@
 //! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it.
 
 use crate::closing::{self, Story};
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::hand;
 use crate::sessions;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
+use jobcage_sys::pidfd;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -59,12 +61,17 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
     };
     match record.state()? {
         State::Alive { .. } => return Ok(None),
+        State::Closing { by } => return wait_for_closing(by),
         State::Over(report) => return look_again(record, *report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(_) | State::NeverBegun => {}
     }
-    let Some(lock) = record.lock()? else {
-        return Ok(None);
+    let Some(lock) = record.lock_to_end()? else {
+        // Somebody was faster: the watcher's closing, or another gc.
+        return match record.state()? {
+            State::Closing { by } => wait_for_closing(by),
+            _ => Ok(None),
+        };
     };
     // Looked at again under the lock: another gc may have been here.
     match record.state_under(&lock)? {
@@ -86,8 +93,17 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
                 Done::Quarantined(report.into())
             }))
         }
-        State::Over(_) | State::Alive { .. } => Ok(None),
+        State::Over(_) | State::Alive { .. } | State::Closing { .. } => Ok(None),
     }
+}
+
+/// Another process ends the job at this moment: when `gc` returns, what it found is done, whoever did it.
+pub(crate) fn wait_for_closing(by: i32) -> Result<Option<Done>> {
+    // One that has ended already is no trouble, and one out of our sight cannot be waited for.
+    if let Ok(process) = pidfd::open(by) {
+        pidfd::wait_end(process.as_fd()).map_err(Failure::system("wait for the closing of the job"))?;
+    }
+    Ok(None)
 }
 
 fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
@@ -158,7 +174,7 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
         record.remove()?;
         return Ok(Some(Done::Pruned(id)));
     };
-    let Some(lock) = record.lock()? else {
+    let Some(lock) = record.lock_to_end()? else {
         return Ok(None);
     };
     // As above.

@@ -5,6 +5,7 @@ use crate::watcher;
 use jobcage_cage::{Bus, Dir, Found, Kind, Search, enable, find, own_place};
 use jobcage_job::Controller;
 use jobcage_ledger::Places;
+use jobcage_sys::Errno;
 use jobcage_sys::spawn::{Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
 use nix::fcntl::{Flock, FlockArg};
@@ -40,6 +41,23 @@ pub fn root(configured: Option<&Path>, places: &Places) -> Result<Found> {
             Ok(own_place(kind)?)
         }
     }
+}
+
+/// Does something below the root, once more from the start if the root itself went away meanwhile: systemd removes a scope,
+/// with a delay, whose last process has been killed, and another one may be had.
+///
+/// # Errors
+/// Those of `make`.
+pub(crate) fn while_root_lasts<T>(make: impl Fn() -> Result<T>) -> Result<T> {
+    const TRIES: usize = 3;
+    let went_away = |failure: &Failure| matches!(failure, Failure::Cage(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV)));
+    for _ in 1..TRIES {
+        match make() {
+            Err(failure) if went_away(&failure) => {}
+            other => return other,
+        }
+    }
+    make()
 }
 
 /// Starts the scope of all cages, unless somebody else does so at this moment: then it waits for that one.

@@ -5,7 +5,7 @@ use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random};
 use crate::hand::{self, Hand};
 use crate::signals::STOP_NOW;
-use crate::{host, watcher};
+use crate::{gc, host, watcher};
 use jobcage_cage::{Cage, EventsFile, Patience, Process, signal_all};
 use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
 use jobcage_ledger::{Places, Record, State, boot_id};
@@ -52,6 +52,10 @@ pub struct Created {
 /// # Errors
 /// If it cannot be made, or a limit cannot be enforced and has to be.
 pub fn create(request: &Create) -> Result<Created> {
+    host::while_root_lasts(|| try_create(request))
+}
+
+fn try_create(request: &Create) -> Result<Created> {
     let lease = request.lease_pid.map(lease_holder).transpose()?;
     let found = host::root(request.cgroup_root.as_deref(), &request.places)?;
     if !request.limits.is_empty() {
@@ -131,22 +135,30 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
             "the job {id} is looked after by pid {supervisor}: use \"jobcage stop {id}\""
         ))
     };
+    let closing =
+        |by: i32| Failure::Refused(format!("the job {id} is being ended at this moment, by pid {by}"));
     let lock = match record.state()? {
         State::Over(report) => return Ok(*report),
         State::Alive { supervisor } => return Err(busy(supervisor)),
+        State::Closing { by: 0 } => return Err(closing(0)),
+        State::Closing { by } => {
+            // What it comes to is what we were asked for.
+            gc::wait_for_closing(by)?;
+            return cleanup(places, id, cause);
+        }
         State::NeverBegun => {
             record.remove()?;
             return Err(Failure::Refused(format!(
                 "the job {id} was cut off before it began; its record is removed now"
             )));
         }
-        State::Unattended(_) => record.lock()?.ok_or_else(|| busy(0))?,
+        State::Unattended(_) => record.lock_to_end()?.ok_or_else(|| closing(0))?,
     };
     // Looked at again under the lock: somebody else may have been faster.
     let spec = match record.state_under(&lock)? {
         State::Unattended(spec) => spec,
         State::Over(report) => return Ok(*report),
-        State::NeverBegun | State::Alive { .. } => return Err(busy(0)),
+        State::NeverBegun | State::Alive { .. } | State::Closing { .. } => return Err(closing(0)),
     };
     record.mark_closing()?;
     let report = close_created(&record, &spec, cause, "cleanup")?;
@@ -213,7 +225,7 @@ pub fn stop(places: &Places, id: &JobId, signal: i32, now: bool) -> Result<Stopp
     match record.state()? {
         State::Over(report) => Ok(Stopped::Over(report)),
         State::Alive { supervisor } => ask(&record, supervisor, now),
-        State::NeverBegun | State::Unattended(_) => {
+        State::NeverBegun | State::Unattended(_) | State::Closing { .. } => {
             if let Ok(Some(spec)) = record.spec()
                 && !now
                 && let Ok(Some(cage)) = Cage::open(Path::new(&spec.cage), spec.limited)
@@ -248,11 +260,6 @@ fn ask(record: &Record, supervisor: i32, now: bool) -> Result<Stopped> {
     }
     let signal = if now { STOP_NOW } else { Signal::SIGTERM };
     pidfd::send_signal(process.as_fd(), signal as i32).map_err(gone)?;
-    let mut fds = [nix::poll::PollFd::new(
-        process.as_fd(),
-        nix::poll::PollFlags::POLLIN,
-    )];
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE)
-        .map_err(Failure::system("wait for the supervisor"))?;
+    pidfd::wait_end(process.as_fd()).map_err(Failure::system("wait for the supervisor"))?;
     Ok(Stopped::Asked)
 }

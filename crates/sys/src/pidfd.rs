@@ -53,3 +53,17 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
+
+/// Waits until the process behind a pidfd has ended.
+///
+/// # Errors
+/// As poll(2), without `EINTR`.
+pub fn wait_end(pidfd: BorrowedFd<'_>) -> Result<()> {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(drop),
+        }
+    }
+}

@@ -32,7 +32,18 @@ pub(super) struct Setup {
     pub(super) command: Option<Command>,
 }
 
+/// Makes the record and the cage of a new job.
 pub(super) fn new_cage(
+    job: &Job,
+    name: Option<&str>,
+    limits: &Limits,
+    best_effort: bool,
+    after: bool,
+) -> Result<Setup> {
+    host::while_root_lasts(|| try_new_cage(job, name, limits, best_effort, after))
+}
+
+fn try_new_cage(
     job: &Job,
     name: Option<&str>,
     limits: &Limits,
