@@ -1,12 +1,14 @@
 //! The directory of `JOBCAGE_ENV` is the job's user's, who may put anything there: no later step, and no cleanup, may
 //! follow it, hang on it or believe it.
 
-use crate::create;
 use crate::handed::{USER, state_dir, step};
+use crate::support::PATIENCE;
 use crate::support::needs::{self, Need};
 use crate::support::world::World;
+use crate::{create, words};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What a step puts in the place of its file, and why a later step ignores it.
@@ -114,27 +116,48 @@ fn a_mount_in_it_is_not_entered() {
     if !needs::met("a_mount_in_it_is_not_entered", &[Need::Root]) {
         return;
     }
-    let world = World::new("hostile-mount");
+    let mut world = World::new("hostile-mount");
+    fs::write(world.dir.join("kept"), "").unwrap();
     let id = create(&world, &[]);
     let dir = state_dir(&world, "state", &id);
+    mount_inside(&world, &dir);
+    let done = world.call(&["cleanup", &id]).expect(0);
+    assert!(done.told().contains("is still there"), "{}", done.told());
+    is_swept_when_it_is_gone(&world, &dir);
+    // The record of a `run` that ended well goes at once, but for this.
+    world.fifo("go");
+    let script = "echo up; read line < go";
+    let mut job = world.run(&[], &words(&["--after", ":"]), &words(&["sh", "-c", script]));
+    assert!(job.wait_line("up"), "{}", job.stderr());
+    let id = world.cages()[0].file_name().unwrap().to_str().unwrap().to_owned();
+    let dir = state_dir(&world, "run", &id);
+    mount_inside(&world, &dir);
+    let _held = world.say_into("go", "");
+    assert_eq!(job.wait(PATIENCE), 0, "{}", job.stderr());
+    assert!(job.stderr().contains("is still there"), "{}", job.stderr());
+    is_swept_when_it_is_gone(&world, &dir);
+}
+
+fn mount_inside(world: &World, dir: &Path) {
+    use nix::mount::{MsFlags, mount};
     let inside = dir.join("mounted");
     fs::create_dir(&inside).unwrap();
-    fs::write(world.dir.join("kept"), "").unwrap();
-    let none = None::<&str>;
-    nix::mount::mount(
+    mount(
         Some(&world.dir),
         &inside,
-        none,
-        nix::mount::MsFlags::MS_BIND,
-        none,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
     )
     .unwrap();
-    let done = world.call(&["cleanup", &id]);
-    nix::mount::umount(&inside).unwrap();
-    let done = done.expect(0);
-    assert!(done.told().contains("is still there"), "{}", done.told());
+}
+
+fn is_swept_when_it_is_gone(world: &World, dir: &Path) {
+    assert!(world.call(&["gc", "--json"]).expect(0).json() == serde_json::json!([]) && dir.exists());
+    nix::mount::umount(&dir.join("mounted")).unwrap();
+    world.call(&["gc"]).expect(0);
+    assert!(!dir.exists());
     assert!(world.dir.join("kept").exists());
-    fs::remove_dir_all(&dir).unwrap();
 }
 
 /// A place that somebody else has made first is not used, and the job goes on without.

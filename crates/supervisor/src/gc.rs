@@ -161,16 +161,16 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
 
 /// A job that is over: its quarantine may be over as well, or its report old.
 fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
+    let forgotten = forget(&record);
     let Some(quarantine) = report.quarantine.clone() else {
         let old = report
             .ended
             .parse::<jiff::Timestamp>()
             .is_ok_and(|ended| SystemTime::from(ended).elapsed().is_ok_and(|age| age > KEEP));
-        if !old {
+        if !old || !forgotten {
             return Ok(None);
         }
         let id = record.id().clone();
-        forget(&record, &mut report);
         record.remove()?;
         return Ok(Some(Done::Pruned(id)));
     };
@@ -201,7 +201,6 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
         closing::now(),
         quarantine.why
     ));
-    forget(&record, &mut report);
     report.quarantine = None;
     report.clean = true;
     if let Some(proof) = &mut report.proof {
@@ -213,8 +212,9 @@ fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
 }
 
 /// Another try at what was handed from step to step, should something of it have stayed.
-fn forget(record: &Record, report: &mut Report) {
-    if let Ok(Some(spec)) = record.spec() {
-        hand::forget(&spec, &mut report.notes);
+fn forget(record: &Record) -> bool {
+    match record.spec() {
+        Ok(Some(spec)) => hand::forget(&spec, &mut Vec::new()),
+        _ => true,
     }
 }

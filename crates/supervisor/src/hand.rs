@@ -101,11 +101,16 @@ impl From<HandedDir> for Hand {
     }
 }
 
-/// Removes what the steps of a job that is over have handed on.
-pub fn forget(spec: &JobSpec, notes: &mut Vec<String>) {
-    if let Err(error) = remove(spec) {
-        notes.push(format!(
-            "what was handed from step to step is still there: {error}"
-        ));
+/// Removes what the steps of a job that is over have handed on. `false`, with a note: something is left, and its record is
+/// to stay, for gc to try again.
+pub fn forget(spec: &JobSpec, notes: &mut Vec<String>) -> bool {
+    match remove(spec) {
+        Ok(()) => true,
+        Err(error) => {
+            notes.push(format!(
+                "what was handed from step to step is still there, and gc will try again: {error}"
+            ));
+            false
+        }
     }
 }

@@ -207,7 +207,15 @@ pub fn remove(spec: &JobSpec) -> Result<()> {
     let Some(path) = spec.state_dir.as_deref().map(Path::new) else {
         return Ok(());
     };
-    remove_dir(path).map_err(|errno| LedgerError::io("remove", path, errno))
+    let mut done = remove_dir(path);
+    // A want of memory or descriptors may be over; a hostile process that fills it again is not.
+    for _ in 0..2 {
+        if matches!(done, Ok(()) | Err(Errno::ETIMEDOUT)) {
+            break;
+        }
+        done = remove_dir(path);
+    }
+    done.map_err(|errno| LedgerError::io("remove", path, errno))
 }
 
 fn remove_dir(path: &Path) -> SysResult<()> {

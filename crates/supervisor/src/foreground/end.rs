@@ -269,9 +269,8 @@ impl Supervision<'_> {
         let mut notes = std::mem::take(&mut self.setup.notes);
         if self.is_step_of_another() {
             self.setup.hand.iter_mut().for_each(|hand| hand.look(&mut notes));
-        } else {
-            hand::forget(&self.setup.spec, &mut notes);
         }
+        let forgotten = self.is_step_of_another() || hand::forget(&self.setup.spec, &mut notes);
         notes.extend(self.machine.notes().iter().cloned());
         let report = closing::report(
             Story {
@@ -289,12 +288,13 @@ impl Supervision<'_> {
         );
         let interrupted = self.terminal_signal.is_some()
             && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));
-        self.put_away(&report)?;
+        self.put_away(&report, forgotten)?;
         Ok(Outcome { report, interrupted })
     }
 
-    /// A job that ended cleanly leaves no record; any other keeps its report there.
-    pub(super) fn put_away(self, report: &Report) -> Result<()> {
+    /// A job that ended cleanly leaves no record; any other keeps its report there, and so does one of which something is
+    /// left to remove.
+    pub(super) fn put_away(self, report: &Report, forgotten: bool) -> Result<()> {
         let is_step = self.is_step_of_another();
         let Setup { record, lock, .. } = self.setup;
         if is_step {
@@ -305,7 +305,7 @@ impl Supervision<'_> {
                     written => written?,
                 }
             }
-        } else if report.clean {
+        } else if report.clean && forgotten {
             record.remove_plain()?;
         } else {
             record.close(report)?;
