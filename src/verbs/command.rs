@@ -33,6 +33,7 @@ pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
             })
             .collect(),
         nice: step.nice,
+        guard: step.guard,
         ..assemble(&step.command, &env, dir, who.identity)?
     })
 }
