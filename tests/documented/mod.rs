@@ -4,7 +4,7 @@
 use jobcage_job::{
     Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending, EnforcedLimit, Escape, ExitStatus, FoundBy,
     JobSpec, Kill, LeaseHolder, Left, Limits, NeverStarted, Proof, Quarantine, Report, Root, Stall, StepKind,
-    StepReport, Usage,
+    StepReport, StopRequest, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,7 @@ fn endings() -> Vec<Ending> {
         Ending::LogFull,
         Ending::Cancelled(signal),
         Ending::Cancelled(Cause::Cleanup),
+        Ending::Cancelled(Cause::Stop { pid: 1, uid: 0 }),
         Ending::NeverStarted(never),
         Ending::Lost { why: String::new() },
     ]
@@ -246,6 +247,21 @@ pub fn keys_of_a_spec() -> BTreeSet<String> {
         .keys()
         .cloned()
         .collect()
+}
+
+/// The keys of `stop.json`, as the documentation writes them.
+pub fn keys_of_a_stop() -> BTreeSet<String> {
+    let stop = StopRequest {
+        version: 1,
+        signal: Some(15),
+        grace: Some(std::time::Duration::ZERO),
+        now: true,
+        pid: 1,
+        uid: 0,
+    };
+    let keys = json(&stop);
+    let keys = keys.as_object().unwrap().keys();
+    keys.map(|key| format!("stop.{key}")).collect()
 }
 
 /// First cells of the other tables of `docs/outcomes.md`: the kinds of endings, and the variables.

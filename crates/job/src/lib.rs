@@ -8,6 +8,7 @@ mod id;
 mod limits;
 mod report;
 mod spec;
+mod stop;
 mod units;
 
 pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
@@ -18,4 +19,5 @@ pub use report::{
     REPORT_VERSION, Report, Root, Stall, StepReport, Usage,
 };
 pub use spec::{CreatedBy, JobSpec, LeaseHolder, SPEC_VERSION, StepKind};
+pub use stop::{STOP_VERSION, StopRequest};
 pub use units::{UnitError, format_bytes, format_duration, parse_duration, parse_size};

@@ -6,6 +6,8 @@
 mod dirs;
 mod error;
 mod record;
+mod removal;
+mod wishes;
 
 pub use dirs::Places;
 pub use error::{LedgerError, Result};

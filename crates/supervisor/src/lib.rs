@@ -3,6 +3,7 @@
 //! [`machine`] decides and does no I/O; [`foreground`] fetches events and carries out actions; [`closing`] is the one
 //! way out, used by it, by `cleanup` and by `gc`; [`watcher`] starts `gc` when a supervisor dies.
 
+pub mod asking;
 mod capture;
 pub mod closing;
 mod error;
@@ -11,9 +12,10 @@ pub mod gc;
 pub mod host;
 mod job;
 pub mod machine;
+pub mod prune;
 pub mod sessions;
 mod signals;
 pub mod watcher;
 
 pub use error::{Failure, Result};
-pub use job::{After, Command, Job, Outcome, Target};
+pub use job::{After, Command, Host, Job, Outcome, Target};

@@ -111,15 +111,16 @@ impl Supervision<'_> {
             started: closing::now(),
             ended: None,
         };
-        if self.is_step_of_another() {
+        if matches!(self.job.target, Target::Existing(_)) {
             // That it cannot be written down is no reason not to run it; its end is written as well.
             let _ = self.setup.record.write_step(&step);
         }
         step
     }
 
+    /// Whether the cage, its record and its end are somebody else's.
     pub(super) fn is_step_of_another(&self) -> bool {
-        matches!(self.job.target, Target::Existing(_))
+        matches!(self.job.target, Target::Existing(_) | Target::Beside(_))
     }
 
     pub(super) fn close_job_ends(&mut self) {
