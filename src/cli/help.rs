@@ -9,7 +9,14 @@ pub const STOP: &str = "Stop a job.";
 pub const WAIT: &str = "Wait until jobs are over.";
 pub const EXEC: &str = "Run a further command in the cage of a job.";
 pub const GC: &str = "End what dead jobs have left, and remove old records.";
+pub const LOGS: &str = "Print the output of a job that is captured.";
+pub const ATTACH: &str = "Follow the output of a job that is captured, and end as it ends.";
 pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
+pub const ENV: &str = "Hand variables on to later steps, from inside a job.";
+pub const ENV_SET: &str = "Give later steps a variable.";
+pub const ENV_GET: &str = "Print the value that later steps get.";
+pub const ENV_UNSET: &str = "Take variables away from later steps.";
+pub const ENV_LIST: &str = "Print the names of the variables that later steps get.";
 pub const MAN: &str = "Write the manual pages into a directory.";
 pub const COMPLETIONS: &str = "Print the completion script of a shell.";
 
@@ -22,7 +29,8 @@ Exit codes of `jobcage run`:
   127    the command was not found
   128+N  signal N ended it
 `jobcage exec` has the same ones for its own command, and `jobcage wait` those of the jobs that it waited for.
-The other verbs end with 0, or with 125 if they failed.";
+`jobcage attach` has the one of its job.
+The other verbs end with 0, or with 125 if they failed; `env get` with 1 if there is no such variable.";
 
 // Each paragraph is one line, so that clap can wrap it to the terminal.
 pub const AFTER_RUN: &str = concat!(
@@ -44,6 +52,16 @@ pub const AFTER_RUN: &str = concat!(
     "  128+N  signal N ended it",
 );
 
+pub const AFTER_ENV: &str = concat!(
+    "It reads and writes the file that JOBCAGE_ENV names, which each step of a job of several steps has, and each ",
+    "`jobcage run --after`. What stands there is in the environment of the later steps and of the after phase, but ",
+    "for the variables that these get by --env. It is kept in memory and gone with the job.\n\n",
+    "A script may as well write lines into it: NAME=value; or NAME<<DELIMITER, the lines of the value, DELIMITER; or ",
+    "unset NAME. A directory that is written to the file that JOBCAGE_PATH names, one on a line, comes first in the ",
+    "PATH of later steps.\n\n",
+    "Exit codes: 0, 1 if `get` finds no such variable, 125 if it failed.",
+);
+
 pub const AFTER_CREATE: &str = concat!(
     "The cage stays until `jobcage cleanup ID`, until the process of --lease-pid ends, or until the host goes down. ",
     "Run steps in it with `jobcage run --job ID -- command`.\n\n",
@@ -61,4 +79,17 @@ pub const AFTER_EXEC: &str = concat!(
     "of a job of `jobcage create` those of jobcage itself. It has the terminal and the files of jobcage, and dies with the ",
     "job.\n\n",
     "Exit codes: as of `jobcage run`; 137 if the job has ended meanwhile.",
+);
+
+pub const AFTER_LOGS: &str = concat!(
+    "The output comes as the job wrote it, stdout to standard output and stderr, where the streams are split, to standard ",
+    "error. What was dropped of the middle of a full log is told on standard error, with its size.\n\n",
+    "Exit codes: 0; 1 if --verify finds a log that is not whole; 125 if it failed; 141 if standard output was closed.",
+);
+
+pub const AFTER_ATTACH: &str = concat!(
+    "Any number may be attached to a job, from any byte on, and none of them slows it. It shows the command's output and ",
+    "then that of the after phase. Ctrl-C ends jobcage alone (130), unless --stop-on-interrupt is given.\n\n",
+    "Exit codes: the one that `jobcage run` would have had; 128+N if signal N ended jobcage and the job goes on; 141 if ",
+    "standard output was closed; 125 if it failed.",
 );

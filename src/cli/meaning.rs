@@ -1,6 +1,8 @@
 //! From what was typed to what is meant.
 
-use jobcage_job::{CpuMax, IoLimit, JobId, Limits, parse_duration, parse_size};
+use jobcage_job::{
+    CaptureSpec, CpuMax, IoLimit, JobId, Limits, LogFull, Streams, parse_duration, parse_size,
+};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -9,23 +11,26 @@ use std::time::Duration;
 use super::error::Error;
 use super::pick;
 use super::request::{
-    AfterRequest, CageChoice, CageRequest, CleanupRequest, Common, CreateRequest, DoctorRequest, EnvRequest,
-    Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest, StepRequest, Voice,
+    AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common, CreateRequest,
+    DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest,
+    StepRequest, Voice,
 };
 use super::values::{
-    Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_name, parse_nice,
-    parse_pid, parse_room,
+    Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
+    parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_streams,
 };
 use super::words::{
-    CageWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords, ShowWords,
-    StepWords, VerbWords,
+    CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords,
+    ShowWords, StepWords, VerbWords,
 };
 use crate::config::environ::Environ;
-use crate::config::options::{NOT_OPTIONS, Opt};
+use crate::config::options::{Opt, SET_BY_JOBCAGE};
 use crate::config::{Layers, Origin};
 
 /// `--grace`, unless it is given.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// `--log-max`, unless it is given.
+pub const LOG_MAX: u64 = 1 << 30;
 /// `--after-timeout`, unless it is given.
 pub const AFTER_TIMEOUT: Duration = Duration::from_secs(300);
 /// `gc --keep`, unless it is given.
@@ -71,6 +76,8 @@ impl Door<'_> {
             VerbWords::Stop(w) => self.stop(w)?,
             VerbWords::Wait(w) => self.wait(w)?,
             VerbWords::Exec(w) => self.exec(w)?,
+            VerbWords::Logs(w) => self.logs(w)?,
+            VerbWords::Attach(w) => self.attach(w)?,
             VerbWords::Gc(w) => {
                 let gc = self.gc(w)?;
                 let voice = gc.common.voice;
@@ -84,7 +91,7 @@ impl Door<'_> {
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)
             }
-            VerbWords::Man(_) | VerbWords::Completions(_) => {
+            VerbWords::Env(_) | VerbWords::Man(_) | VerbWords::Completions(_) => {
                 unreachable!("answered before the layers are read")
             }
         };
@@ -109,7 +116,42 @@ impl Door<'_> {
             signal: pick::value(layers, Opt::Signal, w.signal, str::parse)?.unwrap_or(Signal::TERM),
             grace: self.grace(w.grace)?,
             report: pick::path(layers, Opt::Report, w.report)?,
+            capture: self.capture(w.capture)?,
         })
+    }
+
+    fn capture(&self, w: CaptureWords) -> Result<Option<CaptureRequest>, Error> {
+        let plain = |flag: &str, word: Option<OsString>| {
+            let value = word.map(|word| pick::text(parse_bool)(&word)).transpose();
+            value.map(|on| on.unwrap_or(false)).map_err(|why| Error::Value {
+                origin: flag.into(),
+                why,
+            })
+        };
+        let (detach, log) = (plain("--detach", w.detach)?, plain("--log", w.log)?);
+        let streams = pick::value(self.layers, Opt::Streams, w.streams, parse_streams)?;
+        let spec = CaptureSpec {
+            streams: streams.unwrap_or(if log { Streams::Split } else { Streams::Merged }),
+            log_max: pick::value(self.layers, Opt::LogMax, w.log_max, parse_log_max)?
+                .unwrap_or(Some(LOG_MAX)),
+            log_full: pick::value(self.layers, Opt::LogFull, w.log_full, parse_log_full)?
+                .unwrap_or(LogFull::Middle),
+            sync: self.switch(Opt::LogSync, w.log_sync)?,
+        };
+        let stdin = w.stdin.map(PathBuf::from);
+        if stdin.is_some() && !(detach || log) {
+            return Err(Error::Value {
+                origin: "--stdin".into(),
+                why: "a command in the foreground has the standard input of jobcage itself; write < FILE, or give --detach \
+                      or --log"
+                    .into(),
+            });
+        }
+        Ok((detach || log).then_some(CaptureRequest {
+            attached: log,
+            spec,
+            stdin,
+        }))
     }
 
     fn create(&self, w: CreateWords) -> Result<CreateRequest, Error> {
@@ -331,7 +373,7 @@ impl Door<'_> {
             return Err("this is no variable: write NAME=VALUE or NAME, the name without blanks".into());
         }
         let name = OsStr::from_bytes(name);
-        if NOT_OPTIONS[..5].iter().any(|own| name == *own) {
+        if SET_BY_JOBCAGE.iter().any(|own| name == *own) {
             return Err(format!(
                 "{} is set by jobcage itself; choose another name",
                 name.display()

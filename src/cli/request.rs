@@ -3,7 +3,7 @@
 //! Plain data. Past this door nobody knows what a flag, a variable or a config file is: whatever could be
 //! wrong in the words is an error before a request exists.
 
-use jobcage_job::{JobId, Limits};
+use jobcage_job::{CaptureSpec, JobId, Limits, Stream};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
@@ -30,10 +30,16 @@ pub enum Request {
     Wait(WaitRequest),
     /// `jobcage exec`.
     Exec(Box<ExecRequest>),
+    /// `jobcage logs`.
+    Logs(LogsRequest),
+    /// `jobcage attach`.
+    Attach(AttachRequest),
     /// `jobcage gc`.
     Gc(GcRequest),
     /// `jobcage doctor`.
     Doctor(DoctorRequest),
+    /// `jobcage env`: what a step hands on.
+    Handed(HandedRequest),
     /// `jobcage man DIR`: writes the manual pages.
     Man(ManRequest),
     /// `jobcage completions SHELL`: prints the shell's completion script.
@@ -93,6 +99,19 @@ pub struct RunRequest {
     pub grace: Duration,
     /// `--report`: the file that gets the report.
     pub report: Option<PathBuf>,
+    /// `--detach` or `--log`: how its output is kept.
+    pub capture: Option<CaptureRequest>,
+}
+
+/// A captured job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureRequest {
+    /// `--log`: its output is shown, and it is stopped when this jobcage dies.
+    pub attached: bool,
+    /// Its logs.
+    pub spec: CaptureSpec,
+    /// `--stdin`: the file that it reads; `None`: an empty one.
+    pub stdin: Option<PathBuf>,
 }
 
 /// The cage that a command runs in.
@@ -276,6 +295,66 @@ pub struct ExecRequest {
     pub inherited: Vec<(OsString, Secret)>,
 }
 
+/// `jobcage logs ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogsRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// `--step`; `None`: all.
+    pub step: Option<u32>,
+    /// `--stream`: stdout or stderr; `None`: all that there are.
+    pub stream: Option<Stream>,
+    /// What to do with them.
+    pub what: LogsWhat,
+}
+
+/// What to do with logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogsWhat {
+    /// Print them.
+    Print {
+        /// `--follow`.
+        follow: bool,
+        /// Where to begin.
+        begin: Begin,
+    },
+    /// Tell of them; at least one of both.
+    Check {
+        /// `--verify`.
+        verify: bool,
+        /// `--checksum`.
+        checksum: bool,
+    },
+}
+
+/// Where to begin with output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the first byte.
+    Start,
+    /// `--offset`: with this byte.
+    Offset(u64),
+    /// `--tail`: with so many last lines.
+    Lines(u64),
+}
+
+/// `jobcage attach ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// Where to begin.
+    pub begin: Begin,
+    /// `--stop-on-interrupt`.
+    pub stop_on_interrupt: bool,
+    /// `--report` of `run --log`: the file that gets the report.
+    pub report: Option<PathBuf>,
+}
+
 /// `jobcage gc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GcRequest {
@@ -298,6 +377,33 @@ pub struct DoctorRequest {
     pub common: Common,
     /// `--json`.
     pub json: bool,
+}
+
+/// `jobcage env …`, from inside a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandedRequest {
+    /// What `JOBCAGE_ENV` names; `None`: it is not set.
+    pub file: Option<PathBuf>,
+    /// What to do.
+    pub verb: HandedVerb,
+}
+
+/// What to do with the variables for later steps. The names are names of variables that may be handed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandedVerb {
+    /// `env set`; `None`: the value comes from standard input.
+    Set {
+        /// The variable.
+        name: OsString,
+        /// Its value.
+        value: Option<Secret>,
+    },
+    /// `env get`.
+    Get(OsString),
+    /// `env unset`; never empty.
+    Unset(Vec<OsString>),
+    /// `env list`.
+    List,
 }
 
 /// `jobcage man DIR`.

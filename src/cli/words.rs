@@ -4,7 +4,7 @@
 //! Each verb's options are built only when that verb is called (`Command::defer`): building them all costs
 //! more than the rest of the parse. (Structs here have no doc comments: clap would take them for help.)
 
-use clap::{Args, Command, FromArgMatches, ValueHint};
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueHint};
 use clap_complete::Shell;
 use std::ffi::OsString;
 
@@ -113,6 +113,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
+        "detach", "log",
     ])]
     pub job: Option<OsString>,
     #[command(flatten)]
@@ -146,6 +147,8 @@ pub struct RunWords {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
     pub report: Option<OsString>,
     #[command(flatten)]
+    pub capture: CaptureWords,
+    #[command(flatten)]
     pub identity: IdentityWords,
     #[command(flatten)]
     pub step: StepWords,
@@ -155,6 +158,36 @@ pub struct RunWords {
     // Only behind `--`: else `--env A B=secret` would quietly run a program named `B=secret`.
     #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct CaptureWords {
+    /// Start the job, print its id and return. It then needs nobody: see `jobcage attach` and `jobcage logs`.
+    #[arg(long, help_heading = "The output", conflicts_with = "log",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub detach: Option<OsString>,
+    /// Keep the output in a log, and show it meanwhile. When this jobcage is killed, the job is stopped.
+    #[arg(long, help_heading = "The output",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log: Option<OsString>,
+    /// Log stdout and stderr together (`merged`, in their exact order) or each by itself (`split`).
+    ///
+    /// The default is `merged` with --detach and `split` with --log.
+    #[arg(long, value_name = "HOW", help_heading = "The output")]
+    pub streams: Option<OsString>,
+    /// Keep at most this much of a log, such as 100M. The default is 1G; `none` keeps all.
+    #[arg(long, value_name = "SIZE", help_heading = "The output")]
+    pub log_max: Option<OsString>,
+    /// When a log is full, drop its `middle` and keep head and tail, or `stop` the job. The default is `middle`.
+    #[arg(long, value_name = "WHAT", help_heading = "The output")]
+    pub log_full: Option<OsString>,
+    /// Put every piece of output on the disk before the next one is taken. Slow.
+    #[arg(long, help_heading = "The output",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log_sync: Option<OsString>,
+    /// Read the standard input of a job with --detach or --log from this file. The default is an empty one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The output")]
+    pub stdin: Option<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -275,6 +308,56 @@ pub struct GcWords {
 }
 
 #[derive(Debug, Args)]
+pub struct LogsWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    /// Go on with what comes until the job is over; with --step until that step's main process has ended.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only this step: 1 is the command itself. The default is all that are logged, one after the other.
+    #[arg(long, value_name = "N")]
+    pub step: Option<OsString>,
+    /// Only this stream, `stdout` or `stderr`, of a job whose streams are split. It comes to standard output.
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Option<OsString>,
+    #[command(flatten)]
+    pub begin: BeginWords,
+    /// Print no output, but whether each log is all that the step wrote. The exit code is 1 if one is not.
+    #[arg(long, conflicts_with_all = ["follow", "offset", "tail"])]
+    pub verify: bool,
+    /// Print no output, but the SHA-256 of each log, as sha256sum does. A dropped middle is left out.
+    #[arg(long, conflicts_with_all = ["follow", "offset", "tail"])]
+    pub checksum: bool,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    #[command(flatten)]
+    pub begin: BeginWords,
+    /// Have Ctrl-C and SIGTERM stop the job, and stay until it is over. A second one skips the grace.
+    #[arg(long)]
+    pub stop_on_interrupt: bool,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct BeginWords {
+    /// Begin with this byte of the first log: 0 is the first one, and one that is not there yet is waited for.
+    #[arg(long, value_name = "BYTES", conflicts_with = "tail")]
+    pub offset: Option<OsString>,
+    /// Begin with the last lines that are there; 0 is only what comes.
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
 pub struct ManWords {
     /// The directory that gets the pages; it must exist.
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -288,9 +371,47 @@ pub struct CompletionsWords {
     pub shell: Shell,
 }
 
+#[derive(Debug, Args)]
+pub struct EnvSetWords {
+    /// The variable with its value. Without a value it is read from standard input, which no process list shows.
+    ///
+    /// One line end at the end of that input is not part of the value.
+    #[arg(value_name = "NAME[=VALUE]")]
+    pub variable: OsString,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvGetWords {
+    /// The variable.
+    #[arg(value_name = "NAME")]
+    pub name: OsString,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvUnsetWords {
+    /// The variables.
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<OsString>,
+}
+
+/// The words of `env`.
+#[derive(Debug)]
+pub enum EnvWords {
+    /// `env set`.
+    Set(EnvSetWords),
+    /// `env get`.
+    Get(EnvGetWords),
+    /// `env unset`.
+    Unset(EnvUnsetWords),
+    /// `env list`.
+    List,
+}
+
 /// The words of one verb.
 #[derive(Debug)]
 pub enum VerbWords {
+    /// `env`.
+    Env(EnvWords),
     /// `run`.
     Run(Box<RunWords>),
     /// `create`.
@@ -303,6 +424,10 @@ pub enum VerbWords {
     Show(ShowWords),
     /// `stop`.
     Stop(StopWords),
+    /// `logs`.
+    Logs(LogsWords),
+    /// `attach`.
+    Attach(AttachWords),
     /// `wait`.
     Wait(WaitWords),
     /// `exec`.
@@ -356,6 +481,12 @@ pub fn command() -> Command {
             verb("list", help::LIST, options::<PlainWords>),
             verb("show", help::SHOW, options::<ShowWords>),
             verb("stop", help::STOP, options::<StopWords>),
+            verb("logs", help::LOGS, |c| {
+                options::<LogsWords>(c).after_long_help(help::AFTER_LOGS)
+            }),
+            verb("attach", help::ATTACH, |c| {
+                options::<AttachWords>(c).after_long_help(help::AFTER_ATTACH)
+            }),
             verb("wait", help::WAIT, |c| {
                 options::<WaitWords>(c).after_long_help(help::AFTER_WAIT)
             }),
@@ -366,6 +497,16 @@ pub fn command() -> Command {
             }),
             verb("gc", help::GC, options::<GcWords>),
             verb("doctor", help::DOCTOR, options::<PlainWords>),
+            verb("env", help::ENV, |c| {
+                c.after_long_help(help::AFTER_ENV)
+                    .subcommand_required(true)
+                    .subcommands([
+                        verb("set", help::ENV_SET, options::<EnvSetWords>),
+                        verb("get", help::ENV_GET, options::<EnvGetWords>),
+                        verb("unset", help::ENV_UNSET, options::<EnvUnsetWords>),
+                        verb("list", help::ENV_LIST, |c| c),
+                    ])
+            }),
             verb("man", help::MAN, options::<ManWords>).hide(true),
             verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
         ])
@@ -388,12 +529,28 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "list" => VerbWords::List(PlainWords::from_arg_matches_mut(m)?),
         "show" => VerbWords::Show(ShowWords::from_arg_matches_mut(m)?),
         "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
+        "logs" => VerbWords::Logs(LogsWords::from_arg_matches_mut(m)?),
+        "attach" => VerbWords::Attach(AttachWords::from_arg_matches_mut(m)?),
         "wait" => VerbWords::Wait(WaitWords::from_arg_matches_mut(m)?),
         "exec" => VerbWords::Exec(ExecWords::from_arg_matches_mut(m)?),
         "gc" => VerbWords::Gc(GcWords::from_arg_matches_mut(m)?),
+        "env" => VerbWords::Env(split_env(m)?),
         "doctor" => VerbWords::Doctor(PlainWords::from_arg_matches_mut(m)?),
         "man" => VerbWords::Man(ManWords::from_arg_matches_mut(m)?),
         "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),
         _ => return Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+    })
+}
+
+fn split_env(matches: &mut ArgMatches) -> Result<EnvWords, clap::Error> {
+    let (verb, mut matches) = matches
+        .remove_subcommand()
+        .ok_or(clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+    let m = &mut matches;
+    Ok(match verb.as_str() {
+        "set" => EnvWords::Set(EnvSetWords::from_arg_matches_mut(m)?),
+        "get" => EnvWords::Get(EnvGetWords::from_arg_matches_mut(m)?),
+        "unset" => EnvWords::Unset(EnvUnsetWords::from_arg_matches_mut(m)?),
+        _ => EnvWords::List,
     })
 }

@@ -103,6 +103,10 @@ fn tell_done(one: &Done) -> (&'static str, String, Value) {
             let line = render::gc_line(report, "still quarantined");
             ("quarantined", line, json!(report))
         }
+        Done::HandedOn(id) => {
+            let line = format!("{id}: its supervisor had died; another one has it now");
+            ("handed on", line, json!({"job": id}))
+        }
         Done::Swept(id) => {
             let line = format!("{id}: never began; its record is removed");
             ("swept", line, json!({"job": id}))

@@ -29,6 +29,8 @@ pub fn exec(request: ExecRequest) -> Outcome {
         signal: nix::libc::SIGTERM,
         grace: crate::cli::GRACE,
         detail: false,
+        lease: None,
+        capture: None,
     };
     let outcome = foreground::run(&job)?;
     let report = &outcome.report;

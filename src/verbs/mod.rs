@@ -1,17 +1,24 @@
 //! One function for each verb: it does what the request says and returns the exit code.
 
+mod attach;
+mod captured;
 mod command;
 mod doctor;
 mod end;
+mod env;
 mod exec;
+mod logs;
 mod look;
 pub mod pages;
 mod run;
 mod wait;
 
+pub use attach::attach;
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop};
+pub use env::env;
 pub use exec::exec;
+pub use logs::logs;
 pub use look::{list, show};
 pub use run::{create, run};
 pub use wait::wait;
@@ -27,9 +34,20 @@ pub enum VerbError {
     /// The supervisor could not do it.
     #[error(transparent)]
     Failure(#[from] Failure),
+    /// The file for standard input.
+    #[error("cannot open {} (--stdin): {source}", path.display())]
+    Stdin {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// State that is to be handed on.
+    #[error("env: {0}")]
+    Handed(String),
     /// A user or group that was named.
     #[error("{0}")]
     Who(String),

@@ -2,9 +2,9 @@
 //! then its key has to be documented.
 
 use jobcage_job::{
-    Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending, EnforcedLimit, Escape, ExitStatus, FoundBy,
-    JobSpec, Kill, LeaseHolder, Left, Limits, NeverStarted, Proof, Quarantine, Report, Root, Stall, StepKind,
-    StepReport, StopRequest, Usage,
+    CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending, EnforcedLimit, Escape,
+    ExitStatus, FoundBy, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, NeverStarted,
+    Proof, Quarantine, Report, Root, Stall, StepKind, StepReport, StopRequest, Stream, Streams, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +26,7 @@ fn endings() -> Vec<Ending> {
         Ending::Signalled { signal: 9 },
         Ending::TimedOut { clock: Clock::Wall },
         Ending::OutOfMemory,
-        Ending::LogFull,
+        Ending::LogFull { errno: Some(28) },
         Ending::Cancelled(signal),
         Ending::Cancelled(Cause::Cleanup),
         Ending::Cancelled(Cause::Stop { pid: 1, uid: 0 }),
@@ -93,6 +93,13 @@ fn step() -> StepReport {
         status: Some(ExitStatus::Code(0)),
         started: String::new(),
         ended: Some(String::new()),
+        logs: vec![LogReport {
+            stream: Stream::Merged,
+            bytes: 1,
+            at_exit: Some(1),
+            dropped: Some(LogGap { from: 0, to: 1 }),
+            whole: true,
+        }],
     }
 }
 
@@ -176,6 +183,13 @@ fn spec() -> JobSpec {
             start_ticks: 1,
         }),
         after: true,
+        capture: Some(CaptureSpec {
+            streams: Streams::Merged,
+            log_max: Some(1),
+            log_full: LogFull::Middle,
+            sync: true,
+        }),
+        state_dir: Some(String::new()),
     }
 }
 

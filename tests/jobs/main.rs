@@ -1,12 +1,16 @@
-//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `wait`,
-//! `exec`, `gc`, leases and records.
+//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `wait`, `exec`, `gc`, `logs`,
+//! `attach`, leases and records.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod exec;
+mod forgotten;
 mod gc;
+mod handed;
+mod hostile;
 mod lease;
+mod logs;
 mod look;
 mod prune;
 mod records;

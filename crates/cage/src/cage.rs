@@ -177,6 +177,25 @@ impl Cage {
         self.steps.as_ref().unwrap_or(&self.dir)
     }
 
+    /// The leaf of a step that another process of ours has made. `None`: it is gone.
+    ///
+    /// # Errors
+    /// As openat(2), without `ENOENT`.
+    pub fn find_leaf(&self, number: u32) -> Result<Option<Dir>> {
+        let place = self.steps.as_ref().unwrap_or(&self.dir);
+        match place.child(format!("{number:02}-step")) {
+            Ok(leaf) => Ok(Some(leaf)),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The place of the after phase, if there is one yet.
+    #[must_use]
+    pub fn after(&self) -> Option<Dir> {
+        self.dir.child(AFTER).ok()
+    }
+
     /// The cage's own cgroup.
     #[must_use]
     pub fn dir(&self) -> &Dir {

@@ -118,8 +118,12 @@ pub enum Ending {
     },
     /// The kernel killed the main process for memory, inside the job's own limit.
     OutOfMemory,
-    /// The log reached its limit, which was to stop the job.
-    LogFull,
+    /// The log took no more: it reached its limit, which was to stop the job, or its disk failed.
+    LogFull {
+        /// The errno of the write that failed, such as `ENOSPC`; absent: the limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        errno: Option<i32>,
+    },
     /// Somebody asked for the end.
     Cancelled(Cause),
     /// The command could not be started.
@@ -146,7 +150,7 @@ impl Ending {
             Self::NeverStarted(n) if n.stage != "exec" => 125,
             Self::NeverStarted(n) if n.errno == ENOENT => 127,
             Self::NeverStarted(_) => 126,
-            Self::LogFull | Self::Lost { .. } => 125,
+            Self::LogFull { .. } | Self::Lost { .. } => 125,
         }
     }
 
@@ -170,7 +174,7 @@ impl Ending {
             Self::Signalled { .. } => "signalled",
             Self::TimedOut { .. } => "timed_out",
             Self::OutOfMemory => "out_of_memory",
-            Self::LogFull => "log_full",
+            Self::LogFull { .. } => "log_full",
             Self::Cancelled(_) => "cancelled",
             Self::NeverStarted(_) => "never_started",
             Self::Lost { .. } => "lost",
@@ -195,7 +199,12 @@ impl fmt::Display for Ending {
             Self::TimedOut { clock: Clock::Wall } => f.write_str("ran out of time"),
             Self::TimedOut { clock: Clock::Idle } => f.write_str("was silent for too long"),
             Self::OutOfMemory => f.write_str("ran out of memory"),
-            Self::LogFull => f.write_str("filled its log"),
+            Self::LogFull { errno: None } => f.write_str("filled its log"),
+            Self::LogFull { errno: Some(errno) } => write!(
+                f,
+                "was stopped, as its log could not be written: {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
             Self::Cancelled(cause) => write!(f, "was stopped by {cause}"),
             Self::NeverStarted(n) => write!(f, "never started: {} {:?}: {}", n.stage, n.what, n.reason()),
             Self::Lost { why } => write!(f, "was lost: {why}"),

@@ -97,6 +97,55 @@ pub struct StepReport {
     /// RFC 3339, UTC; absent while it runs or where nobody saw the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    /// Its logs, if it is captured and they were looked at since it began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<LogReport>,
+}
+
+/// One log of a captured step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// What came into it.
+    pub stream: Stream,
+    /// How many bytes the step wrote: the length of the file, with what was dropped of it.
+    pub bytes: u64,
+    /// How many they were when the main process had ended and its output was drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_exit: Option<u64>,
+    /// The middle that was dropped at the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<LogGap>,
+    /// Whether every byte that the step wrote came into the log, but for what is said to be dropped.
+    pub whole: bool,
+}
+
+/// What comes into a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Stdout and stderr in their order.
+    Merged,
+    /// Stdout alone.
+    Stdout,
+    /// Stderr alone.
+    Stderr,
+}
+
+/// The bytes of a log, by their offsets, that were dropped: from the first to before the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogGap {
+    /// The first that is dropped.
+    pub from: u64,
+    /// The first that is there again.
+    pub to: u64,
+}
+
+impl LogGap {
+    /// How many bytes it is.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.to.saturating_sub(self.from)
+    }
 }
 
 /// The look at a cage before it was killed.

@@ -36,6 +36,41 @@ pub struct LeaseHolder {
     pub start_ticks: u64,
 }
 
+/// How the output of a captured job is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureSpec {
+    /// One log or two.
+    pub streams: Streams,
+    /// How many bytes of one log are kept at most; `None`: all.
+    #[serde(default)]
+    pub log_max: Option<u64>,
+    /// What happens at that limit.
+    pub log_full: LogFull,
+    /// Whether every piece of it is put on the disk before the next (`--log-sync`).
+    #[serde(default)]
+    pub sync: bool,
+}
+
+/// Whether stdout and stderr come into one log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Streams {
+    /// One pipe: the order between the two is exact.
+    Merged,
+    /// Two pipes: each stream is exact, the order between them is not.
+    Split,
+}
+
+/// What happens to a job whose log has reached its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFull {
+    /// The job ends ([`crate::Ending::LogFull`]).
+    Stop,
+    /// It goes on; head and tail of the log are kept, and the middle is punched out of the file. Offsets stay.
+    Middle,
+}
+
 /// The record of a job, `spec.json`: written before its cage is made, so that whatever exists can be found.
 ///
 /// It holds no environment value, no argument and no script: of a command only the program's name.
@@ -76,4 +111,10 @@ pub struct JobSpec {
     /// Whether there is an after phase; its text is nowhere on disk.
     #[serde(default)]
     pub after: bool,
+    /// How its output is kept; `None`: it is not captured, and goes where its caller's goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureSpec>,
+    /// The absolute path of the directory, on a tmpfs, in which its steps hand variables on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<String>,
 }

@@ -11,7 +11,10 @@
 //! ```
 
 use crate::error::{LedgerError, Result};
-use jobcage_job::{JobId, JobSpec, REPORT_VERSION, Report, SPEC_VERSION, StepReport};
+use crate::handed;
+use jobcage_job::{
+    JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION, STATUS_VERSION, StepReport,
+};
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
 use jobcage_sys::lock::{self, Holder, Purpose};
@@ -19,13 +22,14 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Serialize, de::DeserializeOwned};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const SPEC: &str = "spec.json";
 pub(crate) const REPORT: &str = "report.json";
 const CLOSING: &str = "closing";
+const PHASE: &str = "phase.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
@@ -39,7 +43,7 @@ pub struct Record {
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: OwnedFd,
+    file: OwnedFd,
 }
 
 /// How it stands with a job.
@@ -141,6 +145,17 @@ impl Record {
         self.lock(Purpose::Ending)
     }
 
+    /// Changes the purpose of the lock that this process has: from here on it looks after the job. `None`: somebody else has
+    /// it.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn lock_to_tend(&self, held: Lock) -> Result<Option<Lock>> {
+        let taken = lock::try_lock(held.file.as_fd(), Purpose::Tending)
+            .map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))?;
+        Ok(taken.then_some(held))
+    }
+
     fn lock(&self, purpose: Purpose) -> Result<Option<Lock>> {
         let path = || self.path.join(LOCK);
         let file = self
@@ -148,7 +163,7 @@ impl Record {
             .map_err(|errno| LedgerError::io("open", &path(), errno))?;
         let taken =
             lock::try_lock(file.as_fd(), purpose).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
-        Ok(taken.then_some(Lock { _file: file }))
+        Ok(taken.then_some(Lock { file }))
     }
 
     fn open_lock(&self) -> jobcage_sys::Result<OwnedFd> {
@@ -206,10 +221,10 @@ impl Record {
     pub fn spec(&self) -> Result<Option<JobSpec>> {
         match self.read::<JobSpec>(SPEC, SPEC_VERSION) {
             Err(LedgerError::Damaged { .. }) => Ok(None),
-            // Whoever closes this job kills in that cgroup: it has to be the job's own.
+            // Whoever closes this job kills in that cgroup and removes that directory: they have to be the job's own.
             Ok(Some(spec)) if !self.is_of(&spec) => Err(LedgerError::Damaged {
                 path: self.path.join(SPEC),
-                why: "it names the cage of another job".into(),
+                why: "it names the cage or the state directory of another job".into(),
             }),
             other => other,
         }
@@ -217,7 +232,10 @@ impl Record {
 
     fn is_of(&self, spec: &JobSpec) -> bool {
         let name = Path::new(&spec.cage).file_name();
-        spec.id == self.id && name.is_some_and(|name| name == self.id.as_str())
+        let state = spec.state_dir.as_deref();
+        spec.id == self.id
+            && name.is_some_and(|name| name == self.id.as_str())
+            && state.is_none_or(|dir| handed::is_of(dir, &self.id))
     }
 
     /// The report. `None`: the job is not over.
@@ -244,6 +262,15 @@ impl Record {
         self.write(REPORT, &report)
     }
 
+    /// As [`Record::close`], and it stays on the disk, whatever the other files of this record do.
+    ///
+    /// # Errors
+    /// As [`Record::close`].
+    pub fn close_for_good(&mut self, report: &Report) -> Result<()> {
+        self.durability = Durability::Disk;
+        self.close(report)
+    }
+
     /// Takes away what a writer left that was killed before its rename. Whether that succeeds does not matter to the job.
     fn sweep_unfinished(&self) {
         for name in self
@@ -254,6 +281,24 @@ impl Record {
         {
             let _ = unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
         }
+    }
+
+    /// Puts what was written so far on the disk: a job that was begun in a hurry is there after a power cut from here on.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn settle(&self) -> Result<()> {
+        let io = |errno| LedgerError::io("write", &self.path, errno);
+        let spec = openat(&self.dir, SPEC, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(io)?;
+        fsync(&spec).map_err(io)?;
+        fsync(&self.dir).map_err(io)?;
+        let base = file::open_dir(self.path.parent().unwrap_or(Path::new("/"))).map_err(io)?;
+        fsync(&base).map_err(io)
+    }
+
+    /// Takes away a file that only a living job needs. One that is not there is fine.
+    pub fn forget(&self, name: &str) {
+        let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir);
     }
 
     /// Marks that the whole job is being ended from outside of its steps.
@@ -271,12 +316,55 @@ impl Record {
         file::exists_at(self.dir.as_fd(), CLOSING).unwrap_or(false)
     }
 
+    /// Writes how the main process of a step ended.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_status(&self, end: &MainEnd) -> Result<()> {
+        self.write(&format!("status-{:02}.json", end.step), end)
+    }
+
+    /// How the main process of a step ended. `None`: it has not, or nobody could write it down.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a newer version.
+    pub fn status(&self, step: u32) -> Result<Option<MainEnd>> {
+        self.read(&format!("status-{step:02}.json"), STATUS_VERSION)
+    }
+
+    /// Writes where the supervisor stands, for the next one.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_phase(&self, phase: &impl Serialize) -> Result<()> {
+        self.write(PHASE, phase)
+    }
+
+    /// Where the last supervisor stood. `None`: it had not begun.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a version above `known`.
+    pub fn phase<T: DeserializeOwned>(&self, known: u32) -> Result<Option<T>> {
+        self.read(PHASE, known)
+    }
+
     /// Writes or replaces what is known of a step.
     ///
     /// # Errors
     /// What the file system answers.
     pub fn write_step(&self, step: &StepReport) -> Result<()> {
         self.write(&format!("step-{:02}.json", step.number), step)
+    }
+
+    /// What is known of one step; `None`: there is none such, or its file is damaged, which is the trace of a crash.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn step(&self, number: u32) -> Result<Option<StepReport>> {
+        match self.read(&format!("step-{number:02}.json"), u32::MAX) {
+            Err(LedgerError::Damaged { .. }) => Ok(None),
+            other => other,
+        }
     }
 
     /// What is known of all steps, in order.
@@ -294,7 +382,11 @@ impl Record {
         Ok(steps)
     }
 
-    pub(crate) fn names(&self) -> Result<Vec<String>> {
+    /// The names of its files.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed.
+    pub fn names(&self) -> Result<Vec<String>> {
         let io = |errno| LedgerError::io("list", &self.path, errno);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
@@ -310,6 +402,12 @@ impl Record {
     #[must_use]
     pub fn id(&self) -> &JobId {
         &self.id
+    }
+
+    /// The directory of the record, open.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     /// The directory of the record.

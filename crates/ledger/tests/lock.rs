@@ -25,6 +25,8 @@ fn spec() -> JobSpec {
         limits: jobcage_job::Limits::default(),
         lease: None,
         after: false,
+        capture: None,
+        state_dir: None,
     }
 }
 

@@ -25,6 +25,8 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         limits: Limits::default(),
         lease: None,
         after: false,
+        capture: None,
+        state_dir: None,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()
 }

@@ -1,8 +1,12 @@
 //! Closing what nobody looks after: jobs whose supervisor died, jobs of another boot, jobs whose lease is over; and another
 //! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it. Then old records go.
 
-use crate::closing::{self, Story};
+use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
+use crate::hand;
+use crate::host;
+use crate::keeper::Keeper;
+use crate::kept::{self, TakeOver};
 use crate::prune::{self, Keep, Pruned};
 use crate::sessions;
 use crate::watcher::{self, Lease, lease};
@@ -23,6 +27,8 @@ pub enum Done {
     Released(Box<Report>),
     /// It is still quarantined.
     Quarantined(Box<Report>),
+    /// Its keeper lives: another supervisor has it, or is on its way.
+    HandedOn(JobId),
     /// It removed the record of a job that never began.
     Swept(JobId),
     /// It removed the record of a job that is over.
@@ -48,7 +54,7 @@ pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
         let one = if dry_run {
             plan(places, &id)
         } else {
-            close_if_orphaned(places, &id)
+            close_if_orphaned(places, &id, Role::Passing)
         };
         match one {
             Ok(one) => done.extend(one),
@@ -72,11 +78,20 @@ fn plan(places: &Places, id: &JobId) -> Result<Option<Done>> {
     })
 }
 
-/// Closes a job if nobody looks after it. `None`: there was nothing to do.
+/// Whether a process has the time to look after a job to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It was started for that: it becomes the job's supervisor where the keeper lives.
+    Staying,
+    /// It has other things to do: it starts one that stays.
+    Passing,
+}
+
+/// Closes a job if nobody looks after it, or has it taken over if it still can be. `None`: there was nothing to do.
 ///
 /// # Errors
 /// If its record or its cage cannot be read.
-pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
+pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Option<Done>> {
     let record = match places.open(id) {
         Err(jobcage_ledger::LedgerError::NoSuchJob(_)) => return Ok(None),
         other => other?,
@@ -86,9 +101,14 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
         State::Closing { by } => return wait_for_closing(by),
         State::Over(report) => return look_again(&record, *report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
+        State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
+            host::start_closer(places, &spec.id)
+                .map_err(Failure::system("start the next supervisor of the job"))?;
+            return Ok(Some(Done::HandedOn(id.clone())));
+        }
         State::Unattended(_) | State::NeverBegun => {}
     }
-    let Some(lock) = record.lock_to_end()? else {
+    let Some(mut lock) = record.lock_to_end()? else {
         // Somebody was faster: the watcher's closing, or another gc.
         return match record.state()? {
             State::Closing { by } => wait_for_closing(by),
@@ -103,12 +123,20 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
         }
         State::Unattended(spec) => {
             let same_boot = spec.boot_id == boot_id()?;
+            let mut why = Vec::new();
+            if same_boot && (spec.capture.is_some() || spec.after) {
+                (lock, why) = match kept::take_over(places.open(id)?, *spec.clone(), lock)? {
+                    TakeOver::Done => return Ok(Some(Done::HandedOn(id.clone()))),
+                    TakeOver::Lost(lock, why) => (lock, why),
+                };
+            }
             let report = if same_boot && spec.created_by == CreatedBy::Create && record.is_closing() {
                 // A cleanup that was cut off: what it was about to do.
                 sessions::close_created(&record, &spec, None, "gc")?
             } else {
-                close_lost(&record, &spec, same_boot)?
+                close_lost(&record, &spec, same_boot, why)?
             };
+            drop(lock);
             Ok(Some(if report.clean {
                 Done::Closed(report.into())
             } else {
@@ -135,7 +163,7 @@ fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
         || matches!(lease(spec), Lease::Over))
 }
 
-fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report> {
+fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>) -> Result<Report> {
     let ending = if !same_boot {
         Ending::Lost {
             why: "the host went down".into(),
@@ -156,9 +184,15 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     if same_boot {
-        closing::look_outside(spec, None, &mut closed);
+        closing::look_outside(spec, Outside::Unknown, &mut closed);
     }
-    let mut notes = Vec::new();
+    let mut notes = why;
+    if spec.capture.is_some() {
+        notes.push(
+            "its log has what was written while somebody looked after it; the tail may be missing".into(),
+        );
+    }
+    hand::forget(spec, &mut closed.notes);
     if spec.after {
         notes.push(
             "its after phase did not run, or nobody saw its end: the script died with the supervisor".into(),
@@ -180,8 +214,9 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
     Ok(report)
 }
 
-/// A job that is over: its quarantine may be over as well.
+/// A job that is over: its quarantine may be over as well, and something of what it handed on may be left.
 fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
+    forget(record);
     let Some(quarantine) = report.quarantine.clone() else {
         return Ok(None);
     };
@@ -220,4 +255,12 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     }
     record.close(&report)?;
     Ok(Some(Done::Released(report.into())))
+}
+
+/// Another try at what was handed from step to step, should something of it have stayed.
+pub(crate) fn forget(record: &Record) -> bool {
+    match record.spec() {
+        Ok(Some(spec)) => hand::forget(&spec, &mut Vec::new()),
+        _ => true,
+    }
 }

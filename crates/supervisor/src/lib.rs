@@ -4,18 +4,26 @@
 //! way out, used by it, by `cleanup` and by `gc`; [`watcher`] starts `gc` when a supervisor dies.
 
 pub mod asking;
+mod beside;
 mod capture;
 pub mod closing;
 mod error;
 pub mod foreground;
 pub mod gc;
+pub mod hand;
 pub mod host;
 mod job;
+pub mod keeper;
+pub mod kept;
 pub mod machine;
+mod package;
 pub mod prune;
+mod quiet;
 pub mod sessions;
 mod signals;
+mod sockets;
 pub mod watcher;
+mod wish;
 
 pub use error::{Failure, Result};
-pub use job::{After, Command, Host, Job, Outcome, Target};
+pub use job::{After, Command, Host, Job, Outcome, Target, candidates};

@@ -2,11 +2,13 @@
 
 use super::{hold, or_gone};
 use crate::error::{Failure, Result};
+use crate::host;
+use crate::keeper::Keeper;
 use crate::sessions::cleanup;
 use jobcage_cage::{Cage, EventsFile, signal_all};
 use jobcage_job::{CreatedBy, JobId, JobSpec, Report, STOP_VERSION, StopRequest};
 use jobcage_ledger::{LedgerError, Places, Record, State};
-use jobcage_sys::{Errno, pidfd};
+use jobcage_sys::{Errno, pidfd, wait};
 use nix::libc::{SIGCONT, SIGTERM};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -66,6 +68,22 @@ pub fn stop(places: &Places, id: &JobId, how: &How) -> Result<Stopped> {
             // Its supervisor has ended, and its record is on its way out.
             Some(State::NeverBegun) if asked => return Ok(Stopped::Asked(None)),
             Some(State::NeverBegun) => return cleanup(places, id, None).map(|r| Stopped::Closed(r.into())),
+            // It changes hands: the next supervisor reads the request, or hears of it from us.
+            Some(State::Unattended(_)) if Keeper::find(&record)?.is_some() => {
+                or_gone(record.ask_stop(&request))?;
+                let next = host::start_closer(places, id)
+                    .map_err(Failure::system("start the job's next supervisor"))?;
+                // It ends when the job has, or at once because another one has the lock.
+                let ended = next
+                    .pidfd
+                    .as_ref()
+                    .map(|process| pidfd::wait_end(process.as_fd()));
+                ended
+                    .transpose()
+                    .map_err(Failure::system("wait for the job's next supervisor"))?;
+                // Our child, and nobody else's to reap.
+                let _ = wait::poll(wait::Whom::Pid(next.pid), false);
+            }
             Some(State::Unattended(spec)) => {
                 if !asked {
                     asked = or_gone(record.ask_stop(&request))?.is_some();

@@ -2,9 +2,11 @@
 
 use super::or_gone;
 use crate::error::{Failure, Result};
+use crate::keeper::Keeper;
+use crate::package;
 use jobcage_cage::{Cage, Process, listed};
 use jobcage_job::{CreatedBy, JobId, JobSpec};
-use jobcage_ledger::{LedgerError, Places, State};
+use jobcage_ledger::{LedgerError, Places, Record, State};
 use jobcage_sys::{Errno, file, pidfd};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use std::ffi::{CString, OsStr, OsString};
@@ -62,11 +64,47 @@ pub fn surroundings(places: &Places, id: &JobId) -> Result<Surroundings> {
             dir: None,
             main: None,
         }),
+        (State::Alive { .. }, CreatedBy::Run) if spec.capture.is_some() => of_keeper(&record, &spec),
         (State::Alive { supervisor }, CreatedBy::Run) => of_main(&spec, supervisor),
         (_, CreatedBy::Run) => Err(Failure::Refused(format!(
             "nobody looks after the job {id} any more: \"jobcage gc\" ends it"
         ))),
     }
+}
+
+/// Those that a captured job was started with, from its keeper.
+fn of_keeper(record: &Record, spec: &JobSpec) -> Result<Surroundings> {
+    let dead = || {
+        Failure::Refused(format!(
+            "the keeper of the job {} is dead, and with it what is known of its environment: nothing more can be started in it",
+            spec.id
+        ))
+    };
+    let mut held = Keeper::find(record)?.ok_or_else(dead)?.hello(false)?;
+    let package = held.take("package").ok_or_else(dead)?;
+    let (job, _) = package::open_job(package.as_fd())?;
+    let main = held.steps.into_iter().find(|step| step.step.ended.is_none());
+    let main = main
+        .ok_or_else(|| Failure::Refused(format!("the job {} is ending: its own command is over", spec.id)))?;
+    let env: Vec<u8> = job
+        .command
+        .env
+        .iter()
+        .flat_map(|var| var.as_bytes_with_nul().to_vec())
+        .collect();
+    Ok(Surroundings {
+        uid: spec.uid,
+        groups: job
+            .command
+            .identity
+            .map(|identity| (identity.gid, identity.groups)),
+        env: Some(variables(&env)),
+        dir: job
+            .command
+            .dir
+            .map(|dir| OsStr::from_bytes(dir.as_bytes()).into()),
+        main: main.process,
+    })
 }
 
 /// Those of a foreground job's main process.

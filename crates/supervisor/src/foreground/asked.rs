@@ -1,12 +1,13 @@
 //! What others ask of us: signals, and the request that `jobcage stop` writes before it sends one.
 
 use super::Supervision;
+use super::setup::Setup;
 use crate::error::Result;
+use crate::job::Target;
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
-use jobcage_job::{Cause, StopRequest};
+use jobcage_job::Cause;
 use jobcage_sys::pidfd;
-use std::time::Duration;
 
 impl Supervision<'_> {
     pub(super) fn look_at_signals(&mut self) -> Result<()> {
@@ -41,54 +42,24 @@ impl Supervision<'_> {
         Ok(())
     }
 
-    /// A signal that means stop, or that means it only as the messenger of `jobcage stop`.
     fn asked_to_stop(&mut self, cause: Cause, by_itself: bool) -> Result<()> {
-        let Cause::Signal { signal, pid, .. } = cause else {
-            return self.stop(cause);
-        };
-        if signal == SIGTERM {
-            if let Some(request) = self.new_request() {
-                return self.heed(request);
-            }
-            // Its request came with an earlier signal: of two at the same time the kernel hands on the first, and the
-            // file holds the words of the last.
-            if self.asked.as_ref().is_some_and(|asked| asked.pid == pid) {
-                return Ok(());
-            }
-        }
-        if by_itself { self.stop(cause) } else { Ok(()) }
-    }
-
-    /// The request of `jobcage stop`, if it is one that was not heeded yet. Looked for only when a signal says so.
-    pub(super) fn new_request(&mut self) -> Option<StopRequest> {
         // A step is ended by its caller; `jobcage stop` of its job goes the way of the cage.
         if self.is_step_of_another() {
-            return None;
+            return if by_itself { self.stop(cause) } else { Ok(()) };
         }
-        match self.setup.record.asked() {
-            Ok(request) => request.filter(|request| self.asked.as_ref() != Some(request)),
-            Err(error) => {
-                let note = format!("the request of a stop was passed over: {error}");
-                if !self.setup.notes.contains(&note) {
-                    self.setup.notes.push(note);
-                }
-                None
-            }
+        let running = self.machine.state() == State::Running;
+        let Setup { record, notes, .. } = &mut self.setup;
+        match self.wish.hear(record, cause, by_itself, running, notes) {
+            Some(cause) => self.stop(cause),
+            None => Ok(()),
         }
     }
 
-    fn heed(&mut self, request: StopRequest) -> Result<()> {
-        if self.machine.state() == State::Running {
-            self.signal = request.signal.unwrap_or(self.signal);
-            self.grace = match request.grace {
-                _ if request.now => Duration::ZERO,
-                Some(grace) => grace,
-                None => self.grace,
-            };
-        }
-        let cause = request.cause();
-        self.asked = Some(request);
-        self.stop(cause)
+    /// Whether `jobcage stop` has asked for more since the last time.
+    pub(super) fn is_asked_again(&mut self) -> bool {
+        let Setup { record, notes, .. } = &mut self.setup;
+        !matches!(self.job.target, Target::Existing(_) | Target::Beside(_))
+            && self.wish.new_request(record, notes).is_some()
     }
 
     /// A stop ends the after phase, too: whoever asks again wants it now.
@@ -102,5 +73,3 @@ impl Supervision<'_> {
         }
     }
 }
-
-const SIGTERM: i32 = nix::libc::SIGTERM;

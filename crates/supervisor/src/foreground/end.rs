@@ -1,10 +1,11 @@
 //! The ends: of the command, of its leaf, of the after phase, of the cage, and of the whole.
 
-use super::beside::place_of_step;
 use super::setup::{Setup, program_name};
 use super::{Running, Supervision};
-use crate::closing::{self, Closed, Story};
+use crate::beside::{cut_beside, place_of_step};
+use crate::closing::{self, Closed, Outside, Story};
 use crate::error::{Failure, Result};
+use crate::hand;
 use crate::job::{Outcome, Target};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
@@ -76,12 +77,17 @@ impl Supervision<'_> {
     }
 
     pub(super) fn signal_step(&mut self) -> Result<()> {
-        let place = place_of_step(&self.setup, self.is_step_of_another())?;
+        let leaf = &self.setup.leaf.dir;
+        let place = if self.is_step_of_another() {
+            leaf
+        } else {
+            place_of_step(&self.setup.cage, leaf)?
+        };
         self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
-        if self.grace.is_zero() {
+        if self.wish.grace.is_zero() {
             return Ok(());
         }
-        match signal_all(place, &[self.signal, SIGCONT]) {
+        match signal_all(place, &[self.wish.signal, SIGCONT]) {
             Ok(signalled) => self.crowd = signalled > 64,
             Err(errno) => self
                 .setup
@@ -96,7 +102,9 @@ impl Supervision<'_> {
         self.crowd = false;
         self.grace_until = None;
         let mut emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
-        self.cut_beside(&mut emptied)?;
+        if !self.is_step_of_another() {
+            cut_beside(&self.setup.cage, &mut emptied)?;
+        }
         let proven = emptied.proven();
         self.cut = Some(emptied);
         self.look_at_children()?;
@@ -108,20 +116,10 @@ impl Supervision<'_> {
             return Ok(());
         };
         let status = exit_status(change);
-        if running.child.died_at_birth()
-            && let Target::New {
-                after: Some(after), ..
-            } = &self.job.target
-        {
-            let leaf = self.setup.cage.leaf(StepKind::After)?;
-            if let Ok(child) = self.spawn(self.after_plan(after, &leaf), true)? {
-                self.after = Some(Running {
-                    child,
-                    step: running.step,
-                });
-                return Ok(());
-            }
-        }
+        let running = match self.start_after_again(running)? {
+            Some(ended) => ended,
+            None => return Ok(()),
+        };
         if let Some((stage, errno)) = running.child.failure() {
             self.setup.notes.push(format!(
                 "the after phase never started: {}: {}",
@@ -142,6 +140,35 @@ impl Supervision<'_> {
         });
         self.after_until = None;
         self.event(Event::AfterEnded)
+    }
+
+    /// One that never became its program, for a reason that is not its own, gets another start; else it is given back.
+    fn start_after_again(&mut self, running: Running) -> Result<Option<Running>> {
+        let Target::New {
+            after: Some(after), ..
+        } = &self.job.target
+        else {
+            return Ok(Some(running));
+        };
+        let born_dead = running.child.died_at_birth();
+        // It is guaranteed, and what was handed on to it is not.
+        let too_long = matches!(running.child.failure(), Some((Stage::Exec, Errno::E2BIG)))
+            && self.setup.command.take().is_some();
+        if too_long {
+            let note =
+                "the after phase has nothing of what was handed on: that and its environment are too long";
+            self.setup.notes.push(note.into());
+        }
+        if !born_dead && !too_long {
+            return Ok(Some(running));
+        }
+        let leaf = self.setup.cage.leaf(StepKind::After)?;
+        let Ok(child) = self.spawn(self.after_plan(after, &leaf), born_dead)? else {
+            return Ok(Some(running));
+        };
+        let step = running.step;
+        self.after = Some(Running { child, step });
+        Ok(None)
     }
 
     /// Ends the wait for the after phase; its processes die with the cage. `None`: its time is over.
@@ -188,39 +215,25 @@ impl Supervision<'_> {
                 .watch
                 .iter()
                 .filter_map(|w| w.started.as_ref())
+                .chain(self.setup.keeper.iter().filter_map(|k| k.child.as_ref()))
                 .map(|child| child.pid)
                 .collect();
-            closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own), &mut closed);
+            let outside = if self.strangers {
+                Outside::Unknown
+            } else {
+                Outside::Descendants(&own)
+            };
+            closing::look_outside(&self.setup.spec, outside, &mut closed);
         }
         if let Some(cut) = self.cut.take() {
-            self.merge_cut(&mut closed, cut);
+            if self.is_step_of_another() && !cut.proven() {
+                closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
+            }
+            merge_cut(&mut closed, cut);
         }
         let proven = closed.quarantine.is_none() && closed.emptied.proven();
         self.closed = Some(closed);
         Ok(Event::Emptied { proven })
-    }
-
-    /// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
-    pub(super) fn merge_cut(&self, closed: &mut Closed, cut: Emptied) {
-        use jobcage_job::{Kill, Proof};
-        if self.is_step_of_another() && !cut.proven() {
-            closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
-        }
-        let last = &mut closed.emptied;
-        last.census.count += cut.census.count;
-        if !cut.census.left.is_empty() {
-            let later = std::mem::replace(&mut last.census.left, cut.census.left);
-            last.census.left.extend(later);
-            last.census.method = cut.census.method;
-        }
-        if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
-            let removed = last.proof.removed;
-            last.proof = Proof {
-                removed,
-                populated: last.proof.populated,
-                ..cut.proof
-            };
-        }
     }
 
     /// Those that the kill has ended. One that is stuck in the kernel is not waited for.
@@ -249,6 +262,10 @@ impl Supervision<'_> {
             step.ending = ending.clone();
         }
         let mut notes = std::mem::take(&mut self.setup.notes);
+        if self.is_step_of_another() {
+            self.setup.hand.iter_mut().for_each(|hand| hand.look(&mut notes));
+        }
+        let forgotten = self.is_step_of_another() || hand::forget(&self.setup.spec, &mut notes);
         notes.extend(self.machine.notes().iter().cloned());
         let report = closing::report(
             Story {
@@ -267,7 +284,7 @@ impl Supervision<'_> {
         let interrupted = self.terminal_signal.is_some()
             && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));
         let job_ended = self.job_has_ended(&report.ending);
-        self.put_away(&report)?;
+        self.put_away(&report, forgotten)?;
         Ok(Outcome {
             report,
             interrupted,
@@ -275,10 +292,13 @@ impl Supervision<'_> {
         })
     }
 
-    /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there.
-    pub(super) fn put_away(self, report: &Report) -> Result<()> {
+    /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there, and
+    /// so does one of which something is left to remove.
+    pub(super) fn put_away(self, report: &Report, forgotten: bool) -> Result<()> {
         let target = &self.job.target;
-        let Setup { record, lock, .. } = self.setup;
+        let Setup {
+            record, lock, keeper, ..
+        } = self.setup;
         if let Target::Beside(_) = target {
             self.setup.cage.remove_exec_leaf(&self.setup.leaf);
         } else if let Target::Existing(_) = target {
@@ -289,7 +309,7 @@ impl Supervision<'_> {
                     written => written?,
                 }
             }
-        } else if report.clean {
+        } else if report.clean && forgotten {
             // Where somebody waits for the report and it cannot be written, they see the record go.
             if let Some(_held) = record.remove_plain()?
                 && record.close(report).is_err()
@@ -298,6 +318,10 @@ impl Supervision<'_> {
             }
         } else {
             record.close(report)?;
+        }
+        // Only now: until here it would have had the after phase run.
+        if let Some(keeper) = keeper {
+            keeper.leave();
         }
         drop(lock);
         Ok(())
@@ -319,7 +343,7 @@ impl Supervision<'_> {
             let impatient = !ready
                 && match self.signals.next() {
                     Some(Meaning::Stop(_) | Meaning::Terminal(_)) => true,
-                    Some(Meaning::StopIfAsked(_)) => self.new_request().is_some(),
+                    Some(Meaning::StopIfAsked(_)) => self.is_asked_again(),
                     _ => false,
                 };
             if impatient {
@@ -337,5 +361,25 @@ fn exit_status(change: Change) -> ExitStatus {
     match change {
         Change::Exited(code) => ExitStatus::Code(code),
         Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
+    }
+}
+
+/// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
+pub(crate) fn merge_cut(closed: &mut Closed, cut: Emptied) {
+    use jobcage_job::{Kill, Proof};
+    let last = &mut closed.emptied;
+    last.census.count += cut.census.count;
+    if !cut.census.left.is_empty() {
+        let later = std::mem::replace(&mut last.census.left, cut.census.left);
+        last.census.left.extend(later);
+        last.census.method = cut.census.method;
+    }
+    if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
+        let removed = last.proof.removed;
+        last.proof = Proof {
+            removed,
+            populated: last.proof.populated,
+            ..cut.proof
+        };
     }
 }

@@ -9,7 +9,9 @@ mod end;
 mod setup;
 mod start;
 
-pub(crate) use setup::{make_cage, make_record, random};
+pub(crate) use end::merge_cut;
+pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, uid_of};
+pub(crate) use start::{after_command, keystrokes_matter};
 
 use crate::capture::{Stdio, Stream};
 use crate::closing::Closed;
@@ -18,8 +20,9 @@ use crate::job::{Job, Outcome, Target};
 use crate::machine::{Action, Event, Machine, State};
 use crate::signals::{Signals, stop_by};
 use crate::watcher::{self};
+use crate::wish::Wish;
 use jobcage_cage::{Emptied, EventsFile, oom_kills};
-use jobcage_job::{Clock, StepReport, StopRequest};
+use jobcage_job::{Clock, StepReport};
 use jobcage_sys::clock::{WakeAlarm, boot_time};
 use jobcage_sys::spawn::Child;
 use jobcage_sys::wait::{self, Change, Whom};
@@ -86,10 +89,7 @@ struct Supervision<'a> {
     _alarm: Option<WakeAlarm>,
     terminal_signal: Option<Signal>,
     /// The first signal and the grace: the job's own, until somebody asks for others.
-    signal: i32,
-    grace: Duration,
-    /// The last `jobcage stop` that was heeded.
-    asked: Option<StopRequest>,
+    wish: Wish,
     oom_before: u64,
     /// Nothing has happened for a moment.
     quiet: bool,
@@ -133,9 +133,7 @@ impl<'a> Supervision<'a> {
             after_until: None,
             _alarm: alarm,
             terminal_signal: None,
-            signal: job.signal,
-            grace: job.grace,
-            asked: None,
+            wish: Wish::new(job.signal, job.grace),
             quiet: false,
             crowd: false,
         })
@@ -172,7 +170,7 @@ impl<'a> Supervision<'a> {
         match action {
             Action::SignalStep => self.signal_step().map(|()| None),
             Action::ArmGrace => {
-                self.grace_until = Some(Instant::now() + self.grace);
+                self.grace_until = Some(Instant::now() + self.wish.grace);
                 Ok(None)
             }
             Action::CutStep => self.cut_step().map(Some),
@@ -234,7 +232,8 @@ impl<'a> Supervision<'a> {
         // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
         let leaf = self.leaving.is_some().then(|| {
             let waited = self.grace_until.map_or(Duration::ZERO, |until| {
-                self.grace
+                self.wish
+                    .grace
                     .saturating_sub(until.saturating_duration_since(Instant::now()))
             });
             let part = if self.crowd { 16 } else { 2 };

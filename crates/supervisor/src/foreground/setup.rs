@@ -2,17 +2,22 @@
 
 use crate::closing::{self};
 use crate::error::{Failure, Result};
+use crate::hand::{self, Hand};
 use crate::host::{self};
 use crate::job::{Command, Job};
+use crate::keeper::{KEEPERS, Keeper};
+use crate::package;
 use crate::watcher::{self, Watch};
 use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
     Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
+use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Record, boot_id};
 use jobcage_sys::Errno;
 use jobcage_sys::file::Durability;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 
 /// What is there before the command starts.
 pub(super) struct Setup {
@@ -22,9 +27,15 @@ pub(super) struct Setup {
     pub(super) cage: Cage,
     pub(super) leaf: Leaf,
     pub(super) watch: Option<Watch>,
+    /// Holds what an after phase needs, should we be killed before it.
+    pub(super) keeper: Option<Keeper>,
     pub(super) limits: BTreeMap<String, EnforcedLimit>,
     pub(super) root: Option<Root>,
     pub(super) notes: Vec<String>,
+    /// What its steps hand on to each other.
+    pub(super) hand: Option<Hand>,
+    /// The command with what was handed on to it, or, for the after phase, to that.
+    pub(super) command: Option<Command>,
 }
 
 /// Makes the record and the cage of a new job.
@@ -49,31 +60,14 @@ fn try_new_cage(
     if !limits.is_empty() {
         host::step_aside(&found)?;
     }
-    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
-    let boot = boot_id()?;
-    let make_spec = || JobSpec {
-        version: SPEC_VERSION,
-        id: JobId::generate(&word, random()),
-        name: name.map(str::to_owned),
-        created_by: CreatedBy::Run,
-        program: Some(program_name(&job.command)),
-        cage: String::new(),
-        limited: !limits.is_empty(),
-        boot_id: boot.clone(),
-        owner: nix::unistd::getuid().as_raw(),
-        uid: job
-            .command
-            .identity
-            .as_ref()
-            .map_or_else(|| nix::unistd::getuid().as_raw(), |i| i.uid),
-        created_ns: closing::now_ns(),
-        grace: job.grace,
-        limits: limits.clone(),
-        lease: None,
-        after,
-    };
-    let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
     let mut notes = Vec::new();
+    // Without an after phase nobody could read what the command hands on.
+    let place = after
+        .then(|| hand::choose(&job.places, uid_of(&job.command), &mut notes))
+        .flatten();
+    let boot = boot_id()?;
+    let make_spec = || new_spec(job, name, limits, after, &boot, place.as_ref());
+    let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
     let watch = watcher::register(&job.places, &found.dir, &spec.id)
         .map_err(|failure| {
             notes.push(format!(
@@ -81,24 +75,31 @@ fn try_new_cage(
             ))
         })
         .ok();
-    let root = Some(Root {
-        kind: found.kind.name().into(),
-        path: found.dir.path().display().to_string(),
-        why: found.why.clone(),
-    });
+    let root = Some(found.root());
+    let keeper = if after {
+        keep_after(job, &record, &found, &mut notes)
+    } else {
+        None
+    };
     match furnish(found, &spec, best_effort) {
         Ok((cage, leaf, limits)) => Ok(Setup {
+            hand: Hand::make(place.as_ref(), &spec, &mut notes),
+            command: None,
             spec,
             record,
             lock: Some(lock),
             cage,
             leaf,
             watch,
+            keeper,
             limits,
             root,
             notes,
         }),
         Err(failure) => {
+            if let Some(keeper) = keeper {
+                keeper.leave();
+            }
             // Nothing has run in it, so it can go as it is; the failure is what to tell.
             if let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited) {
                 let _ = cage.remove();
@@ -106,6 +107,62 @@ fn try_new_cage(
             let _ = record.remove();
             Err(failure)
         }
+    }
+}
+
+/// Has a keeper hold the script, the environment and the caller's files: whoever closes the job if we are killed runs the
+/// after phase with them. The job can run without.
+fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>) -> Option<Keeper> {
+    let kept = (|| {
+        let package = package::seal_job(job, &found.root())?;
+        let leaf = found.dir.create_or_open(KEEPERS)?;
+        let mut keeper = Keeper::start(record, &job.places, &leaf)?;
+        keeper.hello(true)?;
+        let (out, err) = (std::io::stdout(), std::io::stderr());
+        keeper.hold(&[
+            ("package", package.as_fd()),
+            ("stdout", out.as_fd()),
+            ("stderr", err.as_fd()),
+        ])?;
+        Ok::<_, Failure>(keeper)
+    })();
+    kept.map_err(|failure| {
+        notes.push(format!(
+            "no keeper: {failure}; if jobcage is killed, the after phase is lost"
+        ))
+    })
+    .ok()
+}
+
+/// What is written down of a new job, under a new id; its cage is still to be named.
+pub(crate) fn new_spec(
+    job: &Job,
+    name: Option<&str>,
+    limits: &Limits,
+    after: bool,
+    boot: &str,
+    place: Option<&HandedPlace>,
+) -> JobSpec {
+    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    let id = JobId::generate(&word, random());
+    JobSpec {
+        version: SPEC_VERSION,
+        state_dir: hand::recorded(place, &id),
+        id,
+        name: name.map(str::to_owned),
+        created_by: CreatedBy::Run,
+        program: Some(program_name(&job.command)),
+        cage: String::new(),
+        limited: !limits.is_empty(),
+        boot_id: boot.to_owned(),
+        owner: nix::unistd::getuid().as_raw(),
+        uid: uid_of(&job.command),
+        created_ns: closing::now_ns(),
+        grace: job.grace,
+        limits: limits.clone(),
+        lease: job.lease,
+        after,
+        capture: job.capture,
     }
 }
 
@@ -202,7 +259,15 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
         )));
     }
     let leaf = cage.leaf(StepKind::Step)?;
-    Ok(guest(record, spec, cage, leaf))
+    let mut notes = Vec::new();
+    let mut hand = Hand::open(&spec, uid_of(&job.command), &mut notes);
+    let command = hand.as_mut().map(|hand| hand.pass(&job.command, &mut notes));
+    Ok(Setup {
+        command,
+        hand,
+        notes,
+        ..guest(record, spec, cage, leaf)
+    })
 }
 
 /// The place of a command of `jobcage exec`.
@@ -225,20 +290,29 @@ fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)>
 /// What is somebody else's, but for the leaf.
 fn guest(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
     Setup {
+        command: None,
+        hand: None,
         spec,
         record,
         lock: None,
         cage,
         leaf,
         watch: None,
+        keeper: None,
         limits: BTreeMap::new(),
         root: None,
         notes: Vec::new(),
     }
 }
 
+/// The uid that a command runs as.
+pub(crate) fn uid_of(command: &Command) -> u32 {
+    let identity = command.identity.as_ref();
+    identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid)
+}
+
 /// The program's name without its directory; not its arguments, which may hold secrets.
-pub(super) fn program_name(command: &Command) -> String {
+pub(crate) fn program_name(command: &Command) -> String {
     let name = command
         .args
         .first()
