@@ -3,7 +3,7 @@
 
 use jobcage_cage::{Bus, is_in_delegated_unit, start_scope};
 use jobcage_ledger::Places;
-use jobcage_supervisor::{gc, host, watcher};
+use jobcage_supervisor::{gc, host, keeper, kept, watcher};
 use std::ffi::OsString;
 use std::fmt::Display;
 
@@ -18,6 +18,8 @@ pub fn perform(words: &[OsString]) -> Option<Result<u8, Box<dyn Display>>> {
         "__watch" if word(4) == Some("detach") => done(watcher::detach(&places())),
         "__watch" => done(watcher::watch(&places(), word(4) == Some("scope"))),
         "__close" => close(&places(), word(4).unwrap_or_default()),
+        "__keep" => keep(&places(), word(4).unwrap_or_default()),
+        "__supervise" => done(kept::supervise()),
         "__scope" => scope(word(2) == Some("system")),
         "__leader" => leader(),
         _ => return None,
@@ -54,7 +56,12 @@ fn done<E: Display + 'static>(result: Result<(), E>) -> Result<u8, Box<dyn Displ
 
 fn close(places: &Places, id: &str) -> Result<u8, Box<dyn Display>> {
     let id = id.parse().map_err(|error| Box::new(error) as Box<dyn Display>)?;
-    done(gc::close_if_orphaned(places, &id).map(drop))
+    done(gc::close_if_orphaned(places, &id, gc::Role::Staying).map(drop))
+}
+
+fn keep(places: &Places, id: &str) -> Result<u8, Box<dyn Display>> {
+    let id = id.parse().map_err(|error| Box::new(error) as Box<dyn Display>)?;
+    done(keeper::keep(places, &id))
 }
 
 /// For doctor's self-test: a process whose main thread has exited while another lives.

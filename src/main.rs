@@ -49,6 +49,8 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::List(request) => verbs::list(request),
         Request::Show(request) => verbs::show(request),
         Request::Stop(request) => verbs::stop(request),
+        Request::Wait(request) => verbs::wait(request),
+        Request::Exec(request) => verbs::exec(*request),
         Request::Logs(request) => verbs::logs(request),
         Request::Attach(request) => verbs::attach(request),
         Request::Gc(request) => verbs::gc(request),

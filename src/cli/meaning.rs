@@ -1,6 +1,8 @@
 //! From what was typed to what is meant.
 
-use jobcage_job::{CpuMax, IoLimit, JobId, Limits, parse_duration, parse_size};
+use jobcage_job::{
+    CaptureSpec, CpuMax, IoLimit, JobId, Limits, LogFull, Streams, parse_duration, parse_size,
+};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -9,17 +11,17 @@ use std::time::Duration;
 use super::error::Error;
 use super::pick;
 use super::request::{
-    AfterRequest, CageChoice, CageRequest, CleanupRequest, Common, CreateRequest, DoctorRequest, EnvRequest,
-    GcRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest, StepRequest, StopHow,
-    StopRequest, Voice,
+    AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common, CreateRequest,
+    DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest,
+    StepRequest, Voice,
 };
 use super::values::{
-    Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_name, parse_nice,
-    parse_pid, parse_room,
+    Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
+    parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_streams,
 };
 use super::words::{
-    CageWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords, ShowWords,
-    StepWords, StopWords, VerbWords,
+    CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords,
+    ShowWords, StepWords, VerbWords,
 };
 use crate::config::environ::Environ;
 use crate::config::options::{NOT_OPTIONS, Opt};
@@ -27,8 +29,14 @@ use crate::config::{Layers, Origin};
 
 /// `--grace`, unless it is given.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// `--log-max`, unless it is given.
+pub const LOG_MAX: u64 = 1 << 30;
 /// `--after-timeout`, unless it is given.
 pub const AFTER_TIMEOUT: Duration = Duration::from_secs(300);
+/// `gc --keep`, unless it is given.
+pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// `gc --keep-size`, unless it is given.
+pub const KEEP_SIZE: u64 = 5 << 30;
 
 /// The door that words go through. It looks up nothing: no user, no directory, no cgroup.
 pub struct Door<'a> {
@@ -66,16 +74,19 @@ impl Door<'_> {
             }
             VerbWords::Show(w) => self.show(w)?,
             VerbWords::Stop(w) => self.stop(w)?,
+            VerbWords::Wait(w) => self.wait(w)?,
+            VerbWords::Exec(w) => self.exec(w)?,
             VerbWords::Logs(w) => self.logs(w)?,
             VerbWords::Attach(w) => self.attach(w)?,
             VerbWords::Gc(w) => {
-                let (common, json) = plain(w)?;
-                let voice = common.voice;
-                (Request::Gc(GcRequest { common, json }), voice)
+                let gc = self.gc(w)?;
+                let voice = gc.common.voice;
+                (Request::Gc(gc), voice)
             }
             VerbWords::Doctor(w) => {
                 // A wrong value that would stop every job is a doctor's business.
                 self.run(RunWords::default())?;
+                self.keep(None, None)?;
                 let (common, json) = plain(w)?;
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)
@@ -105,7 +116,42 @@ impl Door<'_> {
             signal: pick::value(layers, Opt::Signal, w.signal, str::parse)?.unwrap_or(Signal::TERM),
             grace: self.grace(w.grace)?,
             report: pick::path(layers, Opt::Report, w.report)?,
+            capture: self.capture(w.capture)?,
         })
+    }
+
+    fn capture(&self, w: CaptureWords) -> Result<Option<CaptureRequest>, Error> {
+        let plain = |flag: &str, word: Option<OsString>| {
+            let value = word.map(|word| pick::text(parse_bool)(&word)).transpose();
+            value.map(|on| on.unwrap_or(false)).map_err(|why| Error::Value {
+                origin: flag.into(),
+                why,
+            })
+        };
+        let (detach, log) = (plain("--detach", w.detach)?, plain("--log", w.log)?);
+        let streams = pick::value(self.layers, Opt::Streams, w.streams, parse_streams)?;
+        let spec = CaptureSpec {
+            streams: streams.unwrap_or(if log { Streams::Split } else { Streams::Merged }),
+            log_max: pick::value(self.layers, Opt::LogMax, w.log_max, parse_log_max)?
+                .unwrap_or(Some(LOG_MAX)),
+            log_full: pick::value(self.layers, Opt::LogFull, w.log_full, parse_log_full)?
+                .unwrap_or(LogFull::Middle),
+            sync: self.switch(Opt::LogSync, w.log_sync)?,
+        };
+        let stdin = w.stdin.map(PathBuf::from);
+        if stdin.is_some() && !(detach || log) {
+            return Err(Error::Value {
+                origin: "--stdin".into(),
+                why: "a command in the foreground has the standard input of jobcage itself; write < FILE, or give --detach \
+                      or --log"
+                    .into(),
+            });
+        }
+        Ok((detach || log).then_some(CaptureRequest {
+            attached: log,
+            spec,
+            stdin,
+        }))
     }
 
     fn create(&self, w: CreateWords) -> Result<CreateRequest, Error> {
@@ -132,28 +178,6 @@ impl Door<'_> {
         let common = self.common(w.plain.common)?;
         let (id, json, voice) = (job_id("ID", &w.id)?, w.plain.json, common.voice);
         Ok((Request::Show(ShowRequest { common, id, json }), voice))
-    }
-
-    fn stop(&self, w: StopWords) -> Result<(Request, Voice), Error> {
-        let common = self.common(w.plain.common)?;
-        // Not `pick`: the setting of `run` is for jobs to come, this one has its own signal.
-        let signal = w.signal.map(|s| pick::text(str::parse)(&s)).transpose();
-        let signal = signal.map_err(|why| Error::Value {
-            origin: "--signal".into(),
-            why,
-        })?;
-        let stop = StopRequest {
-            id: job_id("ID", &w.id)?,
-            how: if w.now {
-                StopHow::Now
-            } else {
-                StopHow::Polite(signal)
-            },
-            json: w.plain.json,
-            common,
-        };
-        let voice = stop.common.voice;
-        Ok((Request::Stop(stop), voice))
     }
 
     pub(super) fn common(&self, w: CommonWords) -> Result<Common, Error> {
@@ -334,7 +358,11 @@ impl Door<'_> {
 
     /// `NAME=VALUE`, or `NAME`, whose value is then jobcage's own. A value is never shown, and a name only when
     /// it is one.
-    fn variable(&self, given: &OsStr, origin: Origin<'_>) -> Result<Option<(OsString, Secret)>, String> {
+    pub(super) fn variable(
+        &self,
+        given: &OsStr,
+        origin: Origin<'_>,
+    ) -> Result<Option<(OsString, Secret)>, String> {
         let bytes = given.as_bytes();
         let (name, value) = match bytes.iter().position(|b| *b == b'=') {
             Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
@@ -373,9 +401,14 @@ impl Door<'_> {
 /// Gives a run the variables that it inherits.
 pub fn inherit(run: &mut RunRequest, environ: Environ) {
     if run.step.env.inherit {
-        let vars = environ.into_inherited().into_iter();
-        run.step.env.inherited = vars.map(|(name, value)| (name, Secret::from(value))).collect();
+        run.step.env.inherited = inherited(environ);
     }
+}
+
+/// The variables that a command inherits.
+pub fn inherited(environ: Environ) -> Vec<(OsString, Secret)> {
+    let vars = environ.into_inherited().into_iter();
+    vars.map(|(name, value)| (name, Secret::from(value))).collect()
 }
 
 pub(super) fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
@@ -387,4 +420,4 @@ pub(super) fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
 
 #[cfg(test)]
 #[path = "meaning_test.rs"]
-mod tests;
+pub(super) mod tests;

@@ -43,6 +43,13 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--after" => One(&mut w.after),
         "--after-timeout" => One(&mut w.after_timeout),
         "--report" => One(&mut w.report),
+        "--detach" => Switch(&mut w.capture.detach),
+        "--log" => Switch(&mut w.capture.log),
+        "--streams" => One(&mut w.capture.streams),
+        "--log-max" => One(&mut w.capture.log_max),
+        "--log-full" => One(&mut w.capture.log_full),
+        "--log-sync" => Switch(&mut w.capture.log_sync),
+        "--stdin" => One(&mut w.capture.stdin),
         "--user" => One(&mut w.identity.user),
         "--group" => One(&mut w.identity.group),
         "--login" => Switch(&mut w.step.login),
@@ -122,9 +129,11 @@ fn at_odds(w: &RunWords) -> bool {
     let new_cage = !c.io.is_empty()
         || one
             .into_iter()
-            .chain([&w.after, &w.after_timeout])
+            .chain([&w.after, &w.after_timeout, &w.capture.detach, &w.capture.log])
             .any(Option::is_some);
-    w.job.is_some() && new_cage || w.common.quiet.is_some() && w.common.verbose.is_some()
+    w.capture.detach.is_some() && w.capture.log.is_some()
+        || w.job.is_some() && new_cage
+        || w.common.quiet.is_some() && w.common.verbose.is_some()
 }
 
 #[cfg(test)]

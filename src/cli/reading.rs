@@ -51,6 +51,7 @@ impl Door<'_> {
             id: job_id("ID", &w.id)?,
             begin: begin(w.begin)?,
             stop_on_interrupt: w.stop_on_interrupt,
+            report: None,
         };
         let voice = attach.common.voice;
         Ok((Request::Attach(attach), voice))

@@ -3,7 +3,7 @@
 //! Plain data. Past this door nobody knows what a flag, a variable or a config file is: whatever could be
 //! wrong in the words is an error before a request exists.
 
-use jobcage_job::{JobId, Limits, Stream};
+use jobcage_job::{CaptureSpec, JobId, Limits, Stream};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
@@ -26,6 +26,10 @@ pub enum Request {
     Show(ShowRequest),
     /// `jobcage stop`.
     Stop(StopRequest),
+    /// `jobcage wait`.
+    Wait(WaitRequest),
+    /// `jobcage exec`.
+    Exec(Box<ExecRequest>),
     /// `jobcage logs`.
     Logs(LogsRequest),
     /// `jobcage attach`.
@@ -93,6 +97,19 @@ pub struct RunRequest {
     pub grace: Duration,
     /// `--report`: the file that gets the report.
     pub report: Option<PathBuf>,
+    /// `--detach` or `--log`: how its output is kept.
+    pub capture: Option<CaptureRequest>,
+}
+
+/// A captured job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureRequest {
+    /// `--log`: its output is shown, and it is stopped when this jobcage dies.
+    pub attached: bool,
+    /// Its logs.
+    pub spec: CaptureSpec,
+    /// `--stdin`: the file that it reads; `None`: an empty one.
+    pub stdin: Option<PathBuf>,
 }
 
 /// The cage that a command runs in.
@@ -233,10 +250,47 @@ pub struct StopRequest {
 /// How a job is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopHow {
-    /// With a signal and the job's grace; `None`: the job's own signal.
-    Polite(Option<Signal>),
+    /// With a signal and a time; `None`: the job's own.
+    Polite {
+        /// `--signal`.
+        signal: Option<Signal>,
+        /// `--grace`.
+        grace: Option<Duration>,
+    },
     /// `--now`: the kill, without a signal before it.
     Now,
+}
+
+/// `jobcage wait ID…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The jobs; never empty.
+    pub ids: Vec<JobId>,
+    /// `--any`.
+    pub any: bool,
+    /// `--timeout`.
+    pub timeout: Option<Duration>,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// `jobcage exec ID -- command`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// The program and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// `--dir`, as it was given.
+    pub dir: Option<PathBuf>,
+    /// `--env`: each name once; values are resolved.
+    pub set: Vec<(OsString, Secret)>,
+    /// jobcage's own environment, for a job that has none.
+    pub inherited: Vec<(OsString, Secret)>,
 }
 
 /// `jobcage logs ID`.
@@ -295,6 +349,8 @@ pub struct AttachRequest {
     pub begin: Begin,
     /// `--stop-on-interrupt`.
     pub stop_on_interrupt: bool,
+    /// `--report` of `run --log`: the file that gets the report.
+    pub report: Option<PathBuf>,
 }
 
 /// `jobcage gc`.
@@ -302,6 +358,12 @@ pub struct AttachRequest {
 pub struct GcRequest {
     /// Places and voice.
     pub common: Common,
+    /// `--keep`; `None`: for ever.
+    pub keep: Option<Duration>,
+    /// `--keep-size`; `None`: without end.
+    pub keep_size: Option<u64>,
+    /// `--dry-run`.
+    pub dry_run: bool,
     /// `--json`.
     pub json: bool,
 }

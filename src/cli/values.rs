@@ -1,7 +1,7 @@
 //! Values that only the command line knows, from their usual spellings: signals, rlimits, lists of
 //! processors, niceness, truth. Sizes, times, CPU shares and IO limits are in `jobcage_job`.
 
-use jobcage_job::{parse_duration, parse_size};
+use jobcage_job::{LogFull, Streams, parse_duration, parse_size};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -344,6 +344,47 @@ pub fn parse_name(given: &str) -> Result<String, ValueError> {
         ));
     }
     Ok(given.to_owned())
+}
+
+/// `--streams`.
+///
+/// # Errors
+/// If it is neither.
+pub fn parse_streams(text: &str) -> Result<Streams, String> {
+    match text {
+        "merged" => Ok(Streams::Merged),
+        "split" => Ok(Streams::Split),
+        _ => Err(format!("{text:?} is neither merged nor split")),
+    }
+}
+
+/// `--log-full`.
+///
+/// # Errors
+/// If it is neither.
+pub fn parse_log_full(text: &str) -> Result<LogFull, String> {
+    match text {
+        "middle" => Ok(LogFull::Middle),
+        "stop" => Ok(LogFull::Stop),
+        _ => Err(format!("{text:?} is neither middle nor stop")),
+    }
+}
+
+/// The least that a log is allowed: so that head, tail and the piece that is dropped are whole blocks.
+const LOG_MIN: u64 = 64 * 1024;
+
+/// `--log-max`; `None`: everything is kept.
+///
+/// # Errors
+/// If it is no size, or too small.
+pub fn parse_log_max(text: &str) -> Result<Option<u64>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    match jobcage_job::parse_size(text).map_err(|e| e.to_string())? {
+        size if size < LOG_MIN => Err(format!("{text} is too small for a log: the least is 64K")),
+        size => Ok(Some(size)),
+    }
 }
 
 #[cfg(test)]

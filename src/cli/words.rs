@@ -113,6 +113,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
+        "detach", "log",
     ])]
     pub job: Option<OsString>,
     #[command(flatten)]
@@ -146,6 +147,8 @@ pub struct RunWords {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
     pub report: Option<OsString>,
     #[command(flatten)]
+    pub capture: CaptureWords,
+    #[command(flatten)]
     pub identity: IdentityWords,
     #[command(flatten)]
     pub step: StepWords,
@@ -155,6 +158,36 @@ pub struct RunWords {
     // Only behind `--`: else `--env A B=secret` would quietly run a program named `B=secret`.
     #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct CaptureWords {
+    /// Start the job, print its id and return. It then needs nobody: see `jobcage attach` and `jobcage logs`.
+    #[arg(long, help_heading = "The output", conflicts_with = "log",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub detach: Option<OsString>,
+    /// Keep the output in a log, and show it meanwhile. When this jobcage is killed, the job is stopped.
+    #[arg(long, help_heading = "The output",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log: Option<OsString>,
+    /// Log stdout and stderr together (`merged`, in their exact order) or each by itself (`split`).
+    ///
+    /// The default is `merged` with --detach and `split` with --log.
+    #[arg(long, value_name = "HOW", help_heading = "The output")]
+    pub streams: Option<OsString>,
+    /// Keep at most this much of a log, such as 100M. The default is 1G; `none` keeps all.
+    #[arg(long, value_name = "SIZE", help_heading = "The output")]
+    pub log_max: Option<OsString>,
+    /// When a log is full, drop its `middle` and keep head and tail, or `stop` the job. The default is `middle`.
+    #[arg(long, value_name = "WHAT", help_heading = "The output")]
+    pub log_full: Option<OsString>,
+    /// Put every piece of output on the disk before the next one is taken. Slow.
+    #[arg(long, help_heading = "The output",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log_sync: Option<OsString>,
+    /// Read the standard input of a job with --detach or --log from this file. The default is an empty one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The output")]
+    pub stdin: Option<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -185,7 +218,6 @@ pub struct CleanupWords {
     pub common: CommonWords,
 }
 
-// list, gc and doctor.
 #[derive(Debug, Args)]
 pub struct PlainWords {
     /// Print JSON.
@@ -212,9 +244,65 @@ pub struct StopWords {
     /// Send this signal first, instead of the job's own.
     #[arg(long, value_name = "SIGNAL", conflicts_with = "now")]
     pub signal: Option<OsString>,
+    /// Wait this long between that signal and the kill, instead of the job's own time.
+    #[arg(long, value_name = "TIME", conflicts_with = "now")]
+    pub grace: Option<OsString>,
     /// Kill at once, without a signal and a grace before it.
     #[arg(long)]
     pub now: bool,
+    #[command(flatten)]
+    pub plain: PlainWords,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitWords {
+    /// The jobs' ids.
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<OsString>,
+    /// Return when the first of them is over, instead of the last.
+    #[arg(long)]
+    pub any: bool,
+    /// Wait at most this long. The exit code is then 124.
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<OsString>,
+    /// Print a line of JSON for each job.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    /// Start in this directory, instead of the job's.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<OsString>,
+    /// Set a variable. Without a value it is taken from jobcage's own environment.
+    ///
+    /// May be given more than once.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+    #[command(flatten)]
+    pub common: CommonWords,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct GcWords {
+    /// Remove the records of jobs that have been over for this long. The default is 7d.
+    #[arg(long, value_name = "TIME")]
+    pub keep: Option<OsString>,
+    /// Remove the oldest records until those of jobs that are over take no more than this. The default is 5G.
+    #[arg(long, value_name = "SIZE")]
+    pub keep_size: Option<OsString>,
+    /// Change nothing: tell what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub plain: PlainWords,
 }
@@ -302,8 +390,12 @@ pub enum VerbWords {
     Logs(LogsWords),
     /// `attach`.
     Attach(AttachWords),
+    /// `wait`.
+    Wait(WaitWords),
+    /// `exec`.
+    Exec(ExecWords),
     /// `gc`.
-    Gc(PlainWords),
+    Gc(GcWords),
     /// `doctor`.
     Doctor(PlainWords),
     /// `man`.
@@ -357,7 +449,15 @@ pub fn command() -> Command {
             verb("attach", help::ATTACH, |c| {
                 options::<AttachWords>(c).after_long_help(help::AFTER_ATTACH)
             }),
-            verb("gc", help::GC, options::<PlainWords>),
+            verb("wait", help::WAIT, |c| {
+                options::<WaitWords>(c).after_long_help(help::AFTER_WAIT)
+            }),
+            verb("exec", help::EXEC, |c| {
+                options::<ExecWords>(c)
+                    .override_usage("jobcage exec [OPTIONS] <ID> -- <COMMAND>...")
+                    .after_long_help(help::AFTER_EXEC)
+            }),
+            verb("gc", help::GC, options::<GcWords>),
             verb("doctor", help::DOCTOR, options::<PlainWords>),
             verb("man", help::MAN, options::<ManWords>).hide(true),
             verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
@@ -383,7 +483,9 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
         "logs" => VerbWords::Logs(LogsWords::from_arg_matches_mut(m)?),
         "attach" => VerbWords::Attach(AttachWords::from_arg_matches_mut(m)?),
-        "gc" => VerbWords::Gc(PlainWords::from_arg_matches_mut(m)?),
+        "wait" => VerbWords::Wait(WaitWords::from_arg_matches_mut(m)?),
+        "exec" => VerbWords::Exec(ExecWords::from_arg_matches_mut(m)?),
+        "gc" => VerbWords::Gc(GcWords::from_arg_matches_mut(m)?),
         "doctor" => VerbWords::Doctor(PlainWords::from_arg_matches_mut(m)?),
         "man" => VerbWords::Man(ManWords::from_arg_matches_mut(m)?),
         "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),

@@ -1,12 +1,12 @@
 //! `jobcage attach`: the output of a job as if it ran here, and its end as if it ended here. The job knows nothing of it.
 
 use super::captured::{Captured, OUTPUT_GONE, outlets, tell_lost};
-use super::run::tell;
+use super::run::{tell, write_report};
 use super::{Outcome, VerbError, places};
 use crate::cli::request::AttachRequest;
 use jobcage_job::{Stream, Streams};
 use jobcage_ledger::log::{Follower, Happening, Outlet, Until, Wanted};
-use jobcage_supervisor::{Failure, sessions};
+use jobcage_supervisor::{Failure, asking};
 use jobcage_sys::signal::is_ignored;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -44,6 +44,12 @@ pub fn attach(request: AttachRequest) -> Outcome {
         return Err(job.removed());
     };
     tell(&report, request.common.voice);
+    // As in `run`: the job has run, and a report that cannot be written is only told.
+    if let Some(path) = &request.report
+        && let Err(error) = write_report(path, &report)
+    {
+        crate::complain(&error);
+    }
     Ok((report.exit_code & 0xff) as u8)
 }
 
@@ -75,10 +81,9 @@ fn tell_how_to_come_back(job: &Captured, follower: &Follower<'_>, out: &Outlet) 
 
 /// Asks, and does not wait for the answer here: the output has to be followed meanwhile. A second one skips the grace.
 fn ask_to_stop(request: &AttachRequest) {
-    const TERM: i32 = 15;
     let (places, id) = (places(&request.common.places), request.id.clone());
     std::thread::spawn(move || {
-        if let Err(error) = sessions::stop(&places, &id, TERM, false) {
+        if let Err(error) = asking::stop(&places, &id, &asking::How::default()) {
             crate::complain(&error);
         }
     });

@@ -124,7 +124,7 @@ fn not_captured(record: &Record) -> Result<String, LedgerError> {
         State::Over(_) => {
             format!("the job {id} was not captured: its output went where its jobcage was started")
         }
-        State::Unattended(_) | State::NeverBegun => {
+        State::Unattended(_) | State::Closing { .. } | State::NeverBegun => {
             format!("the job {id} is not captured: the output of each step goes where that step was started")
         }
     })

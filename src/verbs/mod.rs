@@ -5,17 +5,21 @@ mod captured;
 mod command;
 mod doctor;
 mod end;
+mod exec;
 mod logs;
 mod look;
 pub mod pages;
 mod run;
+mod wait;
 
 pub use attach::attach;
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop};
+pub use exec::exec;
 pub use logs::logs;
 pub use look::{list, show};
 pub use run::{create, run};
+pub use wait::wait;
 
 use crate::cli::request;
 use jobcage_ledger::{LedgerError, Places};
@@ -28,6 +32,14 @@ pub enum VerbError {
     /// The supervisor could not do it.
     #[error(transparent)]
     Failure(#[from] Failure),
+    /// The file for standard input.
+    #[error("cannot open {} (--stdin): {source}", path.display())]
+    Stdin {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

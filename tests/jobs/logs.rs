@@ -23,6 +23,7 @@ const MERGED: CaptureSpec = CaptureSpec {
     streams: Streams::Merged,
     log_max: None,
     log_full: LogFull::Stop,
+    sync: false,
 };
 
 const SPLIT: CaptureSpec = CaptureSpec {
@@ -33,6 +34,7 @@ const SPLIT: CaptureSpec = CaptureSpec {
 const MIDDLE: CaptureSpec = CaptureSpec {
     log_max: Some(65536),
     log_full: LogFull::Middle,
+    sync: false,
     ..MERGED
 };
 

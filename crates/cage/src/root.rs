@@ -4,7 +4,7 @@ use crate::dir::Dir;
 use crate::error::{CageError, Result};
 use crate::mount::{Mount, is_cgroup2, own_cgroup};
 use crate::systemd::Bus;
-use jobcage_job::JobId;
+use jobcage_job::{JobId, Root};
 use jobcage_sys::{Errno, file};
 use nix::unistd::{AccessFlags, access};
 use std::path::{Path, PathBuf};
@@ -60,6 +60,42 @@ pub struct Found {
     pub mount: Mount,
     /// Our own cgroup, as `/proc/self/cgroup` has it.
     pub own: String,
+}
+
+impl Found {
+    /// A root that another process of ours has found.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn again(root: &Root) -> Result<Self> {
+        let all = [
+            Kind::Systemd,
+            Kind::Delegated,
+            Kind::UserScope,
+            Kind::Plain,
+            Kind::Nested,
+        ];
+        Ok(Self {
+            dir: Dir::open(Path::new(&root.path))?,
+            kind: all
+                .into_iter()
+                .find(|kind| kind.name() == root.kind)
+                .unwrap_or(Kind::Configured),
+            why: root.why.clone(),
+            mount: Mount::find()?,
+            own: own_cgroup()?,
+        })
+    }
+
+    /// As it stands in reports.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        Root {
+            kind: self.kind.name().into(),
+            path: self.dir.path().display().to_string(),
+            why: self.why.clone(),
+        }
+    }
 }
 
 /// What the search came to.

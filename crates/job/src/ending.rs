@@ -53,6 +53,13 @@ pub enum Cause {
         /// The sender's uid.
         uid: u32,
     },
+    /// `jobcage stop`.
+    Stop {
+        /// The pid of whoever asked.
+        pid: i32,
+        /// Its uid.
+        uid: u32,
+    },
     /// `jobcage cleanup` or a stop of the whole cage from outside of this step.
     Cleanup,
     /// The process that the job was bound to (`--lease-pid`) has ended.
@@ -64,6 +71,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Signal { signal, pid: 0, .. } => write!(f, "signal {signal} from the kernel"),
             Self::Signal { signal, pid, uid } => write!(f, "signal {signal} from pid {pid} (uid {uid})"),
+            Self::Stop { pid, uid } => write!(f, "jobcage stop, pid {pid} (uid {uid})"),
             Self::Cleanup => f.write_str("jobcage cleanup"),
             Self::Lease => f.write_str("the end of the process that held its lease"),
         }
@@ -110,8 +118,12 @@ pub enum Ending {
     },
     /// The kernel killed the main process for memory, inside the job's own limit.
     OutOfMemory,
-    /// The log reached its limit, which was to stop the job.
-    LogFull,
+    /// The log took no more: it reached its limit, which was to stop the job, or its disk failed.
+    LogFull {
+        /// The errno of the write that failed, such as `ENOSPC`; absent: the limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        errno: Option<i32>,
+    },
     /// Somebody asked for the end.
     Cancelled(Cause),
     /// The command could not be started.
@@ -138,7 +150,7 @@ impl Ending {
             Self::NeverStarted(n) if n.stage != "exec" => 125,
             Self::NeverStarted(n) if n.errno == ENOENT => 127,
             Self::NeverStarted(_) => 126,
-            Self::LogFull | Self::Lost { .. } => 125,
+            Self::LogFull { .. } | Self::Lost { .. } => 125,
         }
     }
 
@@ -162,7 +174,7 @@ impl Ending {
             Self::Signalled { .. } => "signalled",
             Self::TimedOut { .. } => "timed_out",
             Self::OutOfMemory => "out_of_memory",
-            Self::LogFull => "log_full",
+            Self::LogFull { .. } => "log_full",
             Self::Cancelled(_) => "cancelled",
             Self::NeverStarted(_) => "never_started",
             Self::Lost { .. } => "lost",
@@ -187,7 +199,12 @@ impl fmt::Display for Ending {
             Self::TimedOut { clock: Clock::Wall } => f.write_str("ran out of time"),
             Self::TimedOut { clock: Clock::Idle } => f.write_str("was silent for too long"),
             Self::OutOfMemory => f.write_str("ran out of memory"),
-            Self::LogFull => f.write_str("filled its log"),
+            Self::LogFull { errno: None } => f.write_str("filled its log"),
+            Self::LogFull { errno: Some(errno) } => write!(
+                f,
+                "was stopped, as its log could not be written: {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
             Self::Cancelled(cause) => write!(f, "was stopped by {cause}"),
             Self::NeverStarted(n) => write!(f, "never started: {} {:?}: {}", n.stage, n.what, n.reason()),
             Self::Lost { why } => write!(f, "was lost: {why}"),
@@ -212,6 +229,7 @@ mod tests {
         assert_eq!(Ending::from(ExitStatus::Code(42)).exit_code(), 42);
         assert_eq!(Ending::from(ExitStatus::Signal(11)).exit_code(), 139);
         assert_eq!(Ending::TimedOut { clock: Clock::Idle }.exit_code(), 124);
+        assert_eq!(Ending::Cancelled(Cause::Stop { pid: 7, uid: 0 }).exit_code(), 143);
         assert_eq!(never("exec", 2), 127);
         assert_eq!(never("exec", 13), 126);
         assert_eq!(never("chdir", 2), 125);
@@ -232,6 +250,7 @@ mod tests {
             Ending::Exited { code: 1 },
             Ending::OutOfMemory,
             Ending::Cancelled(Cause::Lease),
+            Ending::Cancelled(Cause::Stop { pid: 7, uid: 0 }),
             Ending::Lost { why: String::new() },
             Ending::TimedOut { clock: Clock::Wall },
         ] {

@@ -46,6 +46,9 @@ pub struct CaptureSpec {
     pub log_max: Option<u64>,
     /// What happens at that limit.
     pub log_full: LogFull,
+    /// Whether every piece of it is put on the disk before the next (`--log-sync`).
+    #[serde(default)]
+    pub sync: bool,
 }
 
 /// Whether stdout and stderr come into one log.

@@ -5,13 +5,18 @@
 //! spec.json     the first file, before the cage exists
 //! step-NN.json  each step of a job of `jobcage create`; written at its start and replaced at its end
 //! closing       present from the moment at which the whole job is being ended from outside
+//! stop.json     who asked for the end, and how it shall be
+//! wanted        somebody waits for the report, so a clean end keeps it
 //! report.json   the last file
 //! ```
 
 use crate::error::{LedgerError, Result};
-use jobcage_job::{JobId, JobSpec, REPORT_VERSION, Report, SPEC_VERSION, StepReport};
+use jobcage_job::{
+    JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION, STATUS_VERSION, StepReport,
+};
+use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
-use jobcage_sys::{Errno, lock};
+use jobcage_sys::lock::{self, Holder, Purpose};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
@@ -19,24 +24,25 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 pub(crate) const SPEC: &str = "spec.json";
 pub(crate) const REPORT: &str = "report.json";
 const CLOSING: &str = "closing";
+const PHASE: &str = "phase.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
 pub struct Record {
-    dir: OwnedFd,
-    path: PathBuf,
-    id: JobId,
-    durability: Durability,
+    pub(crate) dir: OwnedFd,
+    pub(crate) path: PathBuf,
+    pub(crate) id: JobId,
+    pub(crate) durability: Durability,
 }
 
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: OwnedFd,
+    file: OwnedFd,
 }
 
 /// How it stands with a job.
@@ -48,6 +54,11 @@ pub enum State {
     Alive {
         /// Its pid.
         supervisor: i32,
+    },
+    /// This process (`gc`, `cleanup`, the watcher's) ends it at this moment; 0 if it cannot be seen from here.
+    Closing {
+        /// Its pid.
+        by: i32,
     },
     /// Nobody looks after it. For a job of `jobcage create` that is as it should be.
     Unattended(Box<JobSpec>),
@@ -88,7 +99,7 @@ impl Record {
                 durability,
             };
             let lock = record
-                .lock()?
+                .lock(Purpose::Tending)?
                 .ok_or_else(|| LedgerError::io("lock", &path, Errno::EAGAIN))?;
             record.write(SPEC, spec)?;
             Ok((record, lock))
@@ -125,17 +136,33 @@ impl Record {
         }
     }
 
-    /// Takes the lock. `None`: somebody else has it.
+    /// Takes the lock, to end the job now. `None`: somebody else has it.
     ///
     /// # Errors
     /// What the file system answers.
-    pub fn lock(&self) -> Result<Option<Lock>> {
+    pub fn lock_to_end(&self) -> Result<Option<Lock>> {
+        self.lock(Purpose::Ending)
+    }
+
+    /// Changes the purpose of the lock that this process has: from here on it looks after the job. `None`: somebody else has
+    /// it.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn lock_to_tend(&self, held: Lock) -> Result<Option<Lock>> {
+        let taken = lock::try_lock(held.file.as_fd(), Purpose::Tending)
+            .map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))?;
+        Ok(taken.then_some(held))
+    }
+
+    fn lock(&self, purpose: Purpose) -> Result<Option<Lock>> {
         let path = || self.path.join(LOCK);
         let file = self
             .open_lock()
             .map_err(|errno| LedgerError::io("open", &path(), errno))?;
-        let taken = lock::try_lock(file.as_fd()).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
-        Ok(taken.then_some(Lock { _file: file }))
+        let taken =
+            lock::try_lock(file.as_fd(), purpose).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
+        Ok(taken.then_some(Lock { file }))
     }
 
     fn open_lock(&self) -> jobcage_sys::Result<OwnedFd> {
@@ -157,12 +184,19 @@ impl Record {
             .map_err(|errno| LedgerError::io("open", &self.path.join(LOCK), errno))?;
         let holder = lock::holder(file.as_fd());
         match holder.map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))? {
-            Some(supervisor) => Ok(State::Alive { supervisor }),
+            Some(Holder {
+                pid,
+                purpose: Purpose::Tending,
+            }) => Ok(State::Alive { supervisor: pid }),
+            Some(Holder {
+                pid,
+                purpose: Purpose::Ending,
+            }) => Ok(State::Closing { by: pid }),
             None => self.unattended(),
         }
     }
 
-    /// How it stands with the job while its lock is ours: never [`State::Alive`].
+    /// How it stands with the job while its lock is ours: never [`State::Alive`] or [`State::Closing`].
     ///
     /// # Errors
     /// As [`Record::state`].
@@ -224,6 +258,15 @@ impl Record {
         self.write(REPORT, &report)
     }
 
+    /// As [`Record::close`], and it stays on the disk, whatever the other files of this record do.
+    ///
+    /// # Errors
+    /// As [`Record::close`].
+    pub fn close_for_good(&mut self, report: &Report) -> Result<()> {
+        self.durability = Durability::Disk;
+        self.close(report)
+    }
+
     /// Takes away what a writer left that was killed before its rename. Whether that succeeds does not matter to the job.
     fn sweep_unfinished(&self) {
         for name in self
@@ -234,6 +277,24 @@ impl Record {
         {
             let _ = unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
         }
+    }
+
+    /// Puts what was written so far on the disk: a job that was begun in a hurry is there after a power cut from here on.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn settle(&self) -> Result<()> {
+        let io = |errno| LedgerError::io("write", &self.path, errno);
+        let spec = openat(&self.dir, SPEC, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(io)?;
+        fsync(&spec).map_err(io)?;
+        fsync(&self.dir).map_err(io)?;
+        let base = file::open_dir(self.path.parent().unwrap_or(Path::new("/"))).map_err(io)?;
+        fsync(&base).map_err(io)
+    }
+
+    /// Takes away a file that only a living job needs. One that is not there is fine.
+    pub fn forget(&self, name: &str) {
+        let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir);
     }
 
     /// Marks that the whole job is being ended from outside of its steps.
@@ -249,6 +310,38 @@ impl Record {
     #[must_use]
     pub fn is_closing(&self) -> bool {
         file::exists_at(self.dir.as_fd(), CLOSING).unwrap_or(false)
+    }
+
+    /// Writes how the main process of a step ended.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_status(&self, end: &MainEnd) -> Result<()> {
+        self.write(&format!("status-{:02}.json", end.step), end)
+    }
+
+    /// How the main process of a step ended. `None`: it has not, or nobody could write it down.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a newer version.
+    pub fn status(&self, step: u32) -> Result<Option<MainEnd>> {
+        self.read(&format!("status-{step:02}.json"), STATUS_VERSION)
+    }
+
+    /// Writes where the supervisor stands, for the next one.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_phase(&self, phase: &impl Serialize) -> Result<()> {
+        self.write(PHASE, phase)
+    }
+
+    /// Where the last supervisor stood. `None`: it had not begun.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a version above `known`.
+    pub fn phase<T: DeserializeOwned>(&self, known: u32) -> Result<Option<T>> {
+        self.read(PHASE, known)
     }
 
     /// Writes or replaces what is known of a step.
@@ -283,49 +376,6 @@ impl Record {
         }
         steps.sort_by_key(|step| step.number);
         Ok(steps)
-    }
-
-    /// Removes the record with everything in it.
-    ///
-    /// # Errors
-    /// What the file system answers. A record that is gone already is fine.
-    pub fn remove(self) -> Result<()> {
-        let io = |errno| LedgerError::io("remove", &self.path, errno);
-        // The lock goes last, so that a record that is half removed is still locked.
-        for name in [SPEC, CLOSING, REPORT] {
-            match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(io(errno)),
-            }
-        }
-        self.remove_rest()
-    }
-
-    /// Removes the record of a job that never wrote more than lock and spec, in as few calls as can be.
-    ///
-    /// # Errors
-    /// As [`Record::remove`].
-    pub fn remove_plain(self) -> Result<()> {
-        let _ = unlinkat(&self.dir, SPEC, UnlinkatFlags::NoRemoveDir);
-        let _ = unlinkat(&self.dir, LOCK, UnlinkatFlags::NoRemoveDir);
-        match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(_) => self.remove(),
-        }
-    }
-
-    fn remove_rest(&self) -> Result<()> {
-        let io = |errno| LedgerError::io("remove", &self.path, errno);
-        for name in self.names()? {
-            match unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(io(errno)),
-            }
-        }
-        match unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(io(errno)),
-        }
     }
 
     /// The names of its files.
@@ -376,7 +426,7 @@ impl Record {
             .map_err(|errno| LedgerError::io("write", &path, errno))
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {
         let path = self.path.join(name);
         let text = match file::read_at(self.dir.as_fd(), name) {
             Ok(text) => text,

@@ -47,10 +47,19 @@ pub fn limits(spec: &JobSpec, cage: Option<&Cage>) -> BTreeMap<String, EnforcedL
     dir.map(|dir| read_back(dir, &spec.limits)).unwrap_or_default()
 }
 
+/// How those can be found who have left the cage.
+#[derive(Debug, Clone, Copy)]
+pub enum Outside<'a> {
+    /// The job's descendants are ours; these children of ours are not the job's.
+    Descendants(&'a [i32]),
+    /// Whoever the job's descendants belong to has none left.
+    Nobody,
+    /// The job's descendants are nobody's that we know (after a crash, or in cleanup): by what they carry.
+    Unknown,
+}
+
 /// Looks for what has left the cage of a job that was emptied, kills what is the job's for certain, and names the rest.
-/// `own_children`: children of this process that are not the job's, all others being its descendants; `None`: the job's
-/// descendants are not ours (after a crash, or in cleanup), so they are looked for by what they carry.
-pub fn look_outside(spec: &JobSpec, own_children: Option<&[i32]>, closed: &mut Closed) {
+pub fn look_outside(spec: &JobSpec, outside: Outside<'_>, closed: &mut Closed) {
     let orders = Fence::new(began(spec), spec.uid).orders();
     let mut look = |found: std::io::Result<Vec<Escape>>| match found {
         Ok(found) => closed.escaped.extend(found),
@@ -58,15 +67,15 @@ pub fn look_outside(spec: &JobSpec, own_children: Option<&[i32]>, closed: &mut C
             "nobody looked for processes that had left the cage: /proc: {e}"
         )),
     };
-    match own_children {
-        Some(own) if jobcage_sys::wait::other_child_than(own) => {
+    match outside {
+        Outside::Descendants(own) if jobcage_sys::wait::other_child_than(own) => {
             look(descendants(own, Path::new(&spec.cage)))
         }
-        Some(_) => {}
-        None => look(carriers(&spec.id)),
+        Outside::Descendants(_) | Outside::Nobody => {}
+        Outside::Unknown => look(carriers(&spec.id)),
     }
     // Something was ordered from others, so what it started may carry the job's name by now.
-    if !orders.is_empty() && own_children.is_some() {
+    if !orders.is_empty() && !matches!(outside, Outside::Unknown) {
         look(carriers(&spec.id));
     }
     closed.escaped.extend(orders);
@@ -98,7 +107,10 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
                 closed.emptied.proof.removed = true;
                 return Ok(());
             }
-            Err(error) if error.errno() == Some(jobcage_sys::Errno::EBUSY) => {}
+            // Somebody has just made a cgroup in it: a `jobcage exec` at this very moment, for one. No further one, then.
+            Err(error) if error.errno() == Some(jobcage_sys::Errno::EBUSY) => {
+                let _ = cage.dir().write("cgroup.max.descendants", "0");
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,15 +1,21 @@
 //! Closing what nobody looks after: jobs whose supervisor died, jobs of another boot, jobs whose lease is over; and another
-//! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it.
+//! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it. Then old records go.
 
-use crate::closing::{self, Story};
-use crate::error::Result;
+use crate::closing::{self, Outside, Story};
+use crate::error::{Failure, Result};
+use crate::host;
+use crate::keeper::Keeper;
+use crate::kept::{self, TakeOver};
+use crate::prune::{self, Keep, Pruned};
 use crate::sessions;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
+use jobcage_sys::pidfd;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// What `gc` did with one record.
 #[derive(Debug)]
@@ -20,50 +26,93 @@ pub enum Done {
     Released(Box<Report>),
     /// It is still quarantined.
     Quarantined(Box<Report>),
+    /// Its keeper lives: another supervisor has it, or is on its way.
+    HandedOn(JobId),
     /// It removed the record of a job that never began.
     Swept(JobId),
-    /// It removed an old report.
-    Pruned(JobId),
+    /// It removed the record of a job that is over.
+    Pruned(Pruned),
+    /// It would close this orphan, or sweep away the record of a job that never began.
+    Planned(JobId, &'static str),
+    /// It would remove the record of a job that is over.
+    WouldPrune(Pruned),
     /// It could not.
     Failed(JobId, String),
 }
 
-/// How long a report is kept for `jobcage show`.
-pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Looks at every record.
+/// Looks at every record. `dry_run`: and changes none.
 ///
 /// # Errors
 /// If the records cannot be listed; trouble with one of them is in the result.
-pub fn gc(places: &Places) -> Result<Vec<Done>> {
-    watcher::sweep_sockets(&places.runtime);
+pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
+    if !dry_run {
+        watcher::sweep_sockets(&places.runtime);
+    }
     let mut done = Vec::new();
     for id in places.all()? {
-        match close_if_orphaned(places, &id) {
+        let one = if dry_run {
+            plan(places, &id)
+        } else {
+            close_if_orphaned(places, &id, Role::Passing)
+        };
+        match one {
             Ok(one) => done.extend(one),
             Err(failure) => done.push(Done::Failed(id, failure.to_string())),
         }
     }
+    prune::prune(places, keep, dry_run, &mut done)?;
     Ok(done)
 }
 
-/// Closes a job if nobody looks after it. `None`: there was nothing to do.
+/// What [`close_if_orphaned`] would do.
+fn plan(places: &Places, id: &JobId) -> Result<Option<Done>> {
+    let record = match places.open(id) {
+        Err(jobcage_ledger::LedgerError::NoSuchJob(_)) => return Ok(None),
+        other => other?,
+    };
+    Ok(match record.state()? {
+        State::NeverBegun => Some(Done::Planned(id.clone(), "swept")),
+        State::Unattended(spec) if is_orphan(&record, &spec)? => Some(Done::Planned(id.clone(), "closed")),
+        State::Unattended(_) | State::Alive { .. } | State::Closing { .. } | State::Over(_) => None,
+    })
+}
+
+/// Whether a process has the time to look after a job to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It was started for that: it becomes the job's supervisor where the keeper lives.
+    Staying,
+    /// It has other things to do: it starts one that stays.
+    Passing,
+}
+
+/// Closes a job if nobody looks after it, or has it taken over if it still can be. `None`: there was nothing to do.
 ///
 /// # Errors
 /// If its record or its cage cannot be read.
-pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
+pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Option<Done>> {
     let record = match places.open(id) {
         Err(jobcage_ledger::LedgerError::NoSuchJob(_)) => return Ok(None),
         other => other?,
     };
     match record.state()? {
         State::Alive { .. } => return Ok(None),
-        State::Over(report) => return look_again(record, *report),
+        State::Closing { by } => return wait_for_closing(by),
+        State::Over(report) => return look_again(&record, *report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
+        State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
+            host::start_closer(places, &spec.id)
+                .map_err(Failure::system("start the next supervisor of the job"))?;
+            return Ok(Some(Done::HandedOn(id.clone())));
+        }
         State::Unattended(_) | State::NeverBegun => {}
     }
-    let Some(lock) = record.lock()? else {
-        return Ok(None);
+    let Some(mut lock) = record.lock_to_end()? else {
+        // Somebody was faster: the watcher's closing, or another gc.
+        return match record.state()? {
+            State::Closing { by } => wait_for_closing(by),
+            _ => Ok(None),
+        };
     };
     // Looked at again under the lock: another gc may have been here.
     match record.state_under(&lock)? {
@@ -73,20 +122,37 @@ pub fn close_if_orphaned(places: &Places, id: &JobId) -> Result<Option<Done>> {
         }
         State::Unattended(spec) => {
             let same_boot = spec.boot_id == boot_id()?;
+            let mut why = Vec::new();
+            if same_boot && (spec.capture.is_some() || spec.after) {
+                (lock, why) = match kept::take_over(places.open(id)?, *spec.clone(), lock)? {
+                    TakeOver::Done => return Ok(Some(Done::HandedOn(id.clone()))),
+                    TakeOver::Lost(lock, why) => (lock, why),
+                };
+            }
             let report = if same_boot && spec.created_by == CreatedBy::Create && record.is_closing() {
                 // A cleanup that was cut off: what it was about to do.
                 sessions::close_created(&record, &spec, None, "gc")?
             } else {
-                close_lost(&record, &spec, same_boot)?
+                close_lost(&record, &spec, same_boot, why)?
             };
+            drop(lock);
             Ok(Some(if report.clean {
                 Done::Closed(report.into())
             } else {
                 Done::Quarantined(report.into())
             }))
         }
-        State::Over(_) | State::Alive { .. } => Ok(None),
+        State::Over(_) | State::Alive { .. } | State::Closing { .. } => Ok(None),
     }
+}
+
+/// Another process ends the job at this moment: when `gc` returns, what it found is done, whoever did it.
+pub(crate) fn wait_for_closing(by: i32) -> Result<Option<Done>> {
+    // One that has ended already is no trouble, and one out of our sight cannot be waited for.
+    if let Ok(process) = pidfd::open(by) {
+        pidfd::wait_end(process.as_fd()).map_err(Failure::system("wait for the closing of the job"))?;
+    }
+    Ok(None)
 }
 
 fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
@@ -96,7 +162,7 @@ fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
         || matches!(lease(spec), Lease::Over))
 }
 
-fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report> {
+fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>) -> Result<Report> {
     let ending = if !same_boot {
         Ending::Lost {
             why: "the host went down".into(),
@@ -117,9 +183,14 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     if same_boot {
-        closing::look_outside(spec, None, &mut closed);
+        closing::look_outside(spec, Outside::Unknown, &mut closed);
     }
-    let mut notes = Vec::new();
+    let mut notes = why;
+    if spec.capture.is_some() {
+        notes.push(
+            "its log has what was written while somebody looked after it; the tail may be missing".into(),
+        );
+    }
     if spec.after {
         notes.push(
             "its after phase did not run, or nobody saw its end: the script died with the supervisor".into(),
@@ -141,21 +212,12 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool) -> Result<Report
     Ok(report)
 }
 
-/// A job that is over: its quarantine may be over as well, or its report old.
-fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
+/// A job that is over: its quarantine may be over as well.
+fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     let Some(quarantine) = report.quarantine.clone() else {
-        let old = report
-            .ended
-            .parse::<jiff::Timestamp>()
-            .is_ok_and(|ended| SystemTime::from(ended).elapsed().is_ok_and(|age| age > KEEP));
-        if !old {
-            return Ok(None);
-        }
-        let id = record.id().clone();
-        record.remove()?;
-        return Ok(Some(Done::Pruned(id)));
+        return Ok(None);
     };
-    let Some(lock) = record.lock()? else {
+    let Some(lock) = record.lock_to_end()? else {
         return Ok(None);
     };
     // As above.

@@ -3,13 +3,16 @@
 use crate::error::{Failure, Result};
 use crate::watcher;
 use jobcage_cage::{Bus, Dir, Found, Kind, Search, enable, find, own_place};
-use jobcage_job::Controller;
+use jobcage_job::{Controller, JobId};
 use jobcage_ledger::Places;
-use jobcage_sys::spawn::{Plan, spawn};
+use jobcage_sys::Errno;
+use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::signal::SigSet;
+use nix::sys::stat::Mode;
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -40,6 +43,23 @@ pub fn root(configured: Option<&Path>, places: &Places) -> Result<Found> {
             Ok(own_place(kind)?)
         }
     }
+}
+
+/// Does something below the root, once more from the start if the root itself went away meanwhile: systemd removes a scope,
+/// with a delay, whose last process has been killed, and another one may be had.
+///
+/// # Errors
+/// Those of `make`.
+pub(crate) fn while_root_lasts<T>(make: impl Fn() -> Result<T>) -> Result<T> {
+    const TRIES: usize = 3;
+    let went_away = |failure: &Failure| matches!(failure, Failure::Cage(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV)));
+    for _ in 1..TRIES {
+        match make() {
+            Err(failure) if went_away(&failure) => {}
+            other => return other,
+        }
+    }
+    make()
 }
 
 /// Starts the scope of all cages, unless somebody else does so at this moment: then it waits for that one.
@@ -109,6 +129,28 @@ pub fn enable_below(found: &Found, controllers: &[Controller]) -> Result<()> {
         enable(&Dir::open(&found.mount.point)?, controllers)?;
     }
     Ok(enable(&found.dir, controllers)?)
+}
+
+/// Starts the process that closes a job, or takes it over where its keeper lives: the record's lock decides between several.
+/// It outlives us.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn start_closer(places: &Places, id: &JobId) -> jobcage_sys::Result<Child> {
+    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
+    let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
+    let plan = Plan {
+        programs: vec![SELF.into()],
+        args: args.chain(paths).chain([cstring(id.as_str().as_ref())]).collect(),
+        env: environment(&["XDG_RUNTIME_DIR"]),
+        stdio: [Some(null.as_fd()), Some(null.as_fd()), Some(null.as_fd())],
+        dir: Some(c"/".into()),
+        new_session: true,
+        signal_mask: Some(SigSet::empty()),
+        ..Plan::default()
+    };
+    spawn(&plan)
 }
 
 /// The named variables of our own environment, where they are set.

@@ -9,9 +9,11 @@
 //! A normal exit skips Leaving and Cutting; a job without an after phase skips After.
 
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, NeverStarted};
+use serde::{Deserialize, Serialize};
 
 /// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// The command runs.
     Running,
@@ -45,6 +47,16 @@ pub enum Event {
     StopAsked(Cause),
     /// A clock of the job ran out.
     ClockRan(Clock),
+    /// The log takes no more: its limit, which was to end the job, or a disk that fails.
+    LogFull {
+        /// The errno of a failed write; `None`: the limit.
+        errno: Option<i32>,
+    },
+    /// How the main process ended is not to be known any more, or whether it lives.
+    Lost {
+        /// What is known of it.
+        why: String,
+    },
     /// The grace time is over.
     GraceOver,
     /// The kernel says that the step's leaf is empty.
@@ -82,8 +94,8 @@ pub enum Action {
     Settle,
 }
 
-/// The machine.
-#[derive(Debug, Clone)]
+/// The machine. A supervisor writes it down at every change, so that the next one can go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     state: State,
     ending: Option<Ending>,
@@ -123,6 +135,11 @@ impl Machine {
         self.status
     }
 
+    /// Notes what is no event of the job's life.
+    pub fn remark(&mut self, note: String) {
+        self.note(note);
+    }
+
     /// Later causes.
     #[must_use]
     pub fn notes(&self) -> &[String] {
@@ -143,6 +160,11 @@ impl Machine {
             }
             (State::Running, Event::StopAsked(cause)) => self.leave(Ending::Cancelled(cause)),
             (State::Running, Event::ClockRan(clock)) => self.leave(Ending::TimedOut { clock }),
+            (State::Running, Event::LogFull { errno }) => self.leave(Ending::LogFull { errno }),
+            (State::Running, Event::Lost { why }) => {
+                self.end(Ending::Lost { why });
+                self.go(State::Cutting, &[Action::CutStep])
+            }
             (State::Leaving, Event::MainEnded { status, .. }) => {
                 // The others have their grace as well: the leaf decides, not the main process.
                 self.status = Some(status);
@@ -185,6 +207,8 @@ impl Machine {
                 self.note(format!("the {clock:?} clock ran out while the job was ending"))
             }
             Event::MainEnded { status, .. } => self.status = self.status.or(Some(status)),
+            Event::LogFull { .. } => self.note("the log took no more while the job was ending".into()),
+            Event::Lost { why } => self.note(why),
             _ => {}
         }
     }
@@ -246,6 +270,10 @@ mod tests {
                 uid: 0
             })),
             prop_oneof![Just(Clock::Wall), Just(Clock::Idle)].prop_map(Event::ClockRan),
+            prop::option::of(1..40).prop_map(|errno| Event::LogFull { errno }),
+            Just(Event::Lost {
+                why: "nobody knows".into()
+            }),
             Just(Event::GraceOver),
             Just(Event::LeafEmpty),
             any::<bool>().prop_map(|proven| Event::Cut { proven }),
@@ -273,6 +301,9 @@ mod tests {
             let mut done: Vec<Action> = Vec::new();
             let mut first_ending = None;
             for event in events {
+                // Another supervisor may take over at every moment.
+                let written = serde_json::to_string(&machine).unwrap();
+                machine = serde_json::from_str(&written).unwrap();
                 let before = machine.state();
                 done.extend(machine.handle(event));
                 prop_assert!(rank(before) <= rank(machine.state()), "{before:?} -> {:?}", machine.state());

@@ -5,7 +5,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -183,6 +183,55 @@ pub fn close_from(first: u32) {
 pub fn take_stdin() -> OwnedFd {
     // SAFETY: descriptor 0 is open in every process that Rust's runtime has started, and the caller takes it once.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(0) }
+}
+
+/// A file in memory that nobody can change any more (memfd_create(2), `F_ADD_SEALS`): for what must be on no disk.
+///
+/// # Errors
+/// As memfd_create(2) and write(2).
+pub fn sealed(name: &CStr, content: &[u8]) -> Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let file = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    write_all(file.as_fd(), content)?;
+    let seals = SealFlag::all();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+/// Reads a file from its beginning, wherever it stands: a descriptor that came by a socket shares its position.
+///
+/// # Errors
+/// As pread(2).
+pub fn read_from_start(file: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let size = nix::sys::stat::fstat(file)?.st_size;
+    let mut content = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut done = 0;
+    while done < content.len() {
+        match nix::sys::uio::pread(
+            file,
+            &mut content[done..],
+            i64::try_from(done).unwrap_or(i64::MAX),
+        ) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    content.truncate(done);
+    Ok(content)
+}
+
+/// How many bytes wait in a pipe (`FIONREAD`, ioctl_tty(2)).
+///
+/// # Errors
+/// As ioctl(2).
+pub fn bytes_waiting(pipe: BorrowedFd<'_>) -> Result<usize> {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: the kernel writes one int to a live one.
+    Errno::result(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut waiting) })?;
+    Ok(usize::try_from(waiting).unwrap_or(0))
 }
 
 /// Whether an extended attribute of a file has this value. One that is not there, or cannot be read, has not.

@@ -7,14 +7,36 @@
 use crate::{Errno, Result};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Takes the lock if nobody has it: `true`, else `false`.
+/// What the holder of the lock is about, which it tells by the part of the file that it locks: the whole file is for those
+/// who look after something, the first byte for those who end it. Either shuts out both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It looks after something for as long as that lasts.
+    Tending,
+    /// It ends something, which takes a moment.
+    Ending,
+}
+
+/// Whoever holds the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Its pid; 0 if it lives in a pid namespace that we cannot see into.
+    pub pid: i32,
+    /// What it is about.
+    pub purpose: Purpose,
+}
+
+/// Takes the lock if nobody has it: `true`, else `false`. Whoever has it already changes its purpose.
 ///
 /// # Errors
 /// `ENOLCK`, or what the file system answers.
-pub fn try_lock(file: BorrowedFd<'_>) -> Result<bool> {
-    let whole = request(libc::F_WRLCK);
-    // SAFETY: `whole` is a valid flock.
-    match Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &whole) }) {
+pub fn try_lock(file: BorrowedFd<'_>, purpose: Purpose) -> Result<bool> {
+    let mut wanted = request(libc::F_WRLCK);
+    if purpose == Purpose::Ending {
+        wanted.l_len = 1;
+    }
+    // SAFETY: `wanted` is a valid flock.
+    match Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &wanted) }) {
         Ok(_) => Ok(true),
         // Linux gives no EACCES for a lock that another one has; who passed it for that would leave an orphan alone.
         Err(Errno::EAGAIN) => Ok(false),
@@ -22,18 +44,26 @@ pub fn try_lock(file: BorrowedFd<'_>) -> Result<bool> {
     }
 }
 
-/// The pid of whoever else holds the lock; 0 if it lives in a pid namespace that we cannot see into.
+/// Whoever else holds the lock.
 ///
 /// # Errors
 /// What the file system answers.
-pub fn holder(file: BorrowedFd<'_>) -> Result<Option<i32>> {
+pub fn holder(file: BorrowedFd<'_>) -> Result<Option<Holder>> {
     let mut answer = request(libc::F_WRLCK);
     // SAFETY: `answer` is a valid flock, which the kernel overwrites.
     Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &mut answer) })?;
-    Ok((i32::from(answer.l_type) != libc::F_UNLCK).then_some(answer.l_pid))
+    let purpose = if answer.l_len == 1 {
+        Purpose::Ending
+    } else {
+        Purpose::Tending
+    };
+    Ok((i32::from(answer.l_type) != libc::F_UNLCK).then_some(Holder {
+        pid: answer.l_pid,
+        purpose,
+    }))
 }
 
-/// A lock request for the whole file.
+/// A lock request for the whole file, from its first byte to its end wherever that is.
 fn request(kind: i32) -> libc::flock {
     // SAFETY: all-zero is valid: SEEK_SET, from 0, to the end.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };

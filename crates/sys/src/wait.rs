@@ -32,6 +32,14 @@ pub fn poll(whom: Whom, stops: bool) -> Result<Option<(i32, Change)>> {
     wait(whom, libc::WEXITED | stopped | libc::WNOHANG)
 }
 
+/// As [`poll`] for a child that has ended, but leaves it unreaped: its pid stays its own, and its status can be fetched again.
+///
+/// # Errors
+/// `ECHILD`: there is no such child.
+pub fn peek(whom: Whom) -> Result<Option<(i32, Change)>> {
+    wait(whom, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+}
+
 /// Waits until a child has ended and reaps it.
 ///
 /// # Errors

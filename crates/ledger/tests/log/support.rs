@@ -129,6 +129,7 @@ pub const CAPTURE: CaptureSpec = CaptureSpec {
     streams: Streams::Merged,
     log_max: None,
     log_full: LogFull::Stop,
+    sync: false,
 };
 
 /// The record of a captured job without a cage.

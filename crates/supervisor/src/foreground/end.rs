@@ -2,7 +2,8 @@
 
 use super::setup::{Setup, program_name};
 use super::{Running, Supervision};
-use crate::closing::{self, Closed, Story};
+use crate::beside::{cut_beside, place_of_step};
+use crate::closing::{self, Closed, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::job::{Outcome, Target};
 use crate::machine::{Event, State};
@@ -76,11 +77,16 @@ impl Supervision<'_> {
 
     pub(super) fn signal_step(&mut self) -> Result<()> {
         let leaf = &self.setup.leaf.dir;
-        self.leaving = EventsFile::open(leaf).map_err(Failure::system("open cgroup.events"))?;
-        if self.job.grace.is_zero() {
+        let place = if self.is_step_of_another() {
+            leaf
+        } else {
+            place_of_step(&self.setup.cage, leaf)?
+        };
+        self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
+        if self.wish.grace.is_zero() {
             return Ok(());
         }
-        match signal_all(leaf, &[self.job.signal, SIGCONT]) {
+        match signal_all(place, &[self.wish.signal, SIGCONT]) {
             Ok(signalled) => self.crowd = signalled > 64,
             Err(errno) => self
                 .setup
@@ -94,7 +100,10 @@ impl Supervision<'_> {
         self.leaving = None;
         self.crowd = false;
         self.grace_until = None;
-        let emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
+        let mut emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
+        if !self.is_step_of_another() {
+            cut_beside(&self.setup.cage, &mut emptied)?;
+        }
         let proven = emptied.proven();
         self.cut = Some(emptied);
         self.look_at_children()?;
@@ -186,39 +195,25 @@ impl Supervision<'_> {
                 .watch
                 .iter()
                 .filter_map(|w| w.started.as_ref())
+                .chain(self.setup.keeper.iter().filter_map(|k| k.child.as_ref()))
                 .map(|child| child.pid)
                 .collect();
-            closing::look_outside(&self.setup.spec, (!self.strangers).then_some(&own), &mut closed);
+            let outside = if self.strangers {
+                Outside::Unknown
+            } else {
+                Outside::Descendants(&own)
+            };
+            closing::look_outside(&self.setup.spec, outside, &mut closed);
         }
         if let Some(cut) = self.cut.take() {
-            self.merge_cut(&mut closed, cut);
+            if self.is_step_of_another() && !cut.proven() {
+                closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
+            }
+            merge_cut(&mut closed, cut);
         }
         let proven = closed.quarantine.is_none() && closed.emptied.proven();
         self.closed = Some(closed);
         Ok(Event::Emptied { proven })
-    }
-
-    /// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
-    pub(super) fn merge_cut(&self, closed: &mut Closed, cut: Emptied) {
-        use jobcage_job::{Kill, Proof};
-        if self.is_step_of_another() && !cut.proven() {
-            closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
-        }
-        let last = &mut closed.emptied;
-        last.census.count += cut.census.count;
-        if !cut.census.left.is_empty() {
-            let later = std::mem::replace(&mut last.census.left, cut.census.left);
-            last.census.left.extend(later);
-            last.census.method = cut.census.method;
-        }
-        if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
-            let removed = last.proof.removed;
-            last.proof = Proof {
-                removed,
-                populated: last.proof.populated,
-                ..cut.proof
-            };
-        }
     }
 
     /// Those that the kill has ended. One that is stuck in the kernel is not waited for.
@@ -264,15 +259,24 @@ impl Supervision<'_> {
         );
         let interrupted = self.terminal_signal.is_some()
             && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));
+        let job_ended = self.job_has_ended(&report.ending);
         self.put_away(&report)?;
-        Ok(Outcome { report, interrupted })
+        Ok(Outcome {
+            report,
+            interrupted,
+            job_ended,
+        })
     }
 
-    /// A job that ended cleanly leaves no record; any other keeps its report there.
+    /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there.
     pub(super) fn put_away(self, report: &Report) -> Result<()> {
-        let is_step = self.is_step_of_another();
-        let Setup { record, lock, .. } = self.setup;
-        if is_step {
+        let target = &self.job.target;
+        let Setup {
+            record, lock, keeper, ..
+        } = self.setup;
+        if let Target::Beside(_) = target {
+            self.setup.cage.remove_exec_leaf(&self.setup.leaf);
+        } else if let Target::Existing(_) = target {
             for step in &report.steps {
                 match record.write_step(step) {
                     // A cleanup at this very moment sweeps the record and tells of the step itself.
@@ -281,9 +285,18 @@ impl Supervision<'_> {
                 }
             }
         } else if report.clean {
-            record.remove_plain()?;
+            // Where somebody waits for the report and it cannot be written, they see the record go.
+            if let Some(_held) = record.remove_plain()?
+                && record.close(report).is_err()
+            {
+                record.remove()?;
+            }
         } else {
             record.close(report)?;
+        }
+        // Only now: until here it would have had the after phase run.
+        if let Some(keeper) = keeper {
+            keeper.leave();
         }
         drop(lock);
         Ok(())
@@ -302,7 +315,13 @@ impl Supervision<'_> {
                 let asked = fds[1].revents().is_some_and(|events| !events.is_empty());
                 polled.is_ok() && !asked
             };
-            if !ready && matches!(self.signals.next(), Some(Meaning::Stop(_) | Meaning::Terminal(_))) {
+            let impatient = !ready
+                && match self.signals.next() {
+                    Some(Meaning::Stop(_) | Meaning::Terminal(_)) => true,
+                    Some(Meaning::StopIfAsked(_)) => self.is_asked_again(),
+                    _ => false,
+                };
+            if impatient {
                 self.setup
                     .notes
                     .push("captured output was dropped, since its destination took none".into());
@@ -317,5 +336,25 @@ fn exit_status(change: Change) -> ExitStatus {
     match change {
         Change::Exited(code) => ExitStatus::Code(code),
         Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
+    }
+}
+
+/// The cut of the step comes before the emptying of the cage: its census is the one that tells what was left.
+pub(crate) fn merge_cut(closed: &mut Closed, cut: Emptied) {
+    use jobcage_job::{Kill, Proof};
+    let last = &mut closed.emptied;
+    last.census.count += cut.census.count;
+    if !cut.census.left.is_empty() {
+        let later = std::mem::replace(&mut last.census.left, cut.census.left);
+        last.census.left.extend(later);
+        last.census.method = cut.census.method;
+    }
+    if cut.proof.kill != Kill::NotNeeded && last.proof.kill == Kill::NotNeeded {
+        let removed = last.proof.removed;
+        last.proof = Proof {
+            removed,
+            populated: last.proof.populated,
+            ..cut.proof
+        };
     }
 }

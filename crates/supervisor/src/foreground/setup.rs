@@ -4,6 +4,8 @@ use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::host::{self};
 use crate::job::{Command, Job};
+use crate::keeper::{KEEPERS, Keeper};
+use crate::package;
 use crate::watcher::{self, Watch};
 use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
@@ -13,6 +15,7 @@ use jobcage_ledger::{Lock, Record, boot_id};
 use jobcage_sys::Errno;
 use jobcage_sys::file::Durability;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 
 /// What is there before the command starts.
 pub(super) struct Setup {
@@ -22,12 +25,25 @@ pub(super) struct Setup {
     pub(super) cage: Cage,
     pub(super) leaf: Leaf,
     pub(super) watch: Option<Watch>,
+    /// Holds what an after phase needs, should we be killed before it.
+    pub(super) keeper: Option<Keeper>,
     pub(super) limits: BTreeMap<String, EnforcedLimit>,
     pub(super) root: Option<Root>,
     pub(super) notes: Vec<String>,
 }
 
+/// Makes the record and the cage of a new job.
 pub(super) fn new_cage(
+    job: &Job,
+    name: Option<&str>,
+    limits: &Limits,
+    best_effort: bool,
+    after: bool,
+) -> Result<Setup> {
+    host::while_root_lasts(|| try_new_cage(job, name, limits, best_effort, after))
+}
+
+fn try_new_cage(
     job: &Job,
     name: Option<&str>,
     limits: &Limits,
@@ -38,30 +54,8 @@ pub(super) fn new_cage(
     if !limits.is_empty() {
         host::step_aside(&found)?;
     }
-    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
     let boot = boot_id()?;
-    let make_spec = || JobSpec {
-        version: SPEC_VERSION,
-        id: JobId::generate(&word, random()),
-        name: name.map(str::to_owned),
-        created_by: CreatedBy::Run,
-        program: Some(program_name(&job.command)),
-        cage: String::new(),
-        limited: !limits.is_empty(),
-        boot_id: boot.clone(),
-        owner: nix::unistd::getuid().as_raw(),
-        uid: job
-            .command
-            .identity
-            .as_ref()
-            .map_or_else(|| nix::unistd::getuid().as_raw(), |i| i.uid),
-        created_ns: closing::now_ns(),
-        grace: job.grace,
-        limits: limits.clone(),
-        lease: None,
-        after,
-        capture: None,
-    };
+    let make_spec = || new_spec(job, name, limits, after, &boot);
     let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
     let mut notes = Vec::new();
     let watch = watcher::register(&job.places, &found.dir, &spec.id)
@@ -71,11 +65,12 @@ pub(super) fn new_cage(
             ))
         })
         .ok();
-    let root = Some(Root {
-        kind: found.kind.name().into(),
-        path: found.dir.path().display().to_string(),
-        why: found.why.clone(),
-    });
+    let root = Some(found.root());
+    let keeper = if after {
+        keep_after(job, &record, &found, &mut notes)
+    } else {
+        None
+    };
     match furnish(found, &spec, best_effort) {
         Ok((cage, leaf, limits)) => Ok(Setup {
             spec,
@@ -84,11 +79,15 @@ pub(super) fn new_cage(
             cage,
             leaf,
             watch,
+            keeper,
             limits,
             root,
             notes,
         }),
         Err(failure) => {
+            if let Some(keeper) = keeper {
+                keeper.leave();
+            }
             // Nothing has run in it, so it can go as it is; the failure is what to tell.
             if let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited) {
                 let _ = cage.remove();
@@ -96,6 +95,54 @@ pub(super) fn new_cage(
             let _ = record.remove();
             Err(failure)
         }
+    }
+}
+
+/// Has a keeper hold the script, the environment and the caller's files: whoever closes the job if we are killed runs the
+/// after phase with them. The job can run without.
+fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>) -> Option<Keeper> {
+    let kept = (|| {
+        let package = package::seal_job(job, &found.root())?;
+        let leaf = found.dir.create_or_open(KEEPERS)?;
+        let mut keeper = Keeper::start(record, &job.places, &leaf)?;
+        keeper.hello(true)?;
+        let (out, err) = (std::io::stdout(), std::io::stderr());
+        keeper.hold(&[
+            ("package", package.as_fd()),
+            ("stdout", out.as_fd()),
+            ("stderr", err.as_fd()),
+        ])?;
+        Ok::<_, Failure>(keeper)
+    })();
+    kept.map_err(|failure| {
+        notes.push(format!(
+            "no keeper: {failure}; if jobcage is killed, the after phase is lost"
+        ))
+    })
+    .ok()
+}
+
+/// What is written down of a new job, under a new id; its cage is still to be named.
+pub(crate) fn new_spec(job: &Job, name: Option<&str>, limits: &Limits, after: bool, boot: &str) -> JobSpec {
+    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    let own_uid = || nix::unistd::getuid().as_raw();
+    JobSpec {
+        version: SPEC_VERSION,
+        id: JobId::generate(&word, random()),
+        name: name.map(str::to_owned),
+        created_by: CreatedBy::Run,
+        program: Some(program_name(&job.command)),
+        cage: String::new(),
+        limited: !limits.is_empty(),
+        boot_id: boot.to_owned(),
+        owner: own_uid(),
+        uid: job.command.identity.as_ref().map_or_else(own_uid, |i| i.uid),
+        created_ns: closing::now_ns(),
+        grace: job.grace,
+        limits: limits.clone(),
+        lease: job.lease,
+        after,
+        capture: job.capture,
     }
 }
 
@@ -184,34 +231,52 @@ pub(crate) fn make_cage(
 }
 
 pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
-    let record = job.places.open(id)?;
-    let spec = record.spec()?.filter(|_| !record.is_closing());
-    let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
-    let gone = || Failure::Refused(format!("the job {id} is over: its cage takes no further step"));
-    let spec = spec.ok_or_else(gone)?;
+    let (record, spec, mut cage) = open_cage(job, id, "its cage takes no further step")?;
     if spec.created_by != CreatedBy::Create {
         return Err(Failure::Refused(format!(
             "the job {id} was started by \"jobcage run\" and ends with its own command; make a cage for several steps with \
-             \"jobcage create\""
+             \"jobcage create\", or run a command beside that one with \"jobcage exec\""
         )));
     }
-    let mut cage = Cage::open(spec.cage.as_ref(), spec.limited)?.ok_or_else(gone)?;
     let leaf = cage.leaf(StepKind::Step)?;
-    Ok(Setup {
+    Ok(guest(record, spec, cage, leaf))
+}
+
+/// The place of a command of `jobcage exec`.
+pub(super) fn cage_beside(job: &Job, id: &JobId) -> Result<Setup> {
+    let (record, spec, cage) = open_cage(job, id, "nothing can run in it any more")?;
+    let leaf = cage.exec_leaf()?;
+    Ok(guest(record, spec, cage, leaf))
+}
+
+fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)> {
+    let record = job.places.open(id)?;
+    let spec = record.spec()?.filter(|_| !record.is_closing());
+    let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
+    let gone = || Failure::Refused(format!("the job {id} is over: {so}"));
+    let spec = spec.ok_or_else(gone)?;
+    let cage = Cage::open(spec.cage.as_ref(), spec.limited)?.ok_or_else(gone)?;
+    Ok((record, spec, cage))
+}
+
+/// What is somebody else's, but for the leaf.
+fn guest(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
+    Setup {
         spec,
         record,
         lock: None,
         cage,
         leaf,
         watch: None,
+        keeper: None,
         limits: BTreeMap::new(),
         root: None,
         notes: Vec::new(),
-    })
+    }
 }
 
 /// The program's name without its directory; not its arguments, which may hold secrets.
-pub(super) fn program_name(command: &Command) -> String {
+pub(crate) fn program_name(command: &Command) -> String {
     let name = command
         .args
         .first()

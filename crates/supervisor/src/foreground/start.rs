@@ -6,10 +6,12 @@ use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::host::cstring;
 use crate::job::{After, Command, Target};
+use crate::kept::Phase;
 use crate::machine::Event;
 use jobcage_cage::Leaf;
 use jobcage_job::{Ending, NeverStarted, StepKind, StepReport};
 use jobcage_sys::Errno;
+use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -64,10 +66,6 @@ impl Supervision<'_> {
         let mut env = command.env.clone();
         env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
         env.extend(more);
-        let foreign = command
-            .identity
-            .as_ref()
-            .is_some_and(|i| i.uid != nix::unistd::getuid().as_raw());
         Plan {
             env,
             cgroup: Some(leaf),
@@ -76,7 +74,7 @@ impl Supervision<'_> {
             rlimits: command.rlimits.clone(),
             nice: command.nice,
             // Where there is a terminal that the job would share with another user.
-            no_keystrokes: foreign && std::fs::File::open("/dev/tty").is_ok(),
+            no_keystrokes: keystrokes_matter(command),
             signal_mask: Some(self.signals.original),
             ..Plan::default()
         }
@@ -112,15 +110,16 @@ impl Supervision<'_> {
             ended: None,
             logs: Vec::new(),
         };
-        if self.is_step_of_another() {
+        if matches!(self.job.target, Target::Existing(_)) {
             // That it cannot be written down is no reason not to run it; its end is written as well.
             let _ = self.setup.record.write_step(&step);
         }
         step
     }
 
+    /// Whether the cage, its record and its end are somebody else's.
     pub(super) fn is_step_of_another(&self) -> bool {
-        matches!(self.job.target, Target::Existing(_))
+        matches!(self.job.target, Target::Existing(_) | Target::Beside(_))
     }
 
     pub(super) fn close_job_ends(&mut self) {
@@ -137,8 +136,9 @@ impl Supervision<'_> {
             return Ok(Some(Event::AfterEnded));
         };
         let leaf = self.setup.cage.leaf(StepKind::After)?;
-        let plan = self.after_plan(after, &leaf);
         let step = self.begin_step(StepKind::After);
+        self.mark_after(step.number, after);
+        let plan = self.after_plan(after, &leaf);
         match self.spawn(plan, false)? {
             Ok(child) => {
                 self.after = Some(Running { child, step });
@@ -154,32 +154,68 @@ impl Supervision<'_> {
         }
     }
 
-    pub(super) fn after_plan<'p>(&self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
-        let ending = self
-            .machine
-            .ending()
-            .cloned()
-            .unwrap_or(Ending::Lost { why: String::new() });
-        let signal = match &ending {
-            Ending::Signalled { signal } => signal.to_string(),
-            _ => String::new(),
+    /// Whoever closes the job if we are killed must not run the after phase a second time.
+    fn mark_after(&mut self, number: u32, after: &After) {
+        if self.setup.keeper.is_none() {
+            return;
+        }
+        let now = boot_time();
+        let phase = Phase {
+            after_until: Some(now + after.timeout),
+            after: Some(number),
+            ..Phase::new(
+                self.machine.clone(),
+                self.began,
+                self.setup.root.clone(),
+                self.wish.clone(),
+            )
         };
-        let more = [
-            ("JOBCAGE_RESULT", ending.result().to_owned()),
-            ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
-            ("JOBCAGE_SIGNAL", signal),
-            ("JOBCAGE_ENDING", ending.kind().to_owned()),
-        ];
-        let more = more
-            .map(|(name, value)| cstring(format!("{name}={value}").as_ref()))
-            .to_vec();
-        let mut plan = self.plan_of(&self.job.command, leaf.dir.fd(), more);
-        plan.programs = vec![c"/bin/sh".into()];
-        plan.args = vec![
+        if let Err(error) = self.setup.record.write_phase(&phase) {
+            self.setup
+                .notes
+                .push(format!("where the job stands could not be written down: {error}"));
+        }
+    }
+
+    pub(super) fn after_plan<'p>(&self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
+        let (command, more) = after_command(&self.job.command, after, self.machine.ending());
+        Plan {
+            programs: command.programs.clone(),
+            args: command.args.clone(),
+            ..self.plan_of(&command, leaf.dir.fd(), more)
+        }
+    }
+}
+
+/// The command of an after phase, and what it finds in its environment besides that of the job.
+pub(crate) fn after_command(of: &Command, after: &After, ending: Option<&Ending>) -> (Command, Vec<CString>) {
+    let ending = ending.cloned().unwrap_or(Ending::Lost { why: String::new() });
+    let signal = match &ending {
+        Ending::Signalled { signal } => signal.to_string(),
+        _ => String::new(),
+    };
+    let more = [
+        ("JOBCAGE_RESULT", ending.result().to_owned()),
+        ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
+        ("JOBCAGE_SIGNAL", signal),
+        ("JOBCAGE_ENDING", ending.kind().to_owned()),
+    ];
+    let more = more.map(|(name, value)| cstring(format!("{name}={value}").as_ref()));
+    let command = Command {
+        programs: vec![c"/bin/sh".into()],
+        args: vec![
             c"sh".into(),
             c"-c".into(),
             CString::new(after.script.as_bytes()).unwrap_or_default(),
-        ];
-        plan
-    }
+        ],
+        ..of.clone()
+    };
+    (command, more.to_vec())
+}
+
+/// Whether the job is of another user and shares a terminal with us, into which it could push keystrokes.
+pub(crate) fn keystrokes_matter(command: &Command) -> bool {
+    let own = nix::unistd::getuid().as_raw();
+    let foreign = command.identity.as_ref().is_some_and(|i| i.uid != own);
+    foreign && std::fs::File::open("/dev/tty").is_ok()
 }

@@ -3,6 +3,7 @@
 use super::{LEASE, SOCKET};
 use crate::error::{Failure, Result};
 use crate::host::{self, SELF, cstring};
+use crate::sockets::short_address;
 use jobcage_cage::{Dir, HOLD};
 use jobcage_job::JobId;
 use jobcage_ledger::Places;
@@ -10,11 +11,11 @@ use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use jobcage_sys::{Errno, file, wait};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType};
 use nix::sys::stat::Mode;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A registration with the watcher; it lasts as long as it is held.
 #[derive(Debug)]
@@ -72,23 +73,6 @@ fn connect(runtime: &Path) -> jobcage_sys::Result<OwnedFd> {
 fn announce(connection: OwnedFd, message: &str) -> jobcage_sys::Result<OwnedFd> {
     socket::send(connection.as_raw_fd(), message.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
     Ok(connection)
-}
-
-/// A socket address has 108 bytes; a longer path goes by way of a descriptor of its directory.
-fn short_address<T>(
-    dir: &Path,
-    name: &str,
-    with: impl FnOnce(&UnixAddr) -> jobcage_sys::Result<T>,
-) -> jobcage_sys::Result<T> {
-    let path = dir.join(name);
-    if path.as_os_str().len() < 100 {
-        return with(&UnixAddr::new(&path)?);
-    }
-    let dir = file::open_dir(dir)?;
-    with(&UnixAddr::new(&PathBuf::from(format!(
-        "/proc/self/fd/{}/{name}",
-        dir.as_raw_fd()
-    )))?)
 }
 
 /// Makes the socket and starts a watcher on it. With `ready`, which becomes its stdout, it is to hold a scope, and what is

@@ -11,18 +11,18 @@ mod client;
 pub use client::{Watch, announce_lease, detach, register, start_scope_holder};
 
 use crate::error::{Failure, Result};
-use crate::host::{self, SELF, cstring};
+use crate::host;
+use crate::quiet::rest;
 use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, CreatedBy, JobId, JobSpec};
 use jobcage_ledger::{LedgerError, Places, State};
-use jobcage_sys::spawn::{Child, Plan, spawn};
-use jobcage_sys::{Errno, file, memory, pidfd, wait};
+use jobcage_sys::spawn::Child;
+use jobcage_sys::{Errno, file, pidfd, wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
 use nix::sys::socket::{self, MsgFlags, sockopt};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const SOCKET: &str = "watch.sock";
 /// What stands before the id in the message of `jobcage create`: its record names the process to watch. Nothing else is read
@@ -59,31 +59,6 @@ enum Kind {
     Lease,
     /// A closing that we have started.
     Closing(Child),
-}
-
-/// Waits until something happens: `false` if nothing did in `patience`. After a quiet moment it gives its own code back
-/// meanwhile, as a supervisor does: it may wait for days.
-fn rest(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> Result<bool> {
-    const MOMENT: u16 = 100;
-    loop {
-        match poll(fds, PollTimeout::from(MOMENT)) {
-            Ok(0) => break,
-            Ok(_) => return Ok(true),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Failure::system("wait for supervisors")(errno)),
-        }
-    }
-    let until = patience.map(|patience| Instant::now() + patience);
-    loop {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if memory::sleep_without_code(fds, left) {
-            return Ok(true);
-        }
-        // A signal may have ended the sleep before its time.
-        if left.is_some_and(|left| left.is_zero()) {
-            return Ok(false);
-        }
-    }
 }
 
 /// The watcher itself; returns when there is nothing left to watch. Standard input is the socket.
@@ -177,17 +152,9 @@ fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
     if let Ok(State::Over(_)) | Err(LedgerError::NoSuchJob(_)) = state {
         return None;
     }
-    let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
-    let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
-    let plan = Plan {
-        programs: vec![SELF.into()],
-        args: args.chain(paths).chain([cstring(id.as_str().as_ref())]).collect(),
-        signal_mask: Some(SigSet::empty()),
-        ..Plan::default()
-    };
-    let Ok(child) = spawn(&plan) else {
+    let Ok(child) = host::start_closer(places, &id) else {
         // No process is to be had at this moment: here, then, though the other jobs wait meanwhile.
-        let _ = crate::gc::close_if_orphaned(places, &id);
+        let _ = crate::gc::close_if_orphaned(places, &id, crate::gc::Role::Passing);
         return None;
     };
     let process = child.pidfd.as_ref()?.try_clone().ok()?;

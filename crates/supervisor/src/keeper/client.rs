@@ -1,0 +1,274 @@
+//! The supervisor's side of the keeper.
+
+use super::protocol::{Answer, Ask, SOCKET, Start, StepHeld, hear, say};
+use crate::error::{Failure, Result};
+use crate::host::{self, SELF, cstring};
+use crate::sockets::short_address;
+use jobcage_cage::Dir;
+use jobcage_job::{JobId, MainEnd};
+use jobcage_ledger::{Places, Record};
+use jobcage_sys::spawn::{Child, Plan, spawn};
+use jobcage_sys::{Errno, socket, wait};
+use nix::fcntl::OFlag;
+use nix::sys::signal::SigSet;
+use nix::sys::socket::{Backlog, bind, connect};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// The leaf of all keepers, below the root: never limited, never killed.
+pub const KEEPERS: &str = "keepers";
+
+/// A connection with a keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    connection: OwnedFd,
+    /// The keeper, if we have started it.
+    pub child: Option<Child>,
+    ends: VecDeque<MainEnd>,
+}
+
+/// What a keeper holds.
+#[derive(Debug)]
+pub struct Held {
+    /// By their names.
+    pub files: Vec<(String, OwnedFd)>,
+    /// The steps that it has started.
+    pub steps: Vec<StepTaken>,
+}
+
+impl Held {
+    /// One of the held descriptors.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let at = self.files.iter().position(|(known, _)| known == name)?;
+        Some(self.files.swap_remove(at).1)
+    }
+}
+
+/// A step of the keeper's, with our own descriptors of it.
+#[derive(Debug)]
+pub struct StepTaken {
+    /// The step.
+    pub step: StepHeld,
+    /// The read ends.
+    pub pipes: Vec<OwnedFd>,
+    /// Its main process.
+    pub process: Option<OwnedFd>,
+}
+
+/// A main process that the keeper has started.
+#[derive(Debug)]
+pub struct Started {
+    /// Its pid.
+    pub pid: i32,
+    /// The read ends of its pipes.
+    pub pipes: Vec<OwnedFd>,
+    /// Its pidfd.
+    pub process: Option<OwnedFd>,
+}
+
+/// Why a request to the keeper came to nothing: it is gone, or it does not understand us.
+fn gone() -> Failure {
+    Failure::Refused("the keeper of the job is gone".into())
+}
+
+impl Keeper {
+    /// Starts the keeper of a job in the leaf `leaf`, and connects with it.
+    ///
+    /// # Errors
+    /// If its socket cannot be made or it cannot be started.
+    pub fn start(record: &Record, places: &Places, leaf: &Dir) -> Result<Self> {
+        let listener = listen_in(record.path()).map_err(Failure::system("make the keeper's socket"))?;
+        let null = nix::fcntl::open(
+            "/dev/null",
+            OFlag::O_RDWR | OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .map_err(Failure::system("open /dev/null"))?;
+        let plan = plan(record.id(), places, leaf, &listener, &null);
+        let child = spawn(&plan).map_err(Failure::system("start the keeper"))?;
+        let connection = reach(record.path()).map_err(Failure::system("reach the keeper"))?;
+        Ok(Self {
+            connection,
+            child: Some(child),
+            ends: VecDeque::new(),
+        })
+    }
+
+    /// Connects with the keeper of a job. `None`: there is none alive.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    pub fn find(record: &Record) -> Result<Option<Self>> {
+        match reach(record.path()) {
+            Ok(connection) => Ok(Some(Self {
+                connection,
+                child: None,
+                ends: VecDeque::new(),
+            })),
+            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE) => Ok(None),
+            Err(errno) => Err(Failure::system("reach the keeper of the job")(errno)),
+        }
+    }
+
+    /// Introduces this process; everything that the keeper holds. With `supervise` it is the job's supervisor from here on.
+    ///
+    /// # Errors
+    /// If the keeper is gone.
+    pub fn hello(&mut self, supervise: bool) -> Result<Held> {
+        let (answer, fds) = self.ask(&Ask::Hello { supervise }, &[])?;
+        let Answer::Held { names, steps } = answer else {
+            return Err(gone());
+        };
+        let mut fds = fds.into_iter();
+        let files = names.into_iter().zip(fds.by_ref()).collect();
+        let steps = steps.into_iter().map(|step| StepTaken {
+            pipes: fds.by_ref().take(step.pipes).collect(),
+            process: step.pidfd.then(|| fds.next()).flatten(),
+            step,
+        });
+        let steps = steps.collect();
+        Ok(Held { files, steps })
+    }
+
+    /// Has it hold descriptors.
+    ///
+    /// # Errors
+    /// If the keeper is gone.
+    pub fn hold(&mut self, files: &[(&str, BorrowedFd<'_>)]) -> Result<()> {
+        let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let fds: Vec<BorrowedFd<'_>> = files.iter().map(|(_, fd)| *fd).collect();
+        self.ask(&Ask::Hold { names }, &fds).map(drop)
+    }
+
+    /// Has it start the main process of a step; the inner error is the kernel's refusal.
+    ///
+    /// # Errors
+    /// If the keeper is gone.
+    pub fn start_main(
+        &mut self,
+        start: &Start,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<std::result::Result<Started, Errno>> {
+        let (answer, fds) = self.ask(&Ask::Start(start.clone()), fds)?;
+        match answer {
+            Answer::Started { pid, pidfd } => {
+                let mut fds = fds.into_iter();
+                Ok(Ok(Started {
+                    pid,
+                    pipes: fds.by_ref().take(start.output.pipes()).collect(),
+                    process: pidfd.then(|| fds.next()).flatten(),
+                }))
+            }
+            Answer::NotStarted { errno } => Ok(Err(Errno::from_raw(errno))),
+            _ => Err(gone()),
+        }
+    }
+
+    /// Lets go of a step's output.
+    ///
+    /// # Errors
+    /// If the keeper is gone.
+    pub fn forget(&mut self, step: u32) -> Result<()> {
+        self.ask(&Ask::Forget { step }, &[]).map(drop)
+    }
+
+    /// Whether some process of the job is its child: one that has left the cage, if the cage is empty.
+    ///
+    /// # Errors
+    /// If the keeper is gone.
+    pub fn has_children(&mut self) -> Result<bool> {
+        match self.ask(&Ask::Children, &[])? {
+            (Answer::Children { any }, _) => Ok(any),
+            _ => Err(gone()),
+        }
+    }
+
+    /// Tells it that the job is over, and waits until it has heard. One that is gone already is fine.
+    pub fn leave(mut self) {
+        let _ = self.ask(&Ask::Leave, &[]);
+        if let Some(child) = &self.child {
+            // It ends at once; nobody else would reap it while we live.
+            let _ = wait::block(wait::Whom::Pid(child.pid));
+        }
+    }
+
+    /// The next end of a main process that has been told: to be called when the connection is readable, until there is none.
+    ///
+    /// # Errors
+    /// If the keeper is gone and everything that it has told was taken.
+    pub fn next_end(&mut self) -> Result<Option<MainEnd>> {
+        if let Some(end) = self.ends.pop_front() {
+            return Ok(Some(end));
+        }
+        if !is_readable(self.connection.as_fd()) {
+            return Ok(None);
+        }
+        match hear::<Answer>(self.connection.as_fd())? {
+            Some((Answer::Ended(end), _)) => Ok(Some(end)),
+            Some(_) => Ok(None),
+            None => Err(gone()),
+        }
+    }
+
+    fn ask(&mut self, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Vec<OwnedFd>)> {
+        say(self.connection.as_fd(), ask, fds).map_err(|errno| match errno {
+            Errno::EPIPE | Errno::ECONNRESET => gone(),
+            errno => Failure::system("ask the keeper")(errno),
+        })?;
+        loop {
+            match hear::<Answer>(self.connection.as_fd())? {
+                Some((Answer::Ended(end), _)) => self.ends.push_back(end),
+                Some(answer) => return Ok(answer),
+                None => return Err(gone()),
+            }
+        }
+    }
+}
+
+impl AsFd for Keeper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+fn plan<'p>(
+    id: &JobId,
+    places: &Places,
+    leaf: &'p Dir,
+    listener: &'p OwnedFd,
+    null: &'p OwnedFd,
+) -> Plan<'p> {
+    let args = [c"jobcage", c"__keep"].map(Into::into).into_iter();
+    let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
+    Plan {
+        programs: vec![SELF.into()],
+        args: args.chain(paths).chain([cstring(id.as_str().as_ref())]).collect(),
+        env: host::environment(&["XDG_RUNTIME_DIR"]),
+        cgroup: Some(leaf.fd()),
+        stdio: [Some(listener.as_fd()), Some(null.as_fd()), Some(null.as_fd())],
+        dir: Some(c"/".into()),
+        new_session: true,
+        signal_mask: Some(SigSet::all()),
+        ..Plan::default()
+    }
+}
+
+fn listen_in(record: &Path) -> jobcage_sys::Result<OwnedFd> {
+    let listener = socket::seqpacket()?;
+    short_address(record, SOCKET, |address| bind(listener.as_raw_fd(), address))?;
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
+    Ok(listener)
+}
+
+fn reach(record: &Path) -> jobcage_sys::Result<OwnedFd> {
+    let connection = socket::seqpacket()?;
+    short_address(record, SOCKET, |address| connect(connection.as_raw_fd(), address))?;
+    Ok(connection)
+}

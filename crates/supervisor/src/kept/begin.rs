@@ -1,0 +1,299 @@
+//! The beginning of a captured job: what the client does, and what the supervisor that it starts does.
+
+use super::phase::Phase;
+use super::{Kept, Whole};
+use crate::closing;
+use crate::error::{Failure, Result};
+use crate::foreground::{make_cage, make_record, new_spec, program_name};
+use crate::host::{self, SELF};
+use crate::job::{Job, Target};
+use crate::keeper::{KEEPERS, Keeper};
+use crate::machine::{Event, Machine};
+use crate::package;
+use crate::signals::Signals;
+use crate::watcher;
+use crate::wish::Wish;
+use jobcage_cage::{Cage, Dir, Found, Patience, oom_kills};
+use jobcage_job::{JobId, JobSpec, NeverStarted, Root, StepKind};
+use jobcage_ledger::{Lock, Places, Record, boot_id};
+use jobcage_sys::clock::boot_time;
+use jobcage_sys::file::Durability;
+use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
+use jobcage_sys::{file, socket, wait};
+use nix::fcntl::OFlag;
+use nix::sys::signal::SigSet;
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The leaf of all supervisors, below the root.
+pub const SUPERVISORS: &str = "supervisors";
+
+/// What a new supervisor tells its client, once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    /// The job runs.
+    Started(JobId),
+    /// It does not, and why.
+    Failed(String),
+}
+
+/// Starts a captured job, which from here on needs nobody: its id. `stdin` becomes that of the command.
+///
+/// # Errors
+/// If it cannot be started. A command that cannot be started is no error: it is how the job ends.
+pub fn detach(job: &Job, stdin: BorrowedFd<'_>) -> Result<JobId> {
+    wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
+    host::while_root_lasts(|| {
+        let found = host::root(job.cgroup_root.as_deref(), &job.places)?;
+        if matches!(&job.target, Target::New { limits, .. } if !limits.is_empty()) {
+            host::step_aside(&found)?;
+        }
+        start_supervisor(job, &found, stdin)
+    })
+}
+
+fn start_supervisor(job: &Job, found: &Found, stdin: BorrowedFd<'_>) -> Result<JobId> {
+    let package = package::seal_job(job, &found.root())?;
+    let leaf = found.dir.create_or_open(SUPERVISORS)?;
+    let (ours, theirs) = socket::pair().map_err(Failure::system("make a socket"))?;
+    let null = open_null()?;
+    let plan = Plan {
+        programs: vec![SELF.into()],
+        args: vec![c"jobcage".into(), c"__supervise".into()],
+        env: host::environment(&["XDG_RUNTIME_DIR"]),
+        cgroup: Some(leaf.fd()),
+        stdio: [Some(theirs.as_fd()), Some(null.as_fd()), Some(null.as_fd())],
+        dir: Some(c"/".into()),
+        // In no session, process group or terminal of its client.
+        new_session: true,
+        signal_mask: Some(SigSet::empty()),
+        ..Plan::default()
+    };
+    socket::send(ours.as_fd(), b"job", &[package.as_fd(), stdin])
+        .map_err(Failure::system("hand the job over"))?;
+    let mut child = spawn(&plan).map_err(Failure::system("start the supervisor"))?;
+    // A kernel with the bug of kernel-facts 3 kills it at birth where our own cgroup was once killed as a whole.
+    if has_died_at_birth(&child) {
+        child = spawn_moved(&plan).map_err(Failure::system("start the supervisor"))?;
+    }
+    drop(theirs);
+    let heard =
+        socket::receive(ours.as_fd(), 64 * 1024).map_err(Failure::system("hear from the supervisor"))?;
+    match serde_json::from_slice(&heard.0) {
+        Ok(Word::Started(id)) => Ok(id),
+        Ok(Word::Failed(why)) => Err(Failure::Refused(why)),
+        Err(_) => {
+            let ended = wait::block(wait::Whom::Pid(child.pid));
+            Err(Failure::Refused(format!(
+                "the supervisor ended before it had started the job ({ended:?}); what it had made is closed by the \
+                 watcher, or by \"jobcage gc\""
+            )))
+        }
+    }
+}
+
+/// Whether the kernel has killed a child before its first instruction: it is dead as soon as it is born.
+fn has_died_at_birth(child: &Child) -> bool {
+    matches!(wait::peek(wait::Whom::Pid(child.pid)), Ok(Some(_))) && child.died_at_birth()
+}
+
+pub(super) fn open_null() -> Result<OwnedFd> {
+    nix::fcntl::open(
+        "/dev/null",
+        OFlag::O_RDWR | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .map_err(Failure::system("open /dev/null"))
+}
+
+/// The supervisor of a captured job, from its start to its end. Standard input is the connection with its client.
+///
+/// # Errors
+/// If jobcage itself fails.
+pub fn supervise() -> Result<()> {
+    let client = file::take_stdin();
+    file::close_from(3);
+    let signals = Signals::block()?;
+    wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
+    match begin(&client, signals) {
+        Ok(kept) => {
+            let word = Word::Started(kept.whole.spec.id.clone());
+            tell(client, &word);
+            kept.run()
+        }
+        Err(failure) => {
+            tell(client, &Word::Failed(failure.to_string()));
+            Err(failure)
+        }
+    }
+}
+
+/// A client that is gone does not hear it, and the job goes on.
+fn tell(client: OwnedFd, word: &Word) {
+    let text = serde_json::to_vec(word).unwrap_or_default();
+    let _ = socket::send(client.as_fd(), &text, &[]);
+}
+
+fn begin(client: &OwnedFd, signals: Signals) -> Result<Kept> {
+    let (_, fds) = socket::receive(client.as_fd(), 100).map_err(Failure::system("hear from the client"))?;
+    let Ok([package, stdin]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return Err(Failure::Refused("the client has handed over no job".into()));
+    };
+    let (job, root) = package::open_job(package.as_fd())?;
+    let found = Found::again(&root)?;
+    let keepers = found.dir.create_or_open(KEEPERS)?;
+    let (spec, record, lock) = new_record(&job, &found)?;
+    let id = spec.id.clone();
+    let prepared = Prepared {
+        package,
+        stdin,
+        root,
+        keepers,
+        spec,
+        lock,
+    };
+    let places = job.places.clone();
+    furnish(job, found, record, prepared, signals).inspect_err(|_| give_up(&places, &id))
+}
+
+/// What there is of a job before its cage.
+struct Prepared {
+    package: OwnedFd,
+    stdin: OwnedFd,
+    root: Root,
+    keepers: Dir,
+    spec: JobSpec,
+    lock: Lock,
+}
+
+fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: Signals) -> Result<Kept> {
+    let Prepared {
+        spec, package, stdin, ..
+    } = prepared;
+    // Before the cage, so that it starts while that is made.
+    let mut keeper = Keeper::start(&record, &job.places, &prepared.keepers)?;
+    let mut notes = Vec::new();
+    // Where the watcher's socket is.
+    jobcage_ledger::open_base(&job.places.runtime)?;
+    let watch = watcher::register(&job.places, &found.dir, &spec.id)
+        .map_err(|failure| {
+            notes.push(format!(
+                "no watcher: {failure}; if jobcage is killed, run \"jobcage gc\""
+            ))
+        })
+        .ok();
+    // Where the keeper dies, its children are ours, and with them the statuses. Only now, as in the foreground.
+    wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
+    let best_effort = matches!(
+        job.target,
+        Target::New {
+            best_effort: true,
+            ..
+        }
+    );
+    let (cage, limits) = make_cage(found, &spec, best_effort)?;
+    keeper.hello(true)?;
+    keeper.hold(&[("package", package.as_fd()), ("stdin", stdin.as_fd())])?;
+    let phase = new_phase(&job, &cage, spec.limited, prepared.root, notes);
+    let mut kept = Kept::new(Whole {
+        job,
+        spec,
+        record,
+        lock: prepared.lock,
+        cage: Some(cage),
+        watch,
+        limits,
+        signals,
+        keeper: Some(keeper),
+        stdin: Some(stdin),
+        given: None,
+        phase,
+    });
+    kept.start_main()?;
+    kept.whole.record.settle()?;
+    Ok(kept)
+}
+
+fn new_record(job: &Job, found: &Found) -> Result<(JobSpec, Record, Lock)> {
+    let Target::New {
+        name, limits, after, ..
+    } = &job.target
+    else {
+        return Err(Failure::Refused(
+            "only a job with a cage of its own can be captured".into(),
+        ));
+    };
+    let boot = boot_id()?;
+    let make_spec = || new_spec(job, name.as_deref(), limits, after.is_some(), &boot);
+    // On the disk only when the command has been started, and before the client hears of it (see `Record::settle`).
+    make_record(&job.places.state, found, make_spec, Durability::Kernel)
+}
+
+/// Takes back what was made of a job that could not be begun; the failure is what to tell. Its lock is gone by now, so
+/// whoever is faster may have done it.
+fn give_up(places: &Places, id: &JobId) {
+    let Ok(record) = places.open(id) else { return };
+    if let Ok(Some(keeper)) = Keeper::find(&record) {
+        keeper.leave();
+    }
+    let Ok(Some(lock)) = record.lock_to_end() else {
+        return;
+    };
+    if let Ok(Some(spec)) = record.spec()
+        && let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited)
+        && !closing::end_cage(Some(&cage), &Patience::default(), false)
+            .is_ok_and(|closed| closed.quarantine.is_none())
+    {
+        // Something lives in it: the record stays, for gc.
+        return;
+    }
+    let _ = record.remove();
+    drop(lock);
+}
+
+fn new_phase(job: &Job, cage: &Cage, limited: bool, root: Root, notes: Vec<String>) -> Phase {
+    let has_after = matches!(job.target, Target::New { after: Some(_), .. });
+    let began = boot_time();
+    Phase {
+        timeout_at: job.timeout.map(|timeout| began + timeout),
+        oom_before: oom_kills(cage.dir()).filter(|_| limited).unwrap_or(0),
+        notes,
+        ..Phase::new(
+            Machine::new(has_after),
+            began,
+            Some(root),
+            Wish::new(job.signal, job.grace),
+        )
+    }
+}
+
+impl Kept {
+    /// Starts the command. The keeper does, whose child it is.
+    fn start_main(&mut self) -> Result<()> {
+        let Some(cage) = &mut self.whole.cage else {
+            return Ok(());
+        };
+        let leaf = cage.leaf(StepKind::Step)?;
+        self.leaf = Some(leaf.dir);
+        let step = self.new_step(leaf.number, "main", StepKind::Step);
+        let command = self.whole.job.command.clone();
+        let stdin = self.whole.stdin.as_ref().and_then(|fd| fd.try_clone().ok());
+        // Where it stands is written down before there is anything to lose.
+        self.write_step(&step)?;
+        self.persist();
+        match self.start(step, &command, Vec::new(), stdin)? {
+            Ok(step) => self.main = Some(step),
+            Err((step, errno)) => {
+                self.steps.push(step);
+                let why = NeverStarted {
+                    stage: "clone".into(),
+                    errno: errno as i32,
+                    what: program_name(&command),
+                };
+                self.event(Event::StartFailed(why))?;
+            }
+        }
+        Ok(())
+    }
+}

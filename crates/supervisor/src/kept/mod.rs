@@ -1,0 +1,478 @@
+//! The supervisor of a captured job: it moves the output into the log, owns the clocks and ends the job. What it must not
+//! take with it when it dies is the keeper's or on disk, so another one can go on at any instruction ([`take_over`]).
+
+mod begin;
+mod ends;
+mod output;
+mod phase;
+mod starts;
+mod take_over;
+
+pub use begin::{detach, supervise};
+pub use phase::Phase;
+pub use take_over::{TakeOver, take_over};
+
+use crate::closing::Closed;
+use crate::error::{Failure, Result};
+use crate::job::Job;
+use crate::keeper::Keeper;
+use crate::machine::{Action, Event, State};
+use crate::signals::{Meaning, Signals};
+use crate::watcher::{self, Lease, Watch, lease};
+use jobcage_cage::{Cage, Dir, Emptied, EventsFile};
+use jobcage_job::{Cause, Clock, EnforcedLimit, JobSpec, StepKind, StepReport};
+use jobcage_ledger::{Lock, Record};
+use jobcage_sys::clock::boot_time;
+use jobcage_sys::{Errno, memory};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::time::TimeSpec;
+use output::{Moved, Output};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// What a supervisor has of its job, whether it began it or took it over.
+struct Whole {
+    job: Job,
+    spec: JobSpec,
+    record: Record,
+    lock: Lock,
+    /// `None`: removed already.
+    cage: Option<Cage>,
+    watch: Option<Watch>,
+    limits: BTreeMap<String, EnforcedLimit>,
+    signals: Signals,
+    /// `None`: dead. We go on without it.
+    keeper: Option<Keeper>,
+    stdin: Option<OwnedFd>,
+    /// Stdout and stderr of a job that is not captured.
+    given: Option<[OwnedFd; 2]>,
+    phase: Phase,
+}
+
+/// A step whose main process was started.
+struct Step {
+    report: StepReport,
+    pid: i32,
+    process: Option<OwnedFd>,
+    outputs: Vec<Output>,
+    /// Its main process has not ended, as far as we know.
+    runs: bool,
+    /// It has ended, its status was not to be had yet, and whoever is its parent now will reap it.
+    reaping: bool,
+    /// The main process is our own child.
+    ours: Option<jobcage_sys::spawn::Child>,
+}
+
+struct Kept {
+    whole: Whole,
+    leaf: Option<Dir>,
+    after_leaf: Option<Dir>,
+    main: Option<Step>,
+    after: Option<Step>,
+    /// Those that were never more than a try.
+    steps: Vec<StepReport>,
+    cut: Option<Emptied>,
+    closed: Option<Closed>,
+    leaving: Option<EventsFile>,
+    lease: Option<OwnedFd>,
+    last_output: Option<Instant>,
+    /// Since when there has been no output, if there was none since we came.
+    silent_since: Instant,
+    quiet: bool,
+    /// Many processes have been signalled and are dying.
+    crowd: bool,
+}
+
+impl Kept {
+    fn new(whole: Whole) -> Self {
+        let lease = match lease(&whole.spec) {
+            Lease::Held(process) => Some(process),
+            Lease::None | Lease::Over => None,
+        };
+        Self {
+            whole,
+            leaf: None,
+            after_leaf: None,
+            main: None,
+            after: None,
+            steps: Vec::new(),
+            cut: None,
+            closed: None,
+            leaving: None,
+            lease,
+            last_output: None,
+            silent_since: Instant::now(),
+            quiet: false,
+            crowd: false,
+        }
+    }
+
+    /// Stays until the job is over. A failure is written down for whoever comes next.
+    fn run(mut self) -> Result<()> {
+        let turned = (|| {
+            while !self.is_over() {
+                self.turn()?;
+            }
+            Ok(())
+        })();
+        match turned {
+            Ok(()) => self.finish(),
+            Err(failure) => {
+                self.give_up(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    fn give_up(&mut self, failure: &Failure) {
+        self.whole.phase.failures.push(failure.to_string());
+        self.persist();
+    }
+
+    fn turn(&mut self) -> Result<()> {
+        self.wait()?;
+        self.look_at_signals()?;
+        self.look_at_keeper()?;
+        self.look_at_mains()?;
+        self.look_at_lease()?;
+        self.look_at_clocks()?;
+        self.look_at_leaf()?;
+        self.look_at_watcher();
+        Ok(())
+    }
+
+    fn state(&self) -> State {
+        self.whole.phase.machine.state()
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state(), State::Closed | State::Quarantined)
+    }
+
+    /// Hands an event to the machine, writes down where that leads, and then does what it says.
+    fn event(&mut self, event: Event) -> Result<()> {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let before = self.state();
+            let actions = self.whole.phase.machine.handle(event);
+            if self.state() != before {
+                self.enter();
+            }
+            for action in actions {
+                events.extend(self.act(action)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the clock of a new state and writes it down.
+    fn enter(&mut self) {
+        let now = boot_time();
+        if self.state() == State::Leaving {
+            self.whole.phase.grace_until = Some(now + self.whole.phase.wish.grace);
+        }
+        self.persist();
+    }
+
+    fn act(&mut self, action: Action) -> Result<Option<Event>> {
+        match action {
+            Action::SignalStep => self.signal_step().map(|()| None),
+            // Set when the state was entered.
+            Action::ArmGrace | Action::Settle => Ok(None),
+            Action::CutStep => self.cut_step().map(Some),
+            Action::StartAfter => self.start_after(),
+            Action::EmptyCage => self.empty_cage().map(Some),
+        }
+    }
+
+    /// Writes down where we stand. A disk that does not take it must not end the job: the keeper knows what was started.
+    fn persist(&mut self) {
+        if let Err(error) = self.whole.record.write_phase(&self.whole.phase) {
+            self.note(format!("where the job stands could not be written down: {error}"));
+        }
+    }
+
+    fn note(&mut self, note: String) {
+        if !self.whole.phase.notes.contains(&note) && self.whole.phase.notes.len() < 100 {
+            self.whole.phase.notes.push(note);
+        }
+    }
+
+    fn outputs(&mut self) -> impl Iterator<Item = &mut Output> {
+        let steps = self.main.iter_mut().chain(self.after.iter_mut());
+        steps.flat_map(|step| &mut step.outputs)
+    }
+
+    /// Sleeps until there is something to do, and moves what output there is.
+    fn wait(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let (timeout, lean) = self.sleep(now);
+        let mut fds = Vec::with_capacity(8);
+        // Of a dying crowd every death may be a signal, and a wake-up for each would slow the dying.
+        if !self.crowd {
+            fds.push(PollFd::new(self.whole.signals.as_fd(), PollFlags::POLLIN));
+        }
+        let mut others = Vec::new();
+        others.extend(self.whole.watch.as_ref().map(|watch| watch.connection.as_fd()));
+        others.extend(self.whole.keeper.as_ref().map(AsFd::as_fd));
+        others.extend(self.lease.as_ref().map(AsFd::as_fd));
+        fds.extend(others.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        if let Some(leaf) = &self.leaving {
+            fds.push(PollFd::new(leaf.as_fd(), PollFlags::POLLPRI));
+        }
+        if self.whole.keeper.is_none() {
+            // Nobody tells of their ends; a zombie makes it readable, and the reaping hangs it up.
+            let mains = self.main.iter().chain(&self.after).filter(|step| step.runs);
+            fds.extend(mains.filter_map(|step| {
+                let process = step.process.as_ref()?;
+                Some(PollFd::new(process.as_fd(), ends::wanted_of_main(step)))
+            }));
+        }
+        let fixed = fds.len();
+        let steps = self.main.iter().chain(self.after.iter());
+        let outputs: Vec<&Output> = steps.flat_map(|step| &step.outputs).collect();
+        let mut polled = Vec::new();
+        for (i, output) in outputs.iter().enumerate() {
+            if let Some(pipe) = output.waiting(now) {
+                polled.push(i);
+                fds.push(PollFd::new(pipe, PollFlags::POLLIN));
+            }
+        }
+        self.quiet = if lean {
+            !memory::sleep_without_code(&mut fds, timeout)
+        } else {
+            match nix::poll::ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+                Ok(ready) => ready == 0,
+                Err(Errno::EINTR) => false,
+                Err(errno) => return Err(Failure::system("wait")(errno)),
+            }
+        };
+        let ready: Vec<usize> = polled
+            .into_iter()
+            .zip(&fds[fixed..])
+            .filter(|(_, fd)| fd.revents().is_some_and(|events| !events.is_empty()))
+            .map(|(i, _)| i)
+            .collect();
+        drop((fds, outputs));
+        let mut last = self.last_output;
+        let mut full = None;
+        for (i, output) in self.outputs().enumerate() {
+            if ready.contains(&i)
+                && let Moved::Full(errno) = output.step(&mut last)
+            {
+                full = Some(errno);
+            }
+        }
+        self.last_output = last;
+        full.map_or(Ok(()), |errno| self.log_is_full(errno))
+    }
+
+    fn log_is_full(&mut self, errno: Option<i32>) -> Result<()> {
+        self.event(Event::LogFull { errno })
+    }
+
+    /// How long to sleep at most, and whether to give our own code back meanwhile.
+    fn sleep(&self, now: Instant) -> (Option<Duration>, bool) {
+        let boot = boot_time();
+        let until = |at: Option<Duration>| at.map(|at| at.saturating_sub(boot));
+        let running = self.state() == State::Running;
+        let phase = &self.whole.phase;
+        // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
+        let leaf = self.leaving.is_some().then(|| {
+            let left = until(phase.grace_until).unwrap_or_default();
+            let waited = phase.wish.grace.saturating_sub(left);
+            let part = if self.crowd { 16 } else { 2 };
+            (waited / part).clamp(Duration::from_micros(100), Duration::from_millis(20))
+        });
+        let idle = self.whole.job.idle_timeout.filter(|_| running);
+        let steps = self.main.iter().chain(self.after.iter());
+        let rest = steps
+            .flat_map(|step| &step.outputs)
+            .filter_map(Output::rests_until)
+            .min();
+        let next = [
+            leaf,
+            until(phase.timeout_at).filter(|_| running),
+            until(phase.grace_until).filter(|_| self.state() == State::Leaving),
+            until(phase.after_until).filter(|_| self.state() == State::After),
+            idle.map(|idle| idle.saturating_sub(self.silence())),
+            rest.map(|rest| rest.saturating_duration_since(now)),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        const MOMENT: Duration = Duration::from_millis(100);
+        match next {
+            Some(next) if next <= MOMENT => (Some(next), false),
+            next if self.quiet => (next, true),
+            _ => (Some(MOMENT), false),
+        }
+    }
+
+    fn silence(&self) -> Duration {
+        self.last_output.unwrap_or(self.silent_since).elapsed()
+    }
+
+    fn look_at_signals(&mut self) -> Result<()> {
+        while !self.is_over()
+            && let Some(meaning) = self.whole.signals.next()
+        {
+            match meaning {
+                Meaning::Child => self.look_at_children()?,
+                Meaning::Stop(cause) => self.asked_to_stop(cause, true)?,
+                Meaning::StopIfAsked(cause) => self.asked_to_stop(cause, false)?,
+                // There is no terminal whose signals these could be.
+                Meaning::Terminal(signal) => self.stop(Cause::Signal {
+                    signal: signal as i32,
+                    pid: 0,
+                    uid: 0,
+                })?,
+                Meaning::Forward(signal) => {
+                    if let Some(process) = self
+                        .main
+                        .as_ref()
+                        .filter(|step| step.runs)
+                        .and_then(|s| s.process.as_ref())
+                    {
+                        // An ended process needs no signal.
+                        let _ = jobcage_sys::pidfd::send_signal(process.as_fd(), signal);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn asked_to_stop(&mut self, cause: Cause, by_itself: bool) -> Result<()> {
+        let running = self.state() == State::Running;
+        let Whole { record, phase, .. } = &mut self.whole;
+        match phase
+            .wish
+            .hear(record, cause, by_itself, running, &mut phase.notes)
+        {
+            Some(cause) => self.stop(cause),
+            None => Ok(()),
+        }
+    }
+
+    /// The request of a `jobcage stop`, if there is one that nobody has heeded.
+    fn look_at_request(&mut self) -> Result<()> {
+        let running = self.state() == State::Running;
+        let Whole { record, phase, .. } = &mut self.whole;
+        match phase.wish.new_request(record, &mut phase.notes) {
+            Some(request) if !self.is_over() => {
+                let cause = self.whole.phase.wish.heed(request, running);
+                self.stop(cause)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A stop ends the after phase, too: whoever asks again wants it now.
+    fn stop(&mut self, cause: Cause) -> Result<()> {
+        let in_after = self.state() == State::After;
+        self.event(Event::StopAsked(cause))?;
+        if in_after {
+            self.end_after(Some("it was cut short by a second stop"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn look_at_lease(&mut self) -> Result<()> {
+        let over = self
+            .lease
+            .as_ref()
+            .is_some_and(|holder| jobcage_sys::pidfd::has_ended(holder.as_fd()));
+        if over {
+            self.lease = None;
+            if self.state() == State::Running {
+                return self.event(Event::StopAsked(Cause::Lease));
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_clocks(&mut self) -> Result<()> {
+        let now = boot_time();
+        let ran_out = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        match self.state() {
+            State::Running if ran_out(self.whole.phase.timeout_at) => {
+                self.event(Event::ClockRan(Clock::Wall))
+            }
+            State::Running
+                if self
+                    .whole
+                    .job
+                    .idle_timeout
+                    .is_some_and(|idle| self.silence() >= idle) =>
+            {
+                self.event(Event::ClockRan(Clock::Idle))
+            }
+            State::Leaving if ran_out(self.whole.phase.grace_until) => self.event(Event::GraceOver),
+            State::After if ran_out(self.whole.phase.after_until) => self.end_after(None),
+            _ => Ok(()),
+        }
+    }
+
+    fn look_at_leaf(&mut self) -> Result<()> {
+        let Some(leaf) = &self.leaving else { return Ok(()) };
+        let now = leaf.read().map_err(Failure::system("read cgroup.events"))?;
+        let populated = now.is_some_and(|now| now.populated);
+        if !populated && self.state() == State::After {
+            self.leaving = None;
+            self.note("nobody saw how the after phase ended".into());
+            return self.event(Event::AfterEnded);
+        }
+        // The main process counts until its status is known.
+        if !populated && !self.main.as_ref().is_some_and(|main| main.runs) {
+            self.event(Event::LeafEmpty)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A watcher that is gone is replaced: the next crash may be ours.
+    fn look_at_watcher(&mut self) {
+        let Some(watch) = &self.whole.watch else { return };
+        if !is_readable(watch.connection.as_fd()) {
+            return;
+        }
+        let cage = std::path::Path::new(&self.whole.spec.cage);
+        let root = cage.parent().and_then(|root| Dir::open(root).ok());
+        self.whole.watch =
+            root.and_then(|root| watcher::register(&self.whole.job.places, &root, &self.whole.spec.id).ok());
+        self.note(match &self.whole.watch {
+            Some(_) => "the watcher died and was replaced".into(),
+            None => {
+                "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"".into()
+            }
+        });
+    }
+
+    fn new_step(&self, number: u32, name: &str, kind: StepKind) -> StepReport {
+        StepReport {
+            number,
+            name: name.into(),
+            kind,
+            ending: jobcage_job::Ending::Lost {
+                why: "nobody saw its end".into(),
+            },
+            status: None,
+            started: crate::closing::now(),
+            ended: None,
+            logs: Vec::new(),
+        }
+    }
+
+    fn write_step(&self, step: &StepReport) -> Result<()> {
+        Ok(self.whole.record.write_step(step)?)
+    }
+}
+
+fn is_readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollTimeout, poll};
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,145 @@
+//! Starting the main processes of a captured job: the keeper's children, or ours where it is dead.
+
+use super::output::{self, Output};
+use super::{Kept, Step};
+use crate::error::{Failure, Result};
+use crate::foreground::{after_command, keystrokes_matter};
+use crate::host::cstring;
+use crate::job::{Command, Target};
+use crate::keeper::{self, Output as Way, Start};
+use crate::machine::Event;
+use crate::package;
+use jobcage_job::{StepKind, StepReport, Stream, Streams};
+use jobcage_sys::Errno;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+impl Kept {
+    /// Starts the main process of a step; the inner error is the kernel's refusal.
+    pub(super) fn start(
+        &mut self,
+        step: StepReport,
+        command: &Command,
+        more: Vec<CString>,
+        stdin: Option<OwnedFd>,
+    ) -> Result<std::result::Result<Step, (StepReport, Errno)>> {
+        let leaf = match step.kind {
+            StepKind::Step => &self.leaf,
+            StepKind::After => &self.after_leaf,
+        };
+        let Some(leaf) = leaf.as_ref().and_then(|leaf| leaf.fd().try_clone_to_owned().ok()) else {
+            return Ok(Err((step, Errno::ENOENT)));
+        };
+        let mut command = command.clone();
+        command
+            .env
+            .push(cstring(format!("JOBCAGE_JOB={}", self.whole.spec.id).as_ref()));
+        command.env.extend(more);
+        let start = Start {
+            step: step.number,
+            output: match self.whole.job.capture.map(|capture| capture.streams) {
+                Some(Streams::Split) => Way::Split,
+                Some(Streams::Merged) => Way::Merged,
+                None => Way::Given,
+            },
+            stdin: stdin.is_some(),
+            owner: command.identity.as_ref().map(|identity| identity.uid),
+            no_keystrokes: keystrokes_matter(&command),
+        };
+        // Before the process: one that writes has to have where to.
+        let mut outputs = self.open_outputs(step.number)?;
+        let package = package::seal_command(&command)?;
+        let fds: Vec<BorrowedFd<'_>> = [package.as_fd(), leaf.as_fd()]
+            .into_iter()
+            .chain(stdin.as_ref().map(AsFd::as_fd))
+            .chain(self.whole.given.iter().flatten().map(AsFd::as_fd))
+            .collect();
+        let asked = self
+            .whole
+            .keeper
+            .as_mut()
+            .map(|keeper| keeper.start_main(&start, &fds));
+        let started = match asked {
+            Some(Ok(started)) => started.map(|started| (started.pid, started.process, started.pipes, None)),
+            // It is dead: then the process is our own child.
+            None | Some(Err(_)) => {
+                let null = super::begin::open_null()?;
+                keeper::start_main(&start, &fds, null.as_fd()).map(|(child, pipes)| {
+                    let process = child.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
+                    (child.pid, process, pipes, Some(child))
+                })
+            }
+        };
+        if matches!(started, Ok((.., Some(_)))) {
+            self.lose_keeper();
+        }
+        Ok(match started {
+            Ok((pid, process, pipes, ours)) => {
+                for (output, pipe) in outputs.iter_mut().zip(pipes) {
+                    output.connect(pipe);
+                }
+                Ok(Step {
+                    report: step,
+                    pid,
+                    process,
+                    outputs,
+                    runs: true,
+                    reaping: false,
+                    ours,
+                })
+            }
+            Err(errno) => Err((step, errno)),
+        })
+    }
+
+    /// The logs of a step.
+    pub(super) fn open_outputs(&self, step: u32) -> Result<Vec<Output>> {
+        let Some(capture) = &self.whole.job.capture else {
+            return Ok(Vec::new());
+        };
+        let dir = self.whole.record.dir();
+        let open = |stream: &Stream| Output::new(dir, step, *stream, capture);
+        let opened = output::streams(capture)
+            .iter()
+            .map(open)
+            .collect::<jobcage_sys::Result<_>>();
+        opened.map_err(Failure::system("open the log of the step"))
+    }
+
+    /// Starts the after phase: marked before, so that it is started once at most.
+    pub(super) fn start_after(&mut self) -> Result<Option<Event>> {
+        let Target::New {
+            after: Some(after), ..
+        } = &self.whole.job.target
+        else {
+            return Ok(Some(Event::AfterEnded));
+        };
+        let ending = self.whole.phase.machine.ending().cloned();
+        let (command, more) = after_command(&self.whole.job.command, after, ending.as_ref());
+        let timeout = after.timeout;
+        let Some(cage) = &mut self.whole.cage else {
+            self.note("the after phase could not be started: the cage is gone".into());
+            return Ok(Some(Event::AfterEnded));
+        };
+        let leaf = cage.leaf(StepKind::After)?;
+        self.after_leaf = Some(leaf.dir);
+        let number = 1 + self.main.as_ref().map_or(1, |main| main.report.number);
+        let step = self.new_step(number, "after", StepKind::After);
+        self.whole.phase.after = Some(number);
+        self.whole.phase.after_until = Some(jobcage_sys::clock::boot_time() + timeout);
+        // That it cannot be written down is no reason not to run it.
+        let _ = self.write_step(&step);
+        self.persist();
+        match self.start(step, &command, more, None)? {
+            Ok(step) => {
+                self.after = Some(step);
+                Ok(None)
+            }
+            Err((step, errno)) => {
+                self.steps.push(step);
+                self.note(format!("the after phase could not be started: {}", errno.desc()));
+                Ok(Some(Event::AfterEnded))
+            }
+        }
+    }
+}
