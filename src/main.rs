@@ -49,6 +49,8 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::List(request) => verbs::list(request),
         Request::Show(request) => verbs::show(request),
         Request::Stop(request) => verbs::stop(request),
+        Request::Wait(request) => verbs::wait(request),
+        Request::Exec(request) => verbs::exec(*request),
         Request::Gc(request) => verbs::gc(request),
         Request::Doctor(request) => verbs::doctor(request),
         Request::Man(request) => verbs::pages::man(&request),

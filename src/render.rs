@@ -1,16 +1,23 @@
 //! Words for people. What is written here is for reading; scripts use `--json` and `--report`.
 
 use jobcage_job::{Death, Ending, Escape, FoundBy, Left, Report, format_bytes, format_duration};
+use jobcage_supervisor::gc::Done;
+use jobcage_supervisor::prune::Pruned;
 use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;
 
 /// What a person should know of a job's end: nothing if it ended by itself and cleanly.
 pub fn summary(report: &Report, verbose: bool) -> Vec<String> {
+    summary_of("the job", report, verbose)
+}
+
+/// As [`summary`], of something else than a whole job.
+pub fn summary_of(what: &str, report: &Report, verbose: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if verbose || !matches!(report.ending, Ending::Exited { .. } | Ending::Signalled { .. }) {
         lines.push(format!(
-            "{}: the job {}{}",
+            "{}: {what} {}{}",
             report.job,
             report.ending,
             evidence(report)
@@ -196,6 +203,33 @@ pub fn gc_line(report: &Report, what: &str) -> String {
         report.ending,
         empty.unwrap_or_default()
     )
+}
+
+/// What `gc` has freed, or would, in all.
+pub fn freed(done: &[Done]) -> Option<String> {
+    let sum = |records: Vec<&Pruned>, words: [&str; 2]| {
+        let bytes: u64 = records.iter().map(|one| one.bytes).sum();
+        let noun = if records.len() == 1 { "record" } else { "records" };
+        let [removed, freed] = words;
+        (!records.is_empty()).then(|| {
+            format!(
+                "{} {noun} {removed}, {} {freed}",
+                records.len(),
+                format_bytes(bytes)
+            )
+        })
+    };
+    let pruned = |one: &Done| matches!(one, Done::Pruned(_));
+    let of = |wanted: bool| {
+        let records = done.iter().filter(|one| pruned(one) == wanted);
+        records
+            .filter_map(|one| match one {
+                Done::Pruned(one) | Done::WouldPrune(one) => Some(one),
+                _ => None,
+            })
+            .collect()
+    };
+    sum(of(true), ["removed", "freed"]).or_else(|| sum(of(false), ["would be removed", "would be freed"]))
 }
 
 /// The table of `jobcage list`.

@@ -144,6 +144,14 @@ fn wrong_words_end_with_125_and_say_what_to_do() {
             &["stop", "a", "--signal", "TERM", "--now"],
             "does not go with --now",
         ),
+        (&["stop", "a", "--grace", "1s", "--now"], "does not go with --now"),
+        (&["stop", "a", "--grace", "soon"], "--grace: \"soon\" is no time"),
+        (&["wait"], "<ID>... is missing"),
+        (&["wait", "a", "../x"], "ID: \"../x\" is no job id"),
+        (&["exec", "a"], "no command: it stands behind --"),
+        (&["exec", "a", "ps"], "the command stands behind --"),
+        (&["exec", "--", "ps"], "<ID> is missing"),
+        (&["gc", "--keep-size", "much"], "--keep-size: \"much\" is no size"),
         (&["completions", "tcsh"], "<SHELL> is one of bash"),
     ] {
         let told = refused(words);
@@ -161,6 +169,8 @@ fn values_of_variables_and_pieces_of_scripts_are_not_shown() {
         &["run", "--envv=A=hunter2", "--", "true"],
         &["run", "-e", "A=hunter2", "--", "true"],
         &["run", "-eA=hunter2", "--", "true"],
+        &["exec", "a", "--env", "=hunter2", "--", "true"],
+        &["exec", "a", "B=hunter2", "--", "true"],
     ] {
         let told = refused(words);
         assert!(!told.contains("hunter2"), "{words:?}: {told}");
@@ -187,10 +197,12 @@ fn help_and_version_are_texts() {
             "{help}"
         );
     }
-    for verb in ["create", "cleanup", "list", "show", "stop", "gc", "doctor"] {
+    for verb in [
+        "create", "cleanup", "list", "show", "stop", "wait", "exec", "gc", "doctor",
+    ] {
         assert!(text(&[verb, "--help"]).contains("--cgroup-root <DIR>"), "{verb}");
     }
-    for verb in ["list", "show", "stop", "gc", "doctor"] {
+    for verb in ["list", "show", "stop", "wait", "gc", "doctor"] {
         assert!(text(&[verb, "--help"]).contains("--json"), "{verb}");
     }
     assert_eq!(
@@ -347,7 +359,7 @@ fn manual_pages_are_written_for_every_verb_of_people() {
     fs::create_dir(&dir).unwrap();
     home.jobcage(&["man", dir.to_str().unwrap()]).assert().code(0);
     for page in [
-        "", "-run", "-create", "-cleanup", "-list", "-show", "-stop", "-gc", "-doctor",
+        "", "-run", "-create", "-cleanup", "-list", "-show", "-stop", "-wait", "-exec", "-gc", "-doctor",
     ] {
         let page = fs::read_to_string(dir.join(format!("jobcage{page}.1"))).expect(page);
         assert!(page.contains(".TH jobcage"), "{page}");

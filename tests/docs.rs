@@ -209,10 +209,11 @@ fn every_key_of_the_report_is_documented() {
 }
 
 #[test]
-fn every_key_of_a_spec_is_documented() {
+fn every_key_of_a_spec_and_of_a_request_is_documented() {
     let page = documented_keys("docs/state-on-disk.md");
     let missing: Vec<_> = documented::keys_of_a_spec()
         .into_iter()
+        .chain(documented::keys_of_a_stop())
         .filter(|key| !page.contains(key))
         .collect();
     assert!(missing.is_empty(), "docs/state-on-disk.md lacks {missing:#?}");

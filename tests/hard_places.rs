@@ -39,6 +39,15 @@ fn must_come_back(world: &mut World, server: &Process, options: &[&str], argv: &
         survivor.pid,
         job.stderr()
     );
+    // Its record is all that is known of it, so no limit takes it away.
+    let gc = world.jobcage(&[], &["gc", "--keep", "0", "--keep-size", "0"]);
+    assert_eq!(
+        gc.status.code(),
+        Some(125),
+        "gc: {}",
+        String::from_utf8_lossy(&gc.stderr)
+    );
+    assert_eq!(world.closed_reports().len(), 1);
     let held = Process::open(survivor.pid);
     server.signal(Signal::SIGTERM);
     assert!(server.wait_end(PATIENCE) && held.wait_end(PATIENCE));

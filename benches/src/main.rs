@@ -73,7 +73,8 @@ fn measure(options: &Options, ground: &Ground) -> Result<u8> {
     nix::sys::prctl::set_child_subreaper(true)?;
     guard::end_if_stuck();
     ground.make()?;
-    let tools = Tools::gather(ground, options)?;
+    let helpers = CASES.iter().any(|case| case.helpers && case.is_asked(options));
+    let tools = Tools::gather(ground, options, helpers)?;
     if tools.has_jobcage() {
         watcher::wake(&tools)?;
     }

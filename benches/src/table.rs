@@ -15,8 +15,8 @@ pub struct Target {
     pub case: String,
     /// Against whom; `None`: the value itself.
     pub base: Option<String>,
-    /// At most.
-    pub limit: f64,
+    /// At most; `None`: no goal, only told.
+    pub limit: Option<f64>,
     /// Over the rounds: the median, or for `true` the 99th percentile.
     pub p99: bool,
 }
@@ -29,8 +29,18 @@ impl Target {
             id: id.into(),
             case: case.into(),
             base: Some(base.into()),
-            limit,
+            limit: Some(limit),
             p99: false,
+        }
+    }
+
+    /// The median of the paired ratios to a peer for which no goal was set.
+    #[must_use]
+    pub fn beside(id: &str, case: &str, base: &str) -> Self {
+        let limit = None;
+        Self {
+            limit,
+            ..Self::ratio(id, case, base, 0.0)
         }
     }
 
@@ -41,7 +51,7 @@ impl Target {
             id: id.into(),
             case: case.into(),
             base: None,
-            limit,
+            limit: Some(limit),
             p99: false,
         }
     }
@@ -53,8 +63,11 @@ impl Target {
             None => values.to_vec(),
         };
         let Summary { q1, median, q3, p99 } = Summary::of(&measured)?;
-        let met = if self.p99 { p99 } else { median } <= self.limit;
-        let verdict = if met { "met" } else { "MISSED" };
+        let judged = if self.p99 { p99 } else { median };
+        let verdict = self.limit.map_or_else(String::new, |limit| {
+            let verdict = if judged <= limit { "met" } else { "MISSED" };
+            format!(", target {}: {verdict}", short(limit))
+        });
         let what = self
             .base
             .as_ref()
@@ -64,9 +77,9 @@ impl Target {
         } else {
             String::new()
         };
-        let (median, q1, q3, limit) = (short(median), short(q1), short(q3), short(self.limit));
+        let (median, q1, q3) = (short(median), short(q1), short(q3));
         Some(format!(
-            "{} {}: {median} ({q1}-{q3}{at}) {what}, target {limit}: {verdict}",
+            "{} {}: {median} ({q1}-{q3}{at}) {what}{verdict}",
             self.id, self.case
         ))
     }
@@ -238,7 +251,7 @@ impl Table {
                 id: text(target, "id")?,
                 case: text(target, "case")?,
                 base: target["base"].as_str().map(String::from),
-                limit: target["limit"].as_f64().ok_or("no limit in a worker's target")?,
+                limit: target["limit"].as_f64(),
                 p99: target["p99"].as_bool().unwrap_or(false),
             })
         };
@@ -296,6 +309,13 @@ mod tests {
             .aim(vec![Target::ratio("L1", "jobcage", "floor", 1.1)])
             .render(false);
         assert!(missed.contains("MISSED"), "{missed}");
+        let beside = table()
+            .aim(vec![Target::beside("L2", "jobcage", "floor")])
+            .render(false);
+        assert!(
+            beside.contains("L2 jobcage: 1.20 (1.20-1.60) of floor\n"),
+            "{beside}"
+        );
         let absent = table()
             .aim(vec![Target::ratio("L2", "jobcage", "runc", 0.08)])
             .render(false);
@@ -314,7 +334,10 @@ mod tests {
     #[test]
     fn json_comes_back_as_it_was() {
         let table = table()
-            .aim(vec![Target::value("K2", "jobcage", 2.0)])
+            .aim(vec![
+                Target::value("K2", "jobcage", 2.0),
+                Target::beside("L2", "jobcage", "floor"),
+            ])
             .note(&["a note".into()]);
         assert_eq!(Table::from_json(&table.to_json()).expect("our own"), table);
     }

@@ -33,8 +33,8 @@ const HELPERS: [(&str, &str, &[&str]); 3] = [
 ];
 
 impl Tools {
-    /// Gathers them; compiles the helpers where no compiled ones are given.
-    pub fn gather(ground: &Ground, options: &Options) -> Result<Self> {
+    /// Gathers them, with the helpers if a case asks for them; these are compiled where no compiled ones are given.
+    pub fn gather(ground: &Ground, options: &Options, helpers: bool) -> Result<Self> {
         let bin = ground.temp.join("bin");
         fs::create_dir(&bin)?;
         let here = std::env::current_exe()?;
@@ -46,16 +46,8 @@ impl Tools {
         )?;
         copy(&here, &bin, "it is this program")?;
         copy(&on_path("busybox")?, &bin, "install busybox-static")?;
-        let helpers = match &options.helpers {
-            Some(dir) => dir.clone(),
-            None => compile_helpers(beside)?,
-        };
-        for (name, ..) in HELPERS {
-            copy(
-                &helpers.join(name),
-                &bin,
-                "--helpers names the directory of the compiled ones",
-            )?;
+        if helpers {
+            gather_helpers(options, beside, &bin)?;
         }
         if options.without_jobcage {
             loudly("jobcage is not measured (--without-jobcage)");
@@ -232,6 +224,17 @@ fn copy(file: &Path, dir: &Path, advice: &str) -> Result<()> {
     let name = file.file_name().ok_or("no file name")?;
     fs::copy(file, dir.join(name)).map_err(|why| format!("{}: {why}; {advice}", file.display()))?;
     Ok(())
+}
+
+fn gather_helpers(options: &Options, beside: &Path, bin: &Path) -> Result<()> {
+    let helpers = match &options.helpers {
+        Some(dir) => dir.clone(),
+        None => compile_helpers(beside)?,
+    };
+    HELPERS.iter().try_for_each(|(name, ..)| {
+        let advice = "--helpers names the directory of the compiled ones";
+        copy(&helpers.join(name), bin, advice)
+    })
 }
 
 /// `target/bench-helpers`, three levels up from `target/TRIPLE/release` or two from `target/release`.

@@ -1,11 +1,11 @@
 //! Documentation that follows the program: the table of `docs/options.md`, the example config, the help.
 
 use clap::Arg;
-use jobcage_job::parse_duration;
+use jobcage_job::{parse_duration, parse_size};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::meaning::{AFTER_TIMEOUT, GRACE};
+use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE};
 use super::values::Signal;
 use super::words;
 use crate::config::environ::Environ;
@@ -26,7 +26,7 @@ fn arguments(verb: &str) -> Vec<Arg> {
 }
 
 fn argument(flag: &str) -> Arg {
-    let mut all = arguments("run").into_iter().chain(arguments("create"));
+    let mut all = ["run", "create", "gc"].into_iter().flat_map(arguments);
     all.find(|arg| arg.get_long() == flag.strip_prefix("--"))
         .unwrap_or_else(|| panic!("clap does not know {flag}"))
 }
@@ -41,6 +41,8 @@ fn default(opt: Opt) -> &'static str {
         Opt::Signal => "TERM",
         Opt::Grace => "10s",
         Opt::AfterTimeout => "5m",
+        Opt::Keep => "7d",
+        Opt::KeepSize => "5G",
         _ => "",
     }
 }
@@ -72,6 +74,7 @@ fn row(info: &Info) -> String {
     };
     let key = match info.table {
         Some(Table::Run) => format!("run.{}", info.key),
+        Some(Table::Gc) => format!("gc.{}", info.key),
         Some(Table::Top) => info.key.to_owned(),
         None => String::new(),
     };
@@ -127,7 +130,15 @@ fn documented_defaults_are_the_ones_in_force() {
     assert_eq!(default(Opt::Signal).parse(), Ok(Signal::TERM));
     assert_eq!(parse_duration(default(Opt::Grace)), Ok(GRACE));
     assert_eq!(parse_duration(default(Opt::AfterTimeout)), Ok(AFTER_TIMEOUT));
-    for opt in [Opt::Grace, Opt::AfterTimeout, Opt::Signal] {
+    assert_eq!(parse_duration(default(Opt::Keep)), Ok(KEEP));
+    assert_eq!(parse_size(default(Opt::KeepSize)), Ok(KEEP_SIZE));
+    for opt in [
+        Opt::Grace,
+        Opt::AfterTimeout,
+        Opt::Signal,
+        Opt::Keep,
+        Opt::KeepSize,
+    ] {
         let info = opt.info();
         let help = argument(info.flag.expect("it has a flag"))
             .get_help()
@@ -162,11 +173,12 @@ fn example() -> String {
 #[test]
 fn the_example_config_is_complete_and_says_nothing_by_itself() {
     let path = Path::new("packaging/config.toml");
-    assert!(file::parse(path, CONFIG_TOML, Scope::Jobs).unwrap().is_empty());
-    let settings = file::parse(path, &example(), Scope::Jobs).unwrap();
+    assert!(file::parse(path, CONFIG_TOML, Scope::All).unwrap().is_empty());
+    let settings = file::parse(path, &example(), Scope::All).unwrap();
     let found: BTreeSet<_> = settings.iter().map(|setting| setting.opt.info().key).collect();
     let known: BTreeSet<_> = keys(Table::Top)
         .chain(keys(Table::Run))
+        .chain(keys(Table::Gc))
         .map(|info| info.key)
         .collect();
     assert_eq!(found, known);
@@ -178,7 +190,11 @@ fn every_value_of_the_example_config_is_accepted() {
     let path = dir.path().join("config.toml");
     std::fs::write(&path, example()).unwrap();
     let environ = || -> Environ { [("JOBCAGE_CONFIG", path.as_os_str())].into_iter().collect() };
-    for line in [&["jobcage", "run", "--", "true"][..], &["jobcage", "create"]] {
+    for line in [
+        &["jobcage", "run", "--", "true"][..],
+        &["jobcage", "create"],
+        &["jobcage", "gc"],
+    ] {
         let parsed = super::parse(line.iter().map(Into::into).collect(), environ(), 0);
         assert!(parsed.is_ok(), "{}", parsed.unwrap_err());
     }

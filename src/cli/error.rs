@@ -93,6 +93,7 @@ fn flag(argument: &str) -> &str {
 fn unknown_argument(argument: &str, near: Option<&str>, verb: Option<&str>) -> String {
     if !argument.starts_with('-') {
         return match verb {
+            Some("exec") => "a word too many; the command stands behind --, as in `jobcage exec ID -- ps`".into(),
             Some("run") => "a word is no option; the command stands behind --, as in `jobcage run --timeout 5m -- make test`"
                 .into(),
             _ => "there is a word too many".into(),

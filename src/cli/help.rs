@@ -6,7 +6,9 @@ pub const CLEANUP: &str = "End a cage that `create` has made.";
 pub const LIST: &str = "List the jobs of this host.";
 pub const SHOW: &str = "Show one job.";
 pub const STOP: &str = "Stop a job.";
-pub const GC: &str = "End and remove what dead jobs have left.";
+pub const WAIT: &str = "Wait until jobs are over.";
+pub const EXEC: &str = "Run a further command in the cage of a job.";
+pub const GC: &str = "End what dead jobs have left, and remove old records.";
 pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
 pub const MAN: &str = "Write the manual pages into a directory.";
 pub const COMPLETIONS: &str = "Print the completion script of a shell.";
@@ -19,6 +21,7 @@ Exit codes of `jobcage run`:
   126    the command cannot be run
   127    the command was not found
   128+N  signal N ended it
+`jobcage exec` has the same ones for its own command, and `jobcage wait` those of the jobs that it waited for.
 The other verbs end with 0, or with 125 if they failed.";
 
 // Each paragraph is one line, so that clap can wrap it to the terminal.
@@ -45,4 +48,17 @@ pub const AFTER_CREATE: &str = concat!(
     "The cage stays until `jobcage cleanup ID`, until the process of --lease-pid ends, or until the host goes down. ",
     "Run steps in it with `jobcage run --job ID -- command`.\n\n",
     "Exit codes: 0, or 125 if it failed. The id is the only thing on standard output.",
+);
+
+pub const AFTER_WAIT: &str = concat!(
+    "For each job that is over it prints a line: the id, how the job ended, and its exit code.\n\n",
+    "Exit codes: that of the job; of several the first that is not 0, in the order in which they were given; with --any ",
+    "that of the first that was over. 124: the time was over. 125: nobody can tell how a job ended.",
+);
+
+pub const AFTER_EXEC: &str = concat!(
+    "The command runs as the job's user. Of a running job it has the environment and the directory of the main process; ",
+    "of a job of `jobcage create` those of jobcage itself. It has the terminal and the files of jobcage, and dies with the ",
+    "job.\n\n",
+    "Exit codes: as of `jobcage run`; 137 if the job has ended meanwhile.",
 );

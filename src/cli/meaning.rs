@@ -12,8 +12,8 @@ use super::error::Error;
 use super::pick;
 use super::request::{
     AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common, CreateRequest,
-    DoctorRequest, EnvRequest, GcRequest, Identity, ListRequest, Places, Request, RunRequest, Secret,
-    ShowRequest, StepRequest, StopHow, StopRequest, Voice,
+    DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest,
+    StepRequest, Voice,
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
@@ -21,7 +21,7 @@ use super::values::{
 };
 use super::words::{
     CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords,
-    ShowWords, StepWords, StopWords, VerbWords,
+    ShowWords, StepWords, VerbWords,
 };
 use crate::config::environ::Environ;
 use crate::config::options::{NOT_OPTIONS, Opt};
@@ -33,6 +33,10 @@ pub const GRACE: Duration = Duration::from_secs(10);
 pub const LOG_MAX: u64 = 1 << 30;
 /// `--after-timeout`, unless it is given.
 pub const AFTER_TIMEOUT: Duration = Duration::from_secs(300);
+/// `gc --keep`, unless it is given.
+pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// `gc --keep-size`, unless it is given.
+pub const KEEP_SIZE: u64 = 5 << 30;
 
 /// The door that words go through. It looks up nothing: no user, no directory, no cgroup.
 pub struct Door<'a> {
@@ -70,14 +74,17 @@ impl Door<'_> {
             }
             VerbWords::Show(w) => self.show(w)?,
             VerbWords::Stop(w) => self.stop(w)?,
+            VerbWords::Wait(w) => self.wait(w)?,
+            VerbWords::Exec(w) => self.exec(w)?,
             VerbWords::Gc(w) => {
-                let (common, json) = plain(w)?;
-                let voice = common.voice;
-                (Request::Gc(GcRequest { common, json }), voice)
+                let gc = self.gc(w)?;
+                let voice = gc.common.voice;
+                (Request::Gc(gc), voice)
             }
             VerbWords::Doctor(w) => {
                 // A wrong value that would stop every job is a doctor's business.
                 self.run(RunWords::default())?;
+                self.keep(None, None)?;
                 let (common, json) = plain(w)?;
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)
@@ -171,29 +178,7 @@ impl Door<'_> {
         Ok((Request::Show(ShowRequest { common, id, json }), voice))
     }
 
-    fn stop(&self, w: StopWords) -> Result<(Request, Voice), Error> {
-        let common = self.common(w.plain.common)?;
-        // Not `pick`: the setting of `run` is for jobs to come, this one has its own signal.
-        let signal = w.signal.map(|s| pick::text(str::parse)(&s)).transpose();
-        let signal = signal.map_err(|why| Error::Value {
-            origin: "--signal".into(),
-            why,
-        })?;
-        let stop = StopRequest {
-            id: job_id("ID", &w.id)?,
-            how: if w.now {
-                StopHow::Now
-            } else {
-                StopHow::Polite(signal)
-            },
-            json: w.plain.json,
-            common,
-        };
-        let voice = stop.common.voice;
-        Ok((Request::Stop(stop), voice))
-    }
-
-    fn common(&self, w: CommonWords) -> Result<Common, Error> {
+    pub(super) fn common(&self, w: CommonWords) -> Result<Common, Error> {
         let layers = self.layers;
         let runtime = pick::directory(layers, Opt::RuntimeDir, None)?;
         let state = pick::directory(layers, Opt::StateDir, None)?;
@@ -371,7 +356,11 @@ impl Door<'_> {
 
     /// `NAME=VALUE`, or `NAME`, whose value is then jobcage's own. A value is never shown, and a name only when
     /// it is one.
-    fn variable(&self, given: &OsStr, origin: Origin<'_>) -> Result<Option<(OsString, Secret)>, String> {
+    pub(super) fn variable(
+        &self,
+        given: &OsStr,
+        origin: Origin<'_>,
+    ) -> Result<Option<(OsString, Secret)>, String> {
         let bytes = given.as_bytes();
         let (name, value) = match bytes.iter().position(|b| *b == b'=') {
             Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
@@ -410,12 +399,17 @@ impl Door<'_> {
 /// Gives a run the variables that it inherits.
 pub fn inherit(run: &mut RunRequest, environ: Environ) {
     if run.step.env.inherit {
-        let vars = environ.into_inherited().into_iter();
-        run.step.env.inherited = vars.map(|(name, value)| (name, Secret::from(value))).collect();
+        run.step.env.inherited = inherited(environ);
     }
 }
 
-fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
+/// The variables that a command inherits.
+pub fn inherited(environ: Environ) -> Vec<(OsString, Secret)> {
+    let vars = environ.into_inherited().into_iter();
+    vars.map(|(name, value)| (name, Secret::from(value))).collect()
+}
+
+pub(super) fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
     pick::text(str::parse)(given).map_err(|why| Error::Value {
         origin: origin.into(),
         why,
@@ -424,4 +418,4 @@ fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
 
 #[cfg(test)]
 #[path = "meaning_test.rs"]
-mod tests;
+pub(super) mod tests;

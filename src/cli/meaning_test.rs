@@ -1,11 +1,12 @@
 use super::super::words;
 use super::*;
+use crate::cli::request::{GcRequest, StopHow};
 use proptest::prelude::*;
 
 /// A call with these variables and these files, the stronger file first.
-struct Call<'a> {
-    variables: &'a [(&'a str, &'a str)],
-    files: &'a [&'a str],
+pub struct Call<'a> {
+    pub variables: &'a [(&'a str, &'a str)],
+    pub files: &'a [&'a str],
 }
 
 const BARE: Call<'_> = Call {
@@ -14,7 +15,7 @@ const BARE: Call<'_> = Call {
 };
 
 impl Call<'_> {
-    fn request(&self, line: &str) -> Result<(Request, Voice), String> {
+    pub fn request(&self, line: &str) -> Result<(Request, Voice), String> {
         let words = line.split_whitespace().map(|word| word.replace('~', " "));
         let words =
             words::split(words.map(OsString::from)).map_err(|e| Error::usage(&e, None).to_string())?;
@@ -294,7 +295,11 @@ fn the_other_verbs_have_their_own_requests() {
     let Ok(Request::Stop(stop)) = of("jobcage stop a-b --signal int") else {
         panic!("no stop")
     };
-    assert_eq!(stop.how, StopHow::Polite(Some("2".parse().unwrap())));
+    let how = StopHow::Polite {
+        signal: Some("2".parse().unwrap()),
+        grace: None,
+    };
+    assert_eq!(stop.how, how);
     assert!(
         of("jobcage stop a-b --signal int --now")
             .unwrap_err()

@@ -1,6 +1,7 @@
 //! Words in, requests out. The words are parsed twice: into what was typed (`words`), then, with the variables
 //! and the config files below them, into what is meant (`meaning`, `request`).
 
+mod asking;
 pub mod error;
 mod help;
 mod meaning;
@@ -18,6 +19,7 @@ use crate::config::environ::Environ;
 use crate::config::file::Scope;
 use error::Error;
 use meaning::Door;
+pub use meaning::GRACE;
 use request::{CompletionsRequest, ManRequest, Request, Voice};
 use words::VerbWords;
 
@@ -67,7 +69,9 @@ fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> 
                 shell: w.shell,
             })));
         }
-        VerbWords::Run(_) | VerbWords::Create(_) | VerbWords::Doctor(_) => Scope::Jobs,
+        VerbWords::Run(_) | VerbWords::Create(_) => Scope::Jobs,
+        VerbWords::Doctor(_) => Scope::All,
+        VerbWords::Gc(_) => Scope::Gc,
         _ => Scope::Places,
     };
     let layers = Layers::read(&environ, scope)?;
@@ -77,8 +81,10 @@ fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> 
         euid,
     };
     let (mut request, voice) = door.request(words)?;
-    if let Request::Run(run) = &mut request {
-        meaning::inherit(run, environ);
+    match &mut request {
+        Request::Run(run) => meaning::inherit(run, environ),
+        Request::Exec(exec) => exec.inherited = meaning::inherited(environ),
+        _ => {}
     }
     let warnings = if voice == Voice::Quiet {
         Vec::new()

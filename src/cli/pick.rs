@@ -77,14 +77,31 @@ pub fn limit<T, E: Display>(
     word: Option<OsString>,
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Error> {
-    let or_none = |given: &str| {
+    Ok(value(layers, opt, word, or_none(parse))?.flatten())
+}
+
+/// As [`limit`], for an option that has a default.
+///
+/// # Errors
+/// If any layer's value is wrong.
+pub fn limit_or<T, E: Display>(
+    layers: &Layers,
+    opt: Opt,
+    word: Option<OsString>,
+    parse: impl Fn(&str) -> Result<T, E>,
+    default: T,
+) -> Result<Option<T>, Error> {
+    Ok(value(layers, opt, word, or_none(parse))?.unwrap_or(Some(default)))
+}
+
+fn or_none<T, E>(parse: impl Fn(&str) -> Result<T, E>) -> impl Fn(&str) -> Result<Option<T>, E> {
+    move |given| {
         if given == NONE {
             Ok(None)
         } else {
             parse(given).map(Some)
         }
-    };
-    Ok(value(layers, opt, word, or_none)?.flatten())
+    }
 }
 
 /// The strongest value of an option that is a path.

@@ -26,6 +26,10 @@ pub enum Request {
     Show(ShowRequest),
     /// `jobcage stop`.
     Stop(StopRequest),
+    /// `jobcage wait`.
+    Wait(WaitRequest),
+    /// `jobcage exec`.
+    Exec(Box<ExecRequest>),
     /// `jobcage gc`.
     Gc(GcRequest),
     /// `jobcage doctor`.
@@ -242,10 +246,47 @@ pub struct StopRequest {
 /// How a job is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopHow {
-    /// With a signal and the job's grace; `None`: the job's own signal.
-    Polite(Option<Signal>),
+    /// With a signal and a time; `None`: the job's own.
+    Polite {
+        /// `--signal`.
+        signal: Option<Signal>,
+        /// `--grace`.
+        grace: Option<Duration>,
+    },
     /// `--now`: the kill, without a signal before it.
     Now,
+}
+
+/// `jobcage wait ID…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The jobs; never empty.
+    pub ids: Vec<JobId>,
+    /// `--any`.
+    pub any: bool,
+    /// `--timeout`.
+    pub timeout: Option<Duration>,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// `jobcage exec ID -- command`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// The program and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// `--dir`, as it was given.
+    pub dir: Option<PathBuf>,
+    /// `--env`: each name once; values are resolved.
+    pub set: Vec<(OsString, Secret)>,
+    /// jobcage's own environment, for a job that has none.
+    pub inherited: Vec<(OsString, Secret)>,
 }
 
 /// `jobcage gc`.
@@ -253,6 +294,12 @@ pub enum StopHow {
 pub struct GcRequest {
     /// Places and voice.
     pub common: Common,
+    /// `--keep`; `None`: for ever.
+    pub keep: Option<Duration>,
+    /// `--keep-size`; `None`: without end.
+    pub keep_size: Option<u64>,
+    /// `--dry-run`.
+    pub dry_run: bool,
     /// `--json`.
     pub json: bool,
 }

@@ -218,7 +218,6 @@ pub struct CleanupWords {
     pub common: CommonWords,
 }
 
-// list, gc and doctor.
 #[derive(Debug, Args)]
 pub struct PlainWords {
     /// Print JSON.
@@ -245,9 +244,65 @@ pub struct StopWords {
     /// Send this signal first, instead of the job's own.
     #[arg(long, value_name = "SIGNAL", conflicts_with = "now")]
     pub signal: Option<OsString>,
+    /// Wait this long between that signal and the kill, instead of the job's own time.
+    #[arg(long, value_name = "TIME", conflicts_with = "now")]
+    pub grace: Option<OsString>,
     /// Kill at once, without a signal and a grace before it.
     #[arg(long)]
     pub now: bool,
+    #[command(flatten)]
+    pub plain: PlainWords,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitWords {
+    /// The jobs' ids.
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<OsString>,
+    /// Return when the first of them is over, instead of the last.
+    #[arg(long)]
+    pub any: bool,
+    /// Wait at most this long. The exit code is then 124.
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<OsString>,
+    /// Print a line of JSON for each job.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    /// Start in this directory, instead of the job's.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<OsString>,
+    /// Set a variable. Without a value it is taken from jobcage's own environment.
+    ///
+    /// May be given more than once.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+    #[command(flatten)]
+    pub common: CommonWords,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct GcWords {
+    /// Remove the records of jobs that have been over for this long. The default is 7d.
+    #[arg(long, value_name = "TIME")]
+    pub keep: Option<OsString>,
+    /// Remove the oldest records until those of jobs that are over take no more than this. The default is 5G.
+    #[arg(long, value_name = "SIZE")]
+    pub keep_size: Option<OsString>,
+    /// Change nothing: tell what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub plain: PlainWords,
 }
@@ -281,8 +336,12 @@ pub enum VerbWords {
     Show(ShowWords),
     /// `stop`.
     Stop(StopWords),
+    /// `wait`.
+    Wait(WaitWords),
+    /// `exec`.
+    Exec(ExecWords),
     /// `gc`.
-    Gc(PlainWords),
+    Gc(GcWords),
     /// `doctor`.
     Doctor(PlainWords),
     /// `man`.
@@ -330,7 +389,15 @@ pub fn command() -> Command {
             verb("list", help::LIST, options::<PlainWords>),
             verb("show", help::SHOW, options::<ShowWords>),
             verb("stop", help::STOP, options::<StopWords>),
-            verb("gc", help::GC, options::<PlainWords>),
+            verb("wait", help::WAIT, |c| {
+                options::<WaitWords>(c).after_long_help(help::AFTER_WAIT)
+            }),
+            verb("exec", help::EXEC, |c| {
+                options::<ExecWords>(c)
+                    .override_usage("jobcage exec [OPTIONS] <ID> -- <COMMAND>...")
+                    .after_long_help(help::AFTER_EXEC)
+            }),
+            verb("gc", help::GC, options::<GcWords>),
             verb("doctor", help::DOCTOR, options::<PlainWords>),
             verb("man", help::MAN, options::<ManWords>).hide(true),
             verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
@@ -354,7 +421,9 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "list" => VerbWords::List(PlainWords::from_arg_matches_mut(m)?),
         "show" => VerbWords::Show(ShowWords::from_arg_matches_mut(m)?),
         "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
-        "gc" => VerbWords::Gc(PlainWords::from_arg_matches_mut(m)?),
+        "wait" => VerbWords::Wait(WaitWords::from_arg_matches_mut(m)?),
+        "exec" => VerbWords::Exec(ExecWords::from_arg_matches_mut(m)?),
+        "gc" => VerbWords::Gc(GcWords::from_arg_matches_mut(m)?),
         "doctor" => VerbWords::Doctor(PlainWords::from_arg_matches_mut(m)?),
         "man" => VerbWords::Man(ManWords::from_arg_matches_mut(m)?),
         "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),

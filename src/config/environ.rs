@@ -77,7 +77,8 @@ impl Environ {
         let mut vars = self.vars;
         vars.retain(|(name, _)| {
             let spent = |info: &super::options::Info| {
-                info.table != Some(Table::Top) && info.variable.is_some_and(|v| name == v)
+                !matches!(info.table, Some(Table::Top | Table::Gc))
+                    && info.variable.is_some_and(|v| name == v)
             };
             !(name.as_bytes().starts_with(b"JOBCAGE_") && TABLE.iter().any(spent))
         });

@@ -46,11 +46,28 @@ pub struct Setting {
 /// How much of a file matters to the verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The top alone: a mistake in `[run]` must not keep `gc` from its work.
+    /// The top alone: a mistake in `[run]` must not keep `stop` from its work.
     Places,
-    /// Everything.
+    /// The top and `[run]`.
     Jobs,
+    /// The top and `[gc]`.
+    Gc,
+    /// Everything.
+    All,
 }
+
+impl Scope {
+    fn reads(self, table: Table) -> bool {
+        match table {
+            Table::Top => true,
+            Table::Run => matches!(self, Self::Jobs | Self::All),
+            Table::Gc => matches!(self, Self::Gc | Self::All),
+        }
+    }
+}
+
+/// The tables of a file, with their names.
+const TABLES: [(&str, Table); 2] = [("run", Table::Run), ("gc", Table::Gc)];
 
 /// Reads a file. One open, no stat: that it is not there is the normal case, and `None`.
 ///
@@ -84,11 +101,17 @@ pub fn parse(path: &Path, text: &str, scope: Scope) -> Result<Vec<Setting>, File
         reader.wrong(at, format!("this is no TOML: {}", e.message()))
     })?;
     for (key, value) in root.get_ref() {
-        match (key.get_ref().as_ref(), value.get_ref()) {
-            ("run", DeValue::Table(run)) if scope == Scope::Jobs => reader.table(Table::Run, run)?,
-            ("run", DeValue::Table(_)) => {}
-            ("run", _) => return Err(reader.wrong(key.span().start, "run is a table: write [run]".into())),
-            _ => reader.entry(Table::Top, key, value)?,
+        let name = key.get_ref().as_ref();
+        match (TABLES.iter().find(|(known, _)| *known == name), value.get_ref()) {
+            (Some((_, table)), DeValue::Table(entries)) if scope.reads(*table) => {
+                reader.table(*table, entries)?;
+            }
+            (Some(_), DeValue::Table(_)) => {}
+            (Some(_), _) => {
+                let why = format!("{name} is a table: write [{name}]");
+                return Err(reader.wrong(key.span().start, why));
+            }
+            (None, _) => reader.entry(Table::Top, key, value)?,
         }
     }
     Ok(reader.settings)
@@ -173,20 +196,27 @@ impl Reader<'_> {
 
 fn unknown(table: Table, name: &str) -> String {
     let shown: String = name.chars().take(80).collect();
+    let named = |table: Table| {
+        TABLES
+            .iter()
+            .find(|(_, t)| *t == table)
+            .map_or("", |(name, _)| name)
+    };
     let place = match table {
-        Table::Top => "at the top of the file",
-        Table::Run => "in [run]",
+        Table::Top => "at the top of the file".to_owned(),
+        table => format!("in [{}]", named(table)),
     };
     let mut allowed: Vec<_> = keys(table).map(|info| info.key).collect();
     if table == Table::Top {
-        allowed.push("[run]");
+        allowed.extend(["[run]", "[gc]"]);
     }
-    let elsewhere = match table {
-        Table::Top if keys(Table::Run).any(|info| info.key == name) => "; it belongs in [run]",
-        Table::Run if keys(Table::Top).any(|info| info.key == name) => {
-            "; it belongs at the top, before [run]"
-        }
-        _ => "",
+    let home = [Table::Top, Table::Run, Table::Gc]
+        .into_iter()
+        .find(|home| *home != table && keys(*home).any(|info| info.key == name));
+    let elsewhere = match home {
+        None => String::new(),
+        Some(Table::Top) => format!("; it belongs at the top, before [{}]", named(table)),
+        Some(home) => format!("; it belongs in [{}]", named(home)),
     };
     format!(
         "unknown key {shown:?} {place}{elsewhere}; allowed are {}",
@@ -251,6 +281,13 @@ mod tests {
             ("[run]\nlease_pid = 1", "line 2: unknown key \"lease_pid\""),
             ("[run]\nmemory-high = 1", "line 2: unknown key \"memory-high\""),
             ("run = 1", "line 1: run is a table"),
+            ("gc = 1", "line 1: gc is a table"),
+            ("keep = '1d'", "at the top of the file; it belongs in [gc]"),
+            (
+                "[gc]\nkep = '1d'",
+                "line 2: unknown key \"kep\" in [gc]; allowed are keep, keep_size",
+            ),
+            ("[run]\nkeep = '1d'", "in [run]; it belongs in [gc]"),
             ("[runs]\n", "line 1: unknown key \"runs\""),
             ("[run]\nmemory = ['a']", "line 2: memory: write a string"),
             (
@@ -265,7 +302,7 @@ mod tests {
                 "line 3: this is no TOML: duplicate key",
             ),
         ] {
-            let error = parsed(text, Scope::Jobs).expect_err(text);
+            let error = parsed(text, Scope::All).expect_err(text);
             assert!(error.contains(expected), "{text:?} gave {error:?}");
         }
     }

@@ -114,7 +114,7 @@ impl Layers {
     pub(crate) fn for_test(variables: &[(&str, &str)], files: &[&str]) -> Result<Self, FileError> {
         let variables = variables.iter().copied().collect::<Environ>().variables();
         let parse =
-            |(at, text): (usize, &&str)| file::parse(Path::new(&format!("file{at}.toml")), text, Scope::Jobs);
+            |(at, text): (usize, &&str)| file::parse(Path::new(&format!("file{at}.toml")), text, Scope::All);
         Ok(Self {
             variables: variables.options,
             files: files.iter().enumerate().map(parse).collect::<Result<_, _>>()?,

@@ -41,6 +41,8 @@ pub enum Opt {
     LogMax,
     LogFull,
     LogSync,
+    Keep,
+    KeepSize,
 }
 
 /// Where in a config file an option stands.
@@ -50,6 +52,8 @@ pub enum Table {
     Top,
     /// In `[run]`: it concerns jobs.
     Run,
+    /// In `[gc]`: it concerns what is left of them.
+    Gc,
 }
 
 /// What an option may be.
@@ -89,6 +93,7 @@ macro_rules! table {
 
 const TOP: Option<Table> = Some(Table::Top);
 const RUN: Option<Table> = Some(Table::Run);
+const GC: Option<Table> = Some(Table::Gc);
 
 // `signal` and `env` have no variable: JOBCAGE_SIGNAL is what an after phase gets, and JOBCAGE_ENV would be one
 // variable for many. A lease belongs to one call, so it has no key.
@@ -127,6 +132,8 @@ table! {
     LogMax       Some("--log-max"),       Some("JOBCAGE_LOG_MAX"),       "log_max",       RUN,  One;
     LogFull      Some("--log-full"),      Some("JOBCAGE_LOG_FULL"),      "log_full",      RUN,  One;
     LogSync      Some("--log-sync"),      Some("JOBCAGE_LOG_SYNC"),      "log_sync",      RUN,  One;
+    Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
+    KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
 }
 
 /// The variable that names a config file instead of the usual two.

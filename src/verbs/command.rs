@@ -1,8 +1,9 @@
 //! From what was asked to what exec needs: who, with which environment, from which candidates of `PATH`.
 
 use super::VerbError;
-use crate::cli::request::{EnvRequest, Identity, StepRequest};
+use crate::cli::request::{EnvRequest, ExecRequest, Identity, StepRequest};
 use jobcage_supervisor::Command;
+use jobcage_supervisor::asking::Surroundings;
 use jobcage_sys::spawn;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use std::ffi::{CString, OsStr, OsString};
@@ -16,25 +17,8 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
     let who = look_up(&step.identity)?;
     let env = environment(&step.env, &who)?;
-    let path = env
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "PATH")
-        .map(|(_, value)| value.clone());
-    let program = step.command.first().map(OsString::as_os_str).unwrap_or_default();
+    let dir = step.dir.as_deref();
     Ok(Command {
-        programs: candidates(program, path.as_deref())?,
-        args: step
-            .command
-            .iter()
-            .map(|arg| text(arg))
-            .collect::<Result<_, _>>()?,
-        env: env
-            .iter()
-            .map(|(name, value)| pair(name, value))
-            .collect::<Result<_, _>>()?,
-        identity: who.identity,
-        dir: step.dir.as_ref().map(|dir| text(dir.as_os_str())).transpose()?,
         rlimits: step
             .rlimits
             .iter()
@@ -45,7 +29,73 @@ pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
             })
             .collect(),
         nice: step.nice,
+        ..assemble(&step.command, &env, dir, who.identity)?
     })
+}
+
+fn assemble(
+    words: &[OsString],
+    env: &Variables,
+    dir: Option<&Path>,
+    identity: Option<spawn::Identity>,
+) -> Result<Command, VerbError> {
+    let path = env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, value)| value.clone());
+    let program = words.first().map(OsString::as_os_str).unwrap_or_default();
+    Ok(Command {
+        programs: candidates(program, path.as_deref())?,
+        args: words.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
+        env: env
+            .iter()
+            .map(|(name, value)| pair(name, value))
+            .collect::<Result<_, _>>()?,
+        identity,
+        dir: dir.map(|dir| text(dir.as_os_str())).transpose()?,
+        ..Command::default()
+    })
+}
+
+/// Makes a command of `jobcage exec` ready: what the job does not give is the caller's own.
+pub fn beside(request: &ExecRequest, around: &Surroundings) -> Result<Command, VerbError> {
+    let mut env: Variables = match &around.env {
+        Some(env) => env.clone(),
+        None => {
+            let own = request.inherited.iter().filter(|(name, _)| name != "JOBCAGE_JOB");
+            own.map(|(name, value)| (name.clone(), value.expose().to_owned()))
+                .collect()
+        }
+    };
+    for (name, value) in &request.set {
+        set(&mut env, name, value.expose().to_owned());
+    }
+    let dir = request.dir.as_ref().or(around.dir.as_ref());
+    assemble(
+        &request.command,
+        &env,
+        dir.map(AsRef::as_ref),
+        identity_of(around)?,
+    )
+}
+
+/// The job's user, with the groups of its main process or of its account. Whoever is not root is that user already.
+fn identity_of(around: &Surroundings) -> Result<Option<spawn::Identity>, VerbError> {
+    if !nix::unistd::geteuid().is_root() || (around.uid == 0 && around.groups.is_none()) {
+        return Ok(None);
+    }
+    match &around.groups {
+        Some((gid, groups)) => Ok(Some(spawn::Identity {
+            uid: around.uid,
+            gid: *gid,
+            groups: groups.clone(),
+        })),
+        None => {
+            let user = Some(around.uid.to_string());
+            look_up(&Identity { user, group: None }).map(|who| who.identity)
+        }
+    }
 }
 
 /// Who runs it: what to become, and the account for a login environment.

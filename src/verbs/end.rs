@@ -4,9 +4,12 @@ use super::run::{tell, write_report};
 use super::{Outcome, places, print_json};
 use crate::cli::request::{CleanupRequest, GcRequest, StopHow, StopRequest, Voice};
 use crate::render;
+use jobcage_job::format_bytes;
+use jobcage_supervisor::asking::{self, How, Stopped};
 use jobcage_supervisor::gc::Done;
+use jobcage_supervisor::prune::{Keep, Pruned};
 use jobcage_supervisor::{gc as collector, sessions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Something of a job survived.
 const NOT_CLEAN: u8 = 125;
@@ -29,16 +32,22 @@ pub fn cleanup(request: CleanupRequest) -> Outcome {
 /// # Errors
 /// If there is no such job, or it is not ours to stop.
 pub fn stop(request: StopRequest) -> Outcome {
-    const TERM: i32 = 15;
-    let (signal, now) = match request.how {
-        StopHow::Polite(signal) => (signal.map_or(TERM, |signal| signal.number()), false),
-        StopHow::Now => (TERM, true),
+    let how = match request.how {
+        StopHow::Polite { signal, grace } => How {
+            signal: signal.map(|signal| signal.number()),
+            grace,
+            now: false,
+        },
+        StopHow::Now => How {
+            now: true,
+            ..How::default()
+        },
     };
-    let stopped = sessions::stop(&places(&request.common.places), &request.id, signal, now)?;
+    let stopped = asking::stop(&places(&request.common.places), &request.id, &how)?;
     let (word, report) = match &stopped {
-        sessions::Stopped::Asked => ("stopped", None),
-        sessions::Stopped::Closed(report) => ("closed", Some(report)),
-        sessions::Stopped::Over(report) => ("over", Some(report)),
+        Stopped::Asked(report) => ("stopped", report.as_ref()),
+        Stopped::Closed(report) => ("closed", Some(report)),
+        Stopped::Over(report) => ("over", Some(report)),
     };
     if request.json {
         print_json(&json!({"job": request.id, "result": word, "report": report}))?;
@@ -57,45 +66,67 @@ pub fn stop(request: StopRequest) -> Outcome {
 /// # Errors
 /// If the records cannot be listed.
 pub fn gc(request: GcRequest) -> Outcome {
-    let done = collector::gc(&places(&request.common.places))?;
-    let mut code = 0;
-    let mut list = Vec::new();
-    for one in &done {
-        let (word, line, value) = match one {
-            Done::Closed(report) => ("closed", render::gc_line(report, "closed"), json!(report)),
-            Done::Released(report) => ("released", render::gc_line(report, "released"), json!(report)),
-            Done::Quarantined(report) => {
-                code = NOT_CLEAN;
-                (
-                    "quarantined",
-                    render::gc_line(report, "still quarantined"),
-                    json!(report),
-                )
-            }
-            Done::HandedOn(id) => (
-                "handed on",
-                format!("{id}: its supervisor had died; another one has it now"),
-                json!({"job": id}),
-            ),
-            Done::Swept(id) => (
-                "swept",
-                format!("{id}: never began; its record is removed"),
-                json!({"job": id}),
-            ),
-            Done::Pruned(id) => ("pruned", format!("{id}: old report removed"), json!({"job": id})),
-            Done::Failed(id, why) => {
-                code = NOT_CLEAN;
-                ("failed", format!("{id}: {why}"), json!({"job": id, "error": why}))
-            }
-        };
-        if request.json {
-            list.push(json!({"result": word, "job": value.get("job"), "detail": value}));
-        } else if request.common.voice != Voice::Quiet || code != 0 {
+    let keep = Keep {
+        time: request.keep,
+        size: request.keep_size,
+    };
+    let done = collector::gc(&places(&request.common.places), &keep, request.dry_run)?;
+    let told: Vec<_> = done.iter().map(tell_done).collect();
+    let failed = told
+        .iter()
+        .any(|(word, ..)| matches!(*word, "quarantined" | "failed"));
+    if request.json {
+        let list = told.iter();
+        let list =
+            list.map(|(word, _, value)| json!({"result": word, "job": value.get("job"), "detail": value}));
+        print_json(&list.collect::<Vec<_>>())?;
+    } else if request.common.voice != Voice::Quiet || failed {
+        told.iter().for_each(|(_, line, _)| crate::complain(line));
+        if let Some(line) = render::freed(&done) {
             crate::complain(&line);
         }
     }
-    if request.json {
-        print_json(&list)?;
+    Ok(if failed { NOT_CLEAN } else { 0 })
+}
+
+/// The word, the line and the value of what gc did with one record.
+fn tell_done(one: &Done) -> (&'static str, String, Value) {
+    let pruned = |pruned: &Pruned, word: &str| {
+        let Pruned { id, bytes, why } = pruned;
+        let line = format!("{id}: its record {word}, {}: {why}", format_bytes(*bytes));
+        (line, json!({"job": id, "bytes": bytes, "why": why}))
+    };
+    match one {
+        Done::Closed(report) => ("closed", render::gc_line(report, "closed"), json!(report)),
+        Done::Released(report) => ("released", render::gc_line(report, "released"), json!(report)),
+        Done::Quarantined(report) => {
+            let line = render::gc_line(report, "still quarantined");
+            ("quarantined", line, json!(report))
+        }
+        Done::HandedOn(id) => {
+            let line = format!("{id}: its supervisor had died; another one has it now");
+            ("handed on", line, json!({"job": id}))
+        }
+        Done::Swept(id) => {
+            let line = format!("{id}: never began; its record is removed");
+            ("swept", line, json!({"job": id}))
+        }
+        Done::Pruned(one) => {
+            let (line, value) = pruned(one, "is removed");
+            ("pruned", line, value)
+        }
+        Done::WouldPrune(one) => {
+            let (line, mut value) = pruned(one, "would be removed");
+            value["plan"] = json!("pruned");
+            ("planned", line, value)
+        }
+        Done::Planned(id, word) => {
+            let line = format!("{id}: would be {word}");
+            ("planned", line, json!({"job": id, "plan": word}))
+        }
+        Done::Failed(id, why) => {
+            let line = format!("{id}: {why}");
+            ("failed", line, json!({"job": id, "error": why}))
+        }
     }
-    Ok(code)
 }

@@ -5,7 +5,7 @@ use crate::cli::request::{ListRequest, ShowRequest};
 use crate::render;
 use jobcage_cage::{Cage, Dir, count, usage};
 use jobcage_job::{JobId, JobSpec};
-use jobcage_ledger::{Places, State};
+use jobcage_ledger::{LedgerError, Places, Record, State};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -38,9 +38,32 @@ pub fn show(request: ShowRequest) -> Outcome {
 
 /// What is known of a job: its state, and its report or what it uses now.
 fn describe(places: &Places, id: &JobId) -> Value {
-    let state = places
-        .open(id)
-        .and_then(|record| Ok((record.state()?, record.spec()?)));
+    let looked = places.open(id).and_then(|record| {
+        let state = record.state()?;
+        let spec = record.spec()?;
+        Ok((state, spec, record))
+    });
+    let (state, record) = match looked {
+        Ok((state, spec, record)) => (Ok((state, spec)), Some(record)),
+        Err(error) => (Err(error), None),
+    };
+    let mut job = describe_state(id, state);
+    if let Some(record) = record {
+        add_files(&record, &mut job);
+    }
+    job
+}
+
+/// What else is in the record: the room that it takes when the job is over, and who has asked for its end before.
+fn add_files(record: &Record, job: &mut Value) {
+    if job["report"].is_object() {
+        job["bytes"] = json!(record.size().ok());
+    } else if let Ok(Some(asked)) = record.asked() {
+        job["stop"] = json!(asked);
+    }
+}
+
+fn describe_state(id: &JobId, state: Result<(State, Option<JobSpec>), LedgerError>) -> Value {
     match state {
         Err(error) => json!({"job": id, "state": "unreadable", "error": error.to_string()}),
         Ok((State::Over(report), _)) => {

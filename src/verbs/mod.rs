@@ -3,14 +3,18 @@
 mod command;
 mod doctor;
 mod end;
+mod exec;
 mod look;
 pub mod pages;
 mod run;
+mod wait;
 
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop};
+pub use exec::exec;
 pub use look::{list, show};
 pub use run::{create, run};
+pub use wait::wait;
 
 use crate::cli::request;
 use jobcage_ledger::{LedgerError, Places};

@@ -120,7 +120,7 @@ pub fn write_report(path: &Path, report: &Report) -> Result<(), VerbError> {
 }
 
 /// A shell that runs a loop ends it at Ctrl-C only if it sees its command end by the signal itself.
-fn end_by_the_same_signal(report: &Report) {
+pub fn end_by_the_same_signal(report: &Report) {
     use nix::sys::signal::{SigSet, Signal, raise};
     if let Some(jobcage_job::ExitStatus::Signal(number)) = report.status
         && let Ok(signal @ (Signal::SIGINT | Signal::SIGQUIT)) = Signal::try_from(number)

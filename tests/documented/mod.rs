@@ -4,7 +4,7 @@
 use jobcage_job::{
     CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending, EnforcedLimit, Escape,
     ExitStatus, FoundBy, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, NeverStarted,
-    Proof, Quarantine, Report, Root, Stall, StepKind, StepReport, Stream, Streams, Usage,
+    Proof, Quarantine, Report, Root, Stall, StepKind, StepReport, StopRequest, Stream, Streams, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,7 @@ fn endings() -> Vec<Ending> {
         Ending::LogFull { errno: Some(28) },
         Ending::Cancelled(signal),
         Ending::Cancelled(Cause::Cleanup),
+        Ending::Cancelled(Cause::Stop { pid: 1, uid: 0 }),
         Ending::NeverStarted(never),
         Ending::Lost { why: String::new() },
     ]
@@ -259,6 +260,21 @@ pub fn keys_of_a_spec() -> BTreeSet<String> {
         .keys()
         .cloned()
         .collect()
+}
+
+/// The keys of `stop.json`, as the documentation writes them.
+pub fn keys_of_a_stop() -> BTreeSet<String> {
+    let stop = StopRequest {
+        version: 1,
+        signal: Some(15),
+        grace: Some(std::time::Duration::ZERO),
+        now: true,
+        pid: 1,
+        uid: 0,
+    };
+    let keys = json(&stop);
+    let keys = keys.as_object().unwrap().keys();
+    keys.map(|key| format!("stop.{key}")).collect()
 }
 
 /// First cells of the other tables of `docs/outcomes.md`: the kinds of endings, and the variables.

@@ -1,14 +1,18 @@
-//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `gc`, leases and records.
+//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `wait`,
+//! `exec`, `gc`, leases and records.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod exec;
 mod gc;
 mod lease;
 mod look;
+mod prune;
 mod records;
 mod steps;
 mod stop;
+mod wait;
 
 use support::process::Process;
 use support::world::World;

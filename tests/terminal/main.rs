@@ -51,6 +51,26 @@ fn the_command_has_the_terminal() {
     world.assert_clean();
 }
 
+/// As `run`: the terminal is the caller's, and so are its keys.
+#[test]
+fn a_command_beside_a_job_has_the_callers_terminal() {
+    let Some((mut world, mut terminal)) = at_a_terminal("tty-exec") else {
+        return;
+    };
+    terminal.does("$JOBCAGE create > id");
+    let shown =
+        terminal.does("$JOBCAGE exec $(cat id) -- sh -c 'test -t 0 && test -t 1 && test -t 2 && tty'");
+    assert_eq!(shown, format!("{}\r\n", terminal.name));
+    terminal.line("$JOBCAGE exec $(cat id) -- sh -c 'echo u\"\"p; exec sleep 300'");
+    terminal.shows("up\r\n");
+    terminal.keys(CTRL_C);
+    terminal.prompt();
+    assert_eq!(terminal.does("echo code $?"), "code 130\r\n");
+    terminal.does("$JOBCAGE cleanup $(cat id)");
+    drop(terminal);
+    world.assert_nothing_left();
+}
+
 #[test]
 fn a_new_window_size_is_told_to_the_command() {
     let Some((world, mut terminal)) = at_a_terminal("tty-size") else {

@@ -168,9 +168,12 @@ fn environment(files: &[(String, PathBuf)]) -> Vec<String> {
         there.then(|| format!("{variable}=/payload/{name}"))
     };
     let handed_on = |name: &str| Some(format!("{name}={}", std::env::var(name).ok()?));
-    let programs = [("JOBCAGE_BIN", "jobcage"), ("JOBCAGE_ZOO", "zoo")]
-        .into_iter()
-        .filter_map(program);
+    let programs = [
+        ("JOBCAGE_BIN", "jobcage"),
+        ("JOBCAGE_ZOO", "zoo"),
+        ("JOBCAGE_BENCH", "jobcage-bench"),
+    ];
+    let programs = programs.into_iter().filter_map(program);
     let settings = ["JOBCAGE_REQUIRE", "JOBCAGE_TEST_TIMEOUT"]
         .into_iter()
         .filter_map(handed_on);

@@ -149,3 +149,26 @@ fn the_services_of_the_escape_tests_are_there() {
         succeeds("/sbin/modprobe", &["--dry-run", module]);
     }
 }
+
+/// The rows that no other machine of ours can give: systemd-run, as root and by the user's own manager.
+#[test]
+fn the_benchmark_runs_beside_systemd_run() {
+    let Some(_) = asked_kernel() else { return };
+    let bench = std::env::var("JOBCAGE_BENCH").expect("the outer test sets JOBCAGE_BENCH");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let json = dir.path().join("tables.json");
+    let json = json.to_str().expect("an ASCII path");
+    let mut words = vec!["--smoke", "--only", "launch", "--only", "spaced"];
+    let cgroup = test_cgroup();
+    words.extend(["--cgroup-root", &cgroup, "--json", json]);
+    succeeds(&bench, &words);
+    let all: serde_json::Value = serde_json::from_str(&read(json)).expect("the benchmark's JSON");
+    let tables = all["tables"].as_array().expect("tables");
+    assert_eq!(tables.len(), 2, "{all:#}");
+    for table in tables {
+        let rows = table["rows"].as_array().expect("rows");
+        for name in ["floor", "jobcage", "systemd-run --scope", "systemd-run --wait"] {
+            assert!(rows.iter().any(|row| row["name"] == name), "no {name}: {table:#}");
+        }
+    }
+}

@@ -11,6 +11,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const JOB: [&str; 2] = ["busybox", "true"];
+const SCOPE: &str = "systemd-run --scope";
+const WAIT: &str = "systemd-run --wait";
 
 /// Back to back, with all peers.
 pub fn launch(context: &Context<'_>) -> Result<Vec<Table>> {
@@ -22,16 +24,7 @@ pub fn launch(context: &Context<'_>) -> Result<Vec<Table>> {
     for runtime in ["crun", "runc"] {
         contestants.push(bundled(context.ground, tools, &view, runtime));
     }
-    contestants.push(timed(
-        tools,
-        "systemd-run --scope",
-        systemd_run(tools, &["--scope"], &JOB),
-    ));
-    contestants.push(timed(
-        tools,
-        "systemd-run --wait",
-        systemd_run(tools, &["--wait"], &JOB),
-    ));
+    contestants.extend(systemd(tools));
     let (measures, notes) = context.hold(&context.rules(100, 1), contestants)?;
     let table = |samples| {
         Table::new(
@@ -47,6 +40,8 @@ pub fn launch(context: &Context<'_>) -> Result<Vec<Table>> {
             Target::ratio("L1 (stretch)", "jobcage", "floor", 1.25),
             Target::ratio("L2", "jobcage", "bwrap-pid", 0.5),
             Target::ratio("L2", "jobcage", "runc", 0.08),
+            Target::beside("L2", "jobcage", SCOPE),
+            Target::beside("L2", "jobcage", WAIT),
         ])
     };
     Ok(measures.into_iter().map(table).collect())
@@ -59,13 +54,19 @@ pub fn spaced(context: &Context<'_>) -> Result<Vec<Table>> {
         pause: Duration::from_millis(100),
         measures: 1,
     };
-    let (measures, notes) = context.hold(&rules, ours(context.tools)?)?;
+    let mut contestants = ours(context.tools)?;
+    contestants.extend(systemd(context.tools));
+    let (measures, notes) = context.hold(&rules, contestants)?;
     let title = "launch of `busybox true`, 100 ms apart";
-    let target = Target::ratio("L4", "jobcage", "floor", 1.5);
+    let targets = [
+        Target::ratio("L4", "jobcage", "floor", 1.5),
+        Target::beside("L4", "jobcage", SCOPE),
+        Target::beside("L4", "jobcage", WAIT),
+    ];
     let table = |samples| {
         Table::new("L4", title, "ms", "floor", samples)
             .note(&notes)
-            .aim(vec![target.clone()])
+            .aim(targets.to_vec())
     };
     Ok(measures.into_iter().map(table).collect())
 }
@@ -85,6 +86,13 @@ fn ours(tools: &Tools) -> Result<Vec<Contestant<'_>>> {
         }));
     }
     Ok(contestants)
+}
+
+/// The scope holds the job and nothing more: what it leaves behind stays alive. `--wait` waits for a service, of which
+/// systemd kills the rest.
+fn systemd(tools: &Tools) -> [Contestant<'_>; 2] {
+    [(SCOPE, "--scope"), (WAIT, "--wait")]
+        .map(|(name, how)| timed(tools, name, systemd_run(tools, &[how], &JOB)))
 }
 
 fn timed<'a>(tools: &'a Tools, name: &str, command: Result<Command>) -> Contestant<'a> {

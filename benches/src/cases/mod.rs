@@ -52,6 +52,8 @@ pub struct Case {
     pub name: &'static str,
     /// The measures of docs/performance.md that it gives.
     pub measures: &'static [&'static str],
+    /// Whether its jobs are made of our helpers in C.
+    pub helpers: bool,
     /// Does it.
     pub run: fn(&Context<'_>) -> Result<Vec<Table>>,
 }
@@ -75,41 +77,49 @@ pub const CASES: &[Case] = &[
     Case {
         name: "launch",
         measures: &["l1", "l2"],
+        helpers: false,
         run: launch::launch,
     },
     Case {
         name: "spaced",
         measures: &["l4"],
+        helpers: false,
         run: launch::spaced,
     },
     Case {
         name: "calls",
         measures: &["l3"],
+        helpers: false,
         run: calls::calls,
     },
     Case {
         name: "end",
         measures: &["k1", "k2"],
+        helpers: true,
         run: end::end,
     },
     Case {
         name: "bombs",
         measures: &["k3"],
+        helpers: true,
         run: bombs::bombs,
     },
     Case {
         name: "memory",
         measures: &["m1"],
+        helpers: true,
         run: memory::memory,
     },
     Case {
         name: "many",
         measures: &["s1", "s2"],
+        helpers: true,
         run: many::many,
     },
     Case {
         name: "rootless",
         measures: &[],
+        helpers: false,
         run: rootless::rootless,
     },
 ];

@@ -47,8 +47,6 @@ fn work(context: &Context<'_>, group: &std::path::Path, temp: &std::path::Path) 
         .arg(group)
         .arg("--temp")
         .arg(temp)
-        .arg("--helpers")
-        .arg(bin)
         .arg("--json")
         .arg(&json);
     command.arg("--seed").arg(context.options.seed.to_string());

@@ -4,6 +4,7 @@
 //! <root>/<job>/NN-step         a step of a job without limits
 //! <root>/<job>/steps/NN-step   a step of a job with limits, which stand on steps/
 //! <root>/<job>/after/NN-after  the after phase, outside of the job's limits
+//! <root>/<job>/exec-NN         a command of `jobcage exec`; below steps/ where that is
 //! ```
 
 use crate::dir::Dir;
@@ -35,6 +36,21 @@ pub struct Leaf {
 
 const STEPS: &str = "steps";
 const AFTER: &str = "after";
+const EXEC: &str = "exec-";
+
+/// Makes the first leaf whose name is not in use. The mkdir itself decides who has the number: two clients may start a step
+/// at the same time.
+fn fresh(place: &Dir, name: impl Fn(u32) -> String) -> Result<(Leaf, String)> {
+    let mut number = 1;
+    loop {
+        let name = name(number);
+        match place.create(&name) {
+            Ok(dir) => return Ok((Leaf { number, dir }, name)),
+            Err(error) if error.errno() == Some(Errno::EEXIST) => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
 
 impl Cage {
     /// Makes the cage of a job, which must not exist. `limited`: with a `steps/` to carry limits.
@@ -102,19 +118,63 @@ impl Cage {
             (StepKind::Step, None) => (&self.dir, false),
         };
         let word = if kind == StepKind::After { "after" } else { "step" };
-        let mut number = 1;
-        loop {
-            let leaf = format!("{number:02}-{word}");
-            // The mkdir itself decides who has the number: two clients may start a step at the same time.
-            match place.create(&leaf) {
-                Ok(dir) => {
-                    self.leaves.push((below_after, leaf));
-                    return Ok(Leaf { number, dir });
-                }
-                Err(error) if error.errno() == Some(Errno::EEXIST) => number += 1,
+        let (leaf, name) = fresh(place, |number| format!("{number:02}-{word}"))?;
+        self.leaves.push((below_after, name));
+        Ok(leaf)
+    }
+
+    /// Makes the fresh leaf of a further command beside the steps: under the limits of the job, and with numbers of its own.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn exec_leaf(&self) -> Result<Leaf> {
+        fresh(self.steps(), |number| format!("{EXEC}{number:02}")).map(|(leaf, _)| leaf)
+    }
+
+    /// Removes the leaf of a further command, if nothing is in it any more.
+    pub fn remove_exec_leaf(&self, leaf: &Leaf) {
+        // What it has left keeps it, and goes with the cage.
+        let _ = self.steps().remove_child(format!("{EXEC}{:02}", leaf.number));
+    }
+
+    /// The leaves of further commands that there are now.
+    ///
+    /// # Errors
+    /// As getdents64(2) and openat(2).
+    pub fn exec_leaves(&self) -> Result<Vec<Dir>> {
+        self.leaves_named(|name| name.starts_with(EXEC))
+    }
+
+    /// The leaves of steps that there are now.
+    ///
+    /// # Errors
+    /// As getdents64(2) and openat(2).
+    pub fn step_leaves(&self) -> Result<Vec<Dir>> {
+        self.leaves_named(|name| name.ends_with("-step"))
+    }
+
+    fn leaves_named(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Dir>> {
+        let steps = self.steps();
+        let io = |errno| CageError::io("list the leaves", steps.path(), errno);
+        let mut found = Vec::new();
+        for name in steps.children().map_err(io)? {
+            if !name.to_str().is_some_and(&wanted) {
+                continue;
+            }
+            match steps.child(&name) {
+                Ok(dir) => found.push(dir),
+                // It is gone since.
+                Err(error) if error.errno() == Some(Errno::ENOENT) => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(found)
+    }
+
+    /// What all leaves of steps are in.
+    #[must_use]
+    pub fn steps(&self) -> &Dir {
+        self.steps.as_ref().unwrap_or(&self.dir)
     }
 
     /// The leaf of a step that another process of ours has made. `None`: it is gone.

@@ -33,5 +33,5 @@ pub use limits::{apply, available, enable, read_back, resolve_device};
 pub use mount::{Mount, cgroup_of, own_cgroup};
 pub use root::{Found, HOLD, Kind, Search, find, own_place};
 pub use selftest::{SelfTest, selftest};
-pub use signal::{count, signal_all};
+pub use signal::{count, listed, signal_all};
 pub use systemd::{Bus, is_in_delegated_unit, start_scope};

@@ -146,13 +146,21 @@ fn errno_of(error: CageError) -> Errno {
 /// # Errors
 /// As the reading of `cgroup.procs`.
 pub fn count(dir: &Dir) -> Result<usize, Errno> {
-    let mut number = 0;
+    listed(dir).map(|pids| pids.len())
+}
+
+/// The pids that are listed in a cgroup and below it. Each may be another process's by now.
+///
+/// # Errors
+/// As the reading of `cgroup.procs`.
+pub fn listed(dir: &Dir) -> Result<Vec<i32>, Errno> {
+    let mut all = Vec::new();
     let lister = Lister::of(dir);
     walk(dir, &mut |dir| {
-        number += lister.pids(dir)?.len();
+        all.extend(lister.pids(dir)?);
         Ok(())
     })?;
-    Ok(number)
+    Ok(all)
 }
 
 /// Sends `signals` in their order to every process in a cgroup and below it; the number of processes that took them.

@@ -53,6 +53,13 @@ pub enum Cause {
         /// The sender's uid.
         uid: u32,
     },
+    /// `jobcage stop`.
+    Stop {
+        /// The pid of whoever asked.
+        pid: i32,
+        /// Its uid.
+        uid: u32,
+    },
     /// `jobcage cleanup` or a stop of the whole cage from outside of this step.
     Cleanup,
     /// The process that the job was bound to (`--lease-pid`) has ended.
@@ -64,6 +71,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Signal { signal, pid: 0, .. } => write!(f, "signal {signal} from the kernel"),
             Self::Signal { signal, pid, uid } => write!(f, "signal {signal} from pid {pid} (uid {uid})"),
+            Self::Stop { pid, uid } => write!(f, "jobcage stop, pid {pid} (uid {uid})"),
             Self::Cleanup => f.write_str("jobcage cleanup"),
             Self::Lease => f.write_str("the end of the process that held its lease"),
         }
@@ -221,6 +229,7 @@ mod tests {
         assert_eq!(Ending::from(ExitStatus::Code(42)).exit_code(), 42);
         assert_eq!(Ending::from(ExitStatus::Signal(11)).exit_code(), 139);
         assert_eq!(Ending::TimedOut { clock: Clock::Idle }.exit_code(), 124);
+        assert_eq!(Ending::Cancelled(Cause::Stop { pid: 7, uid: 0 }).exit_code(), 143);
         assert_eq!(never("exec", 2), 127);
         assert_eq!(never("exec", 13), 126);
         assert_eq!(never("chdir", 2), 125);
@@ -241,6 +250,7 @@ mod tests {
             Ending::Exited { code: 1 },
             Ending::OutOfMemory,
             Ending::Cancelled(Cause::Lease),
+            Ending::Cancelled(Cause::Stop { pid: 7, uid: 0 }),
             Ending::Lost { why: String::new() },
             Ending::TimedOut { clock: Clock::Wall },
         ] {

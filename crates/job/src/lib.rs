@@ -9,6 +9,7 @@ mod limits;
 mod main_end;
 mod report;
 mod spec;
+mod stop;
 mod units;
 
 pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
@@ -20,4 +21,5 @@ pub use report::{
     Quarantine, REPORT_VERSION, Report, Root, Stall, StepReport, Stream, Usage,
 };
 pub use spec::{CaptureSpec, CreatedBy, JobSpec, LeaseHolder, LogFull, SPEC_VERSION, StepKind, Streams};
+pub use stop::{STOP_VERSION, StopRequest};
 pub use units::{UnitError, format_bytes, format_duration, parse_duration, parse_size};

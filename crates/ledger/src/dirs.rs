@@ -57,7 +57,7 @@ impl Places {
         Ok(ids)
     }
 
-    fn both(&self) -> [(&Path, Durability); 2] {
+    pub(crate) fn both(&self) -> [(&Path, Durability); 2] {
         [
             (&self.runtime, Durability::Kernel),
             (&self.state, Durability::Disk),

@@ -7,6 +7,8 @@ mod dirs;
 mod error;
 pub mod log;
 mod record;
+mod removal;
+mod wishes;
 
 pub use dirs::Places;
 pub use error::{LedgerError, Result};

@@ -5,6 +5,8 @@
 //! spec.json     the first file, before the cage exists
 //! step-NN.json  each step of a job of `jobcage create`; written at its start and replaced at its end
 //! closing       present from the moment at which the whole job is being ended from outside
+//! stop.json     who asked for the end, and how it shall be
+//! wanted        somebody waits for the report, so a clean end keeps it
 //! report.json   the last file
 //! ```
 
@@ -22,19 +24,19 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-const LOCK: &str = "lock";
-const SPEC: &str = "spec.json";
-const REPORT: &str = "report.json";
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const SPEC: &str = "spec.json";
+pub(crate) const REPORT: &str = "report.json";
 const CLOSING: &str = "closing";
 const PHASE: &str = "phase.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
 pub struct Record {
-    dir: OwnedFd,
-    path: PathBuf,
-    id: JobId,
-    durability: Durability,
+    pub(crate) dir: OwnedFd,
+    pub(crate) path: PathBuf,
+    pub(crate) id: JobId,
+    pub(crate) durability: Durability,
 }
 
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
@@ -371,50 +373,7 @@ impl Record {
         Ok(steps)
     }
 
-    /// Removes the record with everything in it.
-    ///
-    /// # Errors
-    /// What the file system answers. A record that is gone already is fine.
-    pub fn remove(self) -> Result<()> {
-        let io = |errno| LedgerError::io("remove", &self.path, errno);
-        // The lock goes last, so that a record that is half removed is still locked.
-        for name in [SPEC, CLOSING, REPORT] {
-            match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(io(errno)),
-            }
-        }
-        self.remove_rest()
-    }
-
-    /// Removes the record of a job that never wrote more than lock and spec, in as few calls as can be.
-    ///
-    /// # Errors
-    /// As [`Record::remove`].
-    pub fn remove_plain(self) -> Result<()> {
-        let _ = unlinkat(&self.dir, SPEC, UnlinkatFlags::NoRemoveDir);
-        let _ = unlinkat(&self.dir, LOCK, UnlinkatFlags::NoRemoveDir);
-        match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(_) => self.remove(),
-        }
-    }
-
-    fn remove_rest(&self) -> Result<()> {
-        let io = |errno| LedgerError::io("remove", &self.path, errno);
-        for name in self.names()? {
-            match unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(io(errno)),
-            }
-        }
-        match unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(io(errno)),
-        }
-    }
-
-    fn names(&self) -> Result<Vec<String>> {
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
         let io = |errno| LedgerError::io("list", &self.path, errno);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
@@ -452,7 +411,7 @@ impl Record {
             .map_err(|errno| LedgerError::io("write", &path, errno))
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {
         let path = self.path.join(name);
         let text = match file::read_at(self.dir.as_fd(), name) {
             Ok(text) => text,

@@ -107,7 +107,10 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
                 closed.emptied.proof.removed = true;
                 return Ok(());
             }
-            Err(error) if error.errno() == Some(jobcage_sys::Errno::EBUSY) => {}
+            // Somebody has just made a cgroup in it: a `jobcage exec` at this very moment, for one. No further one, then.
+            Err(error) if error.errno() == Some(jobcage_sys::Errno::EBUSY) => {
+                let _ = cage.dir().write("cgroup.max.descendants", "0");
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,11 +1,12 @@
 //! Closing what nobody looks after: jobs whose supervisor died, jobs of another boot, jobs whose lease is over; and another
-//! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it.
+//! try at what is quarantined. Safe at any time and by two at once: whoever has the lock does it. Then old records go.
 
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::host;
 use crate::keeper::Keeper;
 use crate::kept::{self, TakeOver};
+use crate::prune::{self, Keep, Pruned};
 use crate::sessions;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
@@ -14,7 +15,7 @@ use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::pidfd;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// What `gc` did with one record.
 #[derive(Debug)]
@@ -29,29 +30,51 @@ pub enum Done {
     HandedOn(JobId),
     /// It removed the record of a job that never began.
     Swept(JobId),
-    /// It removed an old report.
-    Pruned(JobId),
+    /// It removed the record of a job that is over.
+    Pruned(Pruned),
+    /// It would close this orphan, or sweep away the record of a job that never began.
+    Planned(JobId, &'static str),
+    /// It would remove the record of a job that is over.
+    WouldPrune(Pruned),
     /// It could not.
     Failed(JobId, String),
 }
 
-/// How long a report is kept for `jobcage show`.
-pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Looks at every record.
+/// Looks at every record. `dry_run`: and changes none.
 ///
 /// # Errors
 /// If the records cannot be listed; trouble with one of them is in the result.
-pub fn gc(places: &Places) -> Result<Vec<Done>> {
-    watcher::sweep_sockets(&places.runtime);
+pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
+    if !dry_run {
+        watcher::sweep_sockets(&places.runtime);
+    }
     let mut done = Vec::new();
     for id in places.all()? {
-        match close_if_orphaned(places, &id, Role::Passing) {
+        let one = if dry_run {
+            plan(places, &id)
+        } else {
+            close_if_orphaned(places, &id, Role::Passing)
+        };
+        match one {
             Ok(one) => done.extend(one),
             Err(failure) => done.push(Done::Failed(id, failure.to_string())),
         }
     }
+    prune::prune(places, keep, dry_run, &mut done)?;
     Ok(done)
+}
+
+/// What [`close_if_orphaned`] would do.
+fn plan(places: &Places, id: &JobId) -> Result<Option<Done>> {
+    let record = match places.open(id) {
+        Err(jobcage_ledger::LedgerError::NoSuchJob(_)) => return Ok(None),
+        other => other?,
+    };
+    Ok(match record.state()? {
+        State::NeverBegun => Some(Done::Planned(id.clone(), "swept")),
+        State::Unattended(spec) if is_orphan(&record, &spec)? => Some(Done::Planned(id.clone(), "closed")),
+        State::Unattended(_) | State::Alive { .. } | State::Closing { .. } | State::Over(_) => None,
+    })
 }
 
 /// Whether a process has the time to look after a job to its end.
@@ -75,7 +98,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
     match record.state()? {
         State::Alive { .. } => return Ok(None),
         State::Closing { by } => return wait_for_closing(by),
-        State::Over(report) => return look_again(record, *report),
+        State::Over(report) => return look_again(&record, *report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
             host::start_closer(places, &spec.id)
@@ -189,19 +212,10 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
     Ok(report)
 }
 
-/// A job that is over: its quarantine may be over as well, or its report old.
-fn look_again(record: Record, mut report: Report) -> Result<Option<Done>> {
+/// A job that is over: its quarantine may be over as well.
+fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     let Some(quarantine) = report.quarantine.clone() else {
-        let old = report
-            .ended
-            .parse::<jiff::Timestamp>()
-            .is_ok_and(|ended| SystemTime::from(ended).elapsed().is_ok_and(|age| age > KEEP));
-        if !old {
-            return Ok(None);
-        }
-        let id = record.id().clone();
-        record.remove()?;
-        return Ok(Some(Done::Pruned(id)));
+        return Ok(None);
     };
     let Some(lock) = record.lock_to_end()? else {
         return Ok(None);

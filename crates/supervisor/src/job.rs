@@ -4,6 +4,7 @@ use jobcage_job::{CaptureSpec, JobId, LeaseHolder, Limits, Report};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
 use std::ffi::{CString, OsString};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,6 +51,17 @@ pub enum Target {
     },
     /// As a further step of a job of `jobcage create`.
     Existing(JobId),
+    /// Beside the steps of any job: `jobcage exec`.
+    Beside(Host),
+}
+
+/// The job that a command of `jobcage exec` runs in.
+#[derive(Debug)]
+pub struct Host {
+    /// Which one.
+    pub id: JobId,
+    /// Its main process, whose end is the job's; a job of `jobcage create` has none.
+    pub main: Option<OwnedFd>,
 }
 
 /// A command, ready for exec.
@@ -87,4 +99,6 @@ pub struct Outcome {
     pub report: Report,
     /// Ctrl-C at the terminal ended it, so the shell above should see jobcage end by it as well.
     pub interrupted: bool,
+    /// Of a command of `jobcage exec`: the end of its job was its end.
+    pub job_ended: bool,
 }

@@ -3,6 +3,8 @@
 //! [`machine`] decides and does no I/O; [`foreground`] fetches events and carries out actions; [`closing`] is the one
 //! way out, used by it, by `cleanup` and by `gc`; [`watcher`] starts `gc` when a supervisor dies.
 
+pub mod asking;
+mod beside;
 mod capture;
 pub mod closing;
 mod error;
@@ -14,11 +16,13 @@ pub mod keeper;
 pub mod kept;
 pub mod machine;
 mod package;
+pub mod prune;
 mod quiet;
 pub mod sessions;
 mod signals;
 mod sockets;
 pub mod watcher;
+mod wish;
 
 pub use error::{Failure, Result};
-pub use job::{After, Command, Job, Outcome, Target};
+pub use job::{After, Command, Host, Job, Outcome, Target};

@@ -1,20 +1,15 @@
-//! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`; and `stop` of any job.
+//! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`.
 
 use crate::closing::{self, Outside, Story, report};
 use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random};
-use crate::signals::STOP_NOW;
 use crate::{gc, host, watcher};
-use jobcage_cage::{Cage, EventsFile, Patience, Process, signal_all};
+use jobcage_cage::{Cage, Patience, Process};
 use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::file::Durability;
-use jobcage_sys::{Errno, pidfd};
-use nix::libc::SIGCONT;
-use nix::sys::signal::Signal;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A cage to make.
 #[derive(Debug)]
@@ -167,6 +162,8 @@ pub(crate) fn close_created(
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
     let steps = record.steps()?;
+    // A stop that was cut off had begun to end it.
+    let cause = cause.or_else(|| Some(record.asked().ok()??.cause()));
     let ending = match (cause, steps.last()) {
         (Some(cause), _) => Ending::Cancelled(cause),
         // The job is what its last step was; a job without steps is nothing that could fail.
@@ -187,63 +184,4 @@ pub(crate) fn close_created(
     let report = report(story, closed);
     record.close(&report)?;
     Ok(report)
-}
-
-/// What a stop came to.
-#[derive(Debug)]
-pub enum Stopped {
-    /// The supervisor was asked, and has ended the job.
-    Asked,
-    /// Nobody looked after it: closed here.
-    Closed(Box<Report>),
-    /// It was over already.
-    Over(Box<Report>),
-}
-
-/// Ends a job, whoever looks after it. `now`: without a grace time.
-///
-/// # Errors
-/// If there is no such job, or it is not ours to stop.
-pub fn stop(places: &Places, id: &JobId, signal: i32, now: bool) -> Result<Stopped> {
-    let record = places.open(id)?;
-    match record.state()? {
-        State::Over(report) => Ok(Stopped::Over(report)),
-        State::Alive { supervisor } => ask(&record, supervisor, now),
-        State::NeverBegun | State::Unattended(_) | State::Closing { .. } => {
-            if let Ok(Some(spec)) = record.spec()
-                && !now
-                && let Ok(Some(cage)) = Cage::open(Path::new(&spec.cage), spec.limited)
-            {
-                leave(&cage, signal, spec.grace)?;
-            }
-            cleanup(places, id, Some(Cause::Cleanup)).map(|report| Stopped::Closed(report.into()))
-        }
-    }
-}
-
-/// Signals everything in a cage and waits for it to end by itself.
-fn leave(cage: &Cage, signal: i32, grace: Duration) -> Result<()> {
-    signal_all(cage.dir(), &[signal, SIGCONT]).map_err(Failure::system("signal the processes of the job"))?;
-    if let Some(events) = EventsFile::open(cage.dir()).map_err(Failure::system("open cgroup.events"))? {
-        let waited = events.wait(Instant::now() + grace, |now| !now.populated);
-        waited.map_err(Failure::system("wait for the job"))?;
-    }
-    Ok(())
-}
-
-/// Asks a supervisor to end its job, and waits until it has.
-fn ask(record: &Record, supervisor: i32, now: bool) -> Result<Stopped> {
-    let gone = |errno| match errno {
-        Errno::ESRCH => Failure::Refused("the job ended at this very moment".into()),
-        errno => Failure::system("signal the supervisor of the job (it belongs to another user?)")(errno),
-    };
-    let process = pidfd::open(supervisor).map_err(gone)?;
-    // The pidfd was opened before this second look at the lock: if it still names this pid, it is this process.
-    if !matches!(record.state(), Ok(State::Alive { supervisor: again }) if again == supervisor) {
-        return Ok(Stopped::Asked);
-    }
-    let signal = if now { STOP_NOW } else { Signal::SIGTERM };
-    pidfd::send_signal(process.as_fd(), signal as i32).map_err(gone)?;
-    pidfd::wait_end(process.as_fd()).map_err(Failure::system("wait for the supervisor"))?;
-    Ok(Stopped::Asked)
 }

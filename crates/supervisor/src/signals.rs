@@ -15,8 +15,8 @@ pub(crate) enum Meaning {
     Child,
     /// Somebody wants the job to end.
     Stop(Cause),
-    /// As a stop, but without a grace time.
-    StopNow(Cause),
+    /// A SIGTERM that our caller ignores, and we with it: it counts only if `jobcage stop` sent it.
+    StopIfAsked(Cause),
     /// Ctrl-C or Ctrl-\ at the terminal: every process of the foreground group has it already, the job among them.
     Terminal(Signal),
     /// To be handed on to the main process.
@@ -31,15 +31,10 @@ pub(crate) struct Signals {
     pub(crate) original: SigSet,
 }
 
-/// What `jobcage stop --now` sends. Two of the same signal would be merged into one while they are pending; nobody else has
-/// a use for this one.
-pub(crate) const STOP_NOW: Signal = Signal::SIGPWR;
-
 /// What stops a process unless it handles or ignores it.
 const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-const WATCHED: [Signal; 11] = [
-    STOP_NOW,
+const WATCHED: [Signal; 10] = [
     Signal::SIGCHLD,
     Signal::SIGTERM,
     Signal::SIGHUP,
@@ -77,13 +72,14 @@ impl Signals {
     /// The next pending signal, if any. One that our caller ignores (nohup, a job in the background of a script) stays
     /// ignored: the kernel queues a blocked signal all the same, since it could be unblocked with another disposition.
     pub(crate) fn next(&self) -> Option<Meaning> {
-        let (info, signal) = loop {
+        let (info, signal, ignored) = loop {
             let info = self.fd.read_signal().ok()??;
             let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
             // Ctrl-Z and its like reached the command as well: whether it stops is its own business, and we follow it.
             let by_terminal = info.ssi_code == nix::libc::SI_KERNEL && STOPS.contains(&signal);
-            if matches!(signal, STOP_NOW | Signal::SIGCHLD) || !(by_terminal || is_ignored(signal)) {
-                break (info, signal);
+            let ignored = signal != Signal::SIGCHLD && is_ignored(signal);
+            if signal == Signal::SIGTERM || !(by_terminal || ignored) {
+                break (info, signal, ignored);
             }
         };
         let number = signal as i32;
@@ -96,7 +92,7 @@ impl Signals {
             uid: info.ssi_uid,
         };
         Some(match signal {
-            STOP_NOW => Meaning::StopNow(cause(Signal::SIGTERM)),
+            signal if ignored => Meaning::StopIfAsked(cause(signal)),
             Signal::SIGCHLD => Meaning::Child,
             signal if STOPS.contains(&signal) => Meaning::Forward(number),
             Signal::SIGUSR1 | Signal::SIGUSR2 => Meaning::Forward(number),

@@ -80,7 +80,18 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> R
 /// # Errors
 /// As recvmsg(2); `EMSGSIZE` if the message was longer or had more descriptors than [`MOST_FDS`].
 pub fn receive(socket: BorrowedFd<'_>, room: usize) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut message = vec![0; room];
+    // Asked for its length first: a buffer for the longest would stay with a process that waits for days.
+    let length = loop {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        match nix::sys::socket::recv(socket.as_raw_fd(), &mut [], flags) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    if length > room {
+        return Err(Errno::EMSGSIZE);
+    }
+    let mut message = vec![0; length];
     let mut space = nix::cmsg_space!([RawFd; MOST_FDS]);
     let mut fds = Vec::new();
     let (length, flags) = loop {

@@ -2,6 +2,7 @@
 
 use super::setup::{Setup, program_name};
 use super::{Running, Supervision};
+use crate::beside::{cut_beside, place_of_step};
 use crate::closing::{self, Closed, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::job::{Outcome, Target};
@@ -76,11 +77,16 @@ impl Supervision<'_> {
 
     pub(super) fn signal_step(&mut self) -> Result<()> {
         let leaf = &self.setup.leaf.dir;
-        self.leaving = EventsFile::open(leaf).map_err(Failure::system("open cgroup.events"))?;
-        if self.job.grace.is_zero() {
+        let place = if self.is_step_of_another() {
+            leaf
+        } else {
+            place_of_step(&self.setup.cage, leaf)?
+        };
+        self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
+        if self.wish.grace.is_zero() {
             return Ok(());
         }
-        match signal_all(leaf, &[self.job.signal, SIGCONT]) {
+        match signal_all(place, &[self.wish.signal, SIGCONT]) {
             Ok(signalled) => self.crowd = signalled > 64,
             Err(errno) => self
                 .setup
@@ -94,7 +100,10 @@ impl Supervision<'_> {
         self.leaving = None;
         self.crowd = false;
         self.grace_until = None;
-        let emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
+        let mut emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
+        if !self.is_step_of_another() {
+            cut_beside(&self.setup.cage, &mut emptied)?;
+        }
         let proven = emptied.proven();
         self.cut = Some(emptied);
         self.look_at_children()?;
@@ -250,17 +259,24 @@ impl Supervision<'_> {
         );
         let interrupted = self.terminal_signal.is_some()
             && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));
+        let job_ended = self.job_has_ended(&report.ending);
         self.put_away(&report)?;
-        Ok(Outcome { report, interrupted })
+        Ok(Outcome {
+            report,
+            interrupted,
+            job_ended,
+        })
     }
 
-    /// A job that ended cleanly leaves no record; any other keeps its report there.
+    /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there.
     pub(super) fn put_away(self, report: &Report) -> Result<()> {
-        let is_step = self.is_step_of_another();
+        let target = &self.job.target;
         let Setup {
             record, lock, keeper, ..
         } = self.setup;
-        if is_step {
+        if let Target::Beside(_) = target {
+            self.setup.cage.remove_exec_leaf(&self.setup.leaf);
+        } else if let Target::Existing(_) = target {
             for step in &report.steps {
                 match record.write_step(step) {
                     // A cleanup at this very moment sweeps the record and tells of the step itself.
@@ -269,7 +285,12 @@ impl Supervision<'_> {
                 }
             }
         } else if report.clean {
-            record.remove_plain()?;
+            // Where somebody waits for the report and it cannot be written, they see the record go.
+            if let Some(_held) = record.remove_plain()?
+                && record.close(report).is_err()
+            {
+                record.remove()?;
+            }
         } else {
             record.close(report)?;
         }
@@ -294,7 +315,13 @@ impl Supervision<'_> {
                 let asked = fds[1].revents().is_some_and(|events| !events.is_empty());
                 polled.is_ok() && !asked
             };
-            if !ready && matches!(self.signals.next(), Some(Meaning::Stop(_) | Meaning::Terminal(_))) {
+            let impatient = !ready
+                && match self.signals.next() {
+                    Some(Meaning::Stop(_) | Meaning::Terminal(_)) => true,
+                    Some(Meaning::StopIfAsked(_)) => self.is_asked_again(),
+                    _ => false,
+                };
+            if impatient {
                 self.setup
                     .notes
                     .push("captured output was dropped, since its destination took none".into());

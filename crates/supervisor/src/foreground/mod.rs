@@ -3,6 +3,8 @@
 //! The command shares our session, process group, terminal and files, so that it behaves as without us. We stay out of
 //! its way: a signal that the terminal sends reaches both, and only one that somebody sends to us means "stop".
 
+mod asked;
+mod beside;
 mod end;
 mod setup;
 mod start;
@@ -16,10 +18,11 @@ use crate::closing::Closed;
 use crate::error::{Failure, Result};
 use crate::job::{Job, Outcome, Target};
 use crate::machine::{Action, Event, Machine, State};
-use crate::signals::{Meaning, Signals, stop_by};
+use crate::signals::{Signals, stop_by};
 use crate::watcher::{self};
+use crate::wish::Wish;
 use jobcage_cage::{Emptied, EventsFile, oom_kills};
-use jobcage_job::{Cause, Clock, StepReport};
+use jobcage_job::{Clock, StepReport};
 use jobcage_sys::clock::{WakeAlarm, boot_time};
 use jobcage_sys::spawn::Child;
 use jobcage_sys::wait::{self, Change, Whom};
@@ -28,7 +31,7 @@ use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
-use setup::{Setup, existing_cage, new_cage};
+use setup::{Setup, cage_beside, existing_cage, new_cage};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -49,6 +52,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
             after,
         } => new_cage(job, name.as_deref(), limits, *best_effort, after.is_some())?,
         Target::Existing(id) => existing_cage(job, id)?,
+        Target::Beside(host) => cage_beside(job, &host.id)?,
     };
     // Only now: a watcher that was just started is our child, and its own orphans are not ours.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
@@ -84,6 +88,8 @@ struct Supervision<'a> {
     /// Wakes us at the deadline should a person have stopped us.
     _alarm: Option<WakeAlarm>,
     terminal_signal: Option<Signal>,
+    /// The first signal and the grace: the job's own, until somebody asks for others.
+    wish: Wish,
     oom_before: u64,
     /// Nothing has happened for a moment.
     quiet: bool,
@@ -127,6 +133,7 @@ impl<'a> Supervision<'a> {
             after_until: None,
             _alarm: alarm,
             terminal_signal: None,
+            wish: Wish::new(job.signal, job.grace),
             quiet: false,
             crowd: false,
         })
@@ -163,7 +170,7 @@ impl<'a> Supervision<'a> {
         match action {
             Action::SignalStep => self.signal_step().map(|()| None),
             Action::ArmGrace => {
-                self.grace_until = Some(Instant::now() + self.job.grace);
+                self.grace_until = Some(Instant::now() + self.wish.grace);
                 Ok(None)
             }
             Action::CutStep => self.cut_step().map(Some),
@@ -225,7 +232,7 @@ impl<'a> Supervision<'a> {
         // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
         let leaf = self.leaving.is_some().then(|| {
             let waited = self.grace_until.map_or(Duration::ZERO, |until| {
-                self.job
+                self.wish
                     .grace
                     .saturating_sub(until.saturating_duration_since(Instant::now()))
             });
@@ -262,54 +269,6 @@ impl<'a> Supervision<'a> {
             Some(next) if next <= MOMENT => (Some(next), false),
             next if self.quiet => (next, true),
             _ => (Some(MOMENT), false),
-        }
-    }
-
-    fn look_at_signals(&mut self) -> Result<()> {
-        // One wake-up may bring several; after the last of them nothing is asked any more.
-        while !self.is_over()
-            && let Some(meaning) = self.signals.next()
-        {
-            match meaning {
-                Meaning::Child => self.look_at_children()?,
-                Meaning::Stop(cause) => self.stop(cause)?,
-                Meaning::StopNow(cause) => {
-                    self.stop(cause.clone())?;
-                    if self.machine.state() == State::Leaving {
-                        self.stop(cause)?;
-                    }
-                }
-                Meaning::Terminal(signal) => {
-                    self.terminal_signal = Some(signal);
-                    // While the command runs it has the signal itself and may do with it what it likes. Later there is
-                    // nobody else to heed a person's impatience.
-                    if self.machine.state() != State::Running {
-                        self.stop(Cause::Signal {
-                            signal: signal as i32,
-                            pid: 0,
-                            uid: 0,
-                        })?;
-                    }
-                }
-                Meaning::Forward(signal) => {
-                    if let Some(main) = &self.main {
-                        // An ended process needs no signal.
-                        let _ = pidfd::signal_pid(main.child.pid, signal);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A stop ends the after phase, too: whoever asks again wants it now.
-    fn stop(&mut self, cause: Cause) -> Result<()> {
-        let in_after = self.machine.state() == State::After;
-        self.event(Event::StopAsked(cause))?;
-        if in_after {
-            self.end_after(Some("it was cut short by a second stop"))
-        } else {
-            Ok(())
         }
     }
 

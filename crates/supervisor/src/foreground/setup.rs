@@ -231,20 +231,37 @@ pub(crate) fn make_cage(
 }
 
 pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
-    let record = job.places.open(id)?;
-    let spec = record.spec()?.filter(|_| !record.is_closing());
-    let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
-    let gone = || Failure::Refused(format!("the job {id} is over: its cage takes no further step"));
-    let spec = spec.ok_or_else(gone)?;
+    let (record, spec, mut cage) = open_cage(job, id, "its cage takes no further step")?;
     if spec.created_by != CreatedBy::Create {
         return Err(Failure::Refused(format!(
             "the job {id} was started by \"jobcage run\" and ends with its own command; make a cage for several steps with \
-             \"jobcage create\""
+             \"jobcage create\", or run a command beside that one with \"jobcage exec\""
         )));
     }
-    let mut cage = Cage::open(spec.cage.as_ref(), spec.limited)?.ok_or_else(gone)?;
     let leaf = cage.leaf(StepKind::Step)?;
-    Ok(Setup {
+    Ok(guest(record, spec, cage, leaf))
+}
+
+/// The place of a command of `jobcage exec`.
+pub(super) fn cage_beside(job: &Job, id: &JobId) -> Result<Setup> {
+    let (record, spec, cage) = open_cage(job, id, "nothing can run in it any more")?;
+    let leaf = cage.exec_leaf()?;
+    Ok(guest(record, spec, cage, leaf))
+}
+
+fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)> {
+    let record = job.places.open(id)?;
+    let spec = record.spec()?.filter(|_| !record.is_closing());
+    let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
+    let gone = || Failure::Refused(format!("the job {id} is over: {so}"));
+    let spec = spec.ok_or_else(gone)?;
+    let cage = Cage::open(spec.cage.as_ref(), spec.limited)?.ok_or_else(gone)?;
+    Ok((record, spec, cage))
+}
+
+/// What is somebody else's, but for the leaf.
+fn guest(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
+    Setup {
         spec,
         record,
         lock: None,
@@ -255,7 +272,7 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
         limits: BTreeMap::new(),
         root: None,
         notes: Vec::new(),
-    })
+    }
 }
 
 /// The program's name without its directory; not its arguments, which may hold secrets.

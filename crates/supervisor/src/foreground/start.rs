@@ -110,15 +110,16 @@ impl Supervision<'_> {
             ended: None,
             logs: Vec::new(),
         };
-        if self.is_step_of_another() {
+        if matches!(self.job.target, Target::Existing(_)) {
             // That it cannot be written down is no reason not to run it; its end is written as well.
             let _ = self.setup.record.write_step(&step);
         }
         step
     }
 
+    /// Whether the cage, its record and its end are somebody else's.
     pub(super) fn is_step_of_another(&self) -> bool {
-        matches!(self.job.target, Target::Existing(_))
+        matches!(self.job.target, Target::Existing(_) | Target::Beside(_))
     }
 
     pub(super) fn close_job_ends(&mut self) {
@@ -162,7 +163,12 @@ impl Supervision<'_> {
         let phase = Phase {
             after_until: Some(now + after.timeout),
             after: Some(number),
-            ..Phase::new(self.machine.clone(), self.began, self.setup.root.clone())
+            ..Phase::new(
+                self.machine.clone(),
+                self.began,
+                self.setup.root.clone(),
+                self.wish.clone(),
+            )
         };
         if let Err(error) = self.setup.record.write_phase(&phase) {
             self.setup

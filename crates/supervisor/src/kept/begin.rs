@@ -12,6 +12,7 @@ use crate::machine::{Event, Machine};
 use crate::package;
 use crate::signals::Signals;
 use crate::watcher;
+use crate::wish::Wish;
 use jobcage_cage::{Cage, Dir, Found, Patience, oom_kills};
 use jobcage_job::{JobId, JobSpec, NeverStarted, Root, StepKind};
 use jobcage_ledger::{Lock, Places, Record, boot_id};
@@ -258,7 +259,12 @@ fn new_phase(job: &Job, cage: &Cage, limited: bool, root: Root, notes: Vec<Strin
         timeout_at: job.timeout.map(|timeout| began + timeout),
         oom_before: oom_kills(cage.dir()).filter(|_| limited).unwrap_or(0),
         notes,
-        ..Phase::new(Machine::new(has_after), began, Some(root))
+        ..Phase::new(
+            Machine::new(has_after),
+            began,
+            Some(root),
+            Wish::new(job.signal, job.grace),
+        )
     }
 }
 

@@ -2,6 +2,7 @@
 //! the whole.
 
 use super::{Kept, Step, output::Moved};
+use crate::beside::{cut_beside, place_of_step};
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::foreground::{merge_cut, program_name};
@@ -216,12 +217,16 @@ impl Kept {
     }
 
     pub(super) fn signal_step(&mut self) -> Result<()> {
-        let Some(leaf) = &self.leaf else { return Ok(()) };
-        self.leaving = EventsFile::open(leaf).map_err(Failure::system("open cgroup.events"))?;
-        if self.whole.job.grace.is_zero() {
+        let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
+            return Ok(());
+        };
+        let place = place_of_step(cage, leaf)?;
+        self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
+        let wish = &self.whole.phase.wish;
+        if wish.grace.is_zero() {
             return Ok(());
         }
-        match signal_all(leaf, &[self.whole.job.signal, SIGCONT]) {
+        match signal_all(place, &[wish.signal, SIGCONT]) {
             Ok(signalled) => self.crowd = signalled > 64,
             Err(errno) => self.note(format!("not all could be signalled: {}", errno.desc())),
         }
@@ -233,10 +238,11 @@ impl Kept {
     pub(super) fn cut_step(&mut self) -> Result<Event> {
         self.leaving = None;
         self.crowd = false;
-        let Some(leaf) = &self.leaf else {
+        let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
             return Ok(Event::Cut { proven: true });
         };
-        let emptied = empty(leaf, &Patience::default())?;
+        let mut emptied = empty(leaf, &Patience::default())?;
+        cut_beside(cage, &mut emptied)?;
         let proven = emptied.proven();
         self.cut = Some(emptied);
         self.hear_of_the_dead(proven)?;

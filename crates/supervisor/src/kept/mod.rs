@@ -170,7 +170,7 @@ impl Kept {
     fn enter(&mut self) {
         let now = boot_time();
         if self.state() == State::Leaving {
-            self.whole.phase.grace_until = Some(now + self.whole.job.grace);
+            self.whole.phase.grace_until = Some(now + self.whole.phase.wish.grace);
         }
         self.persist();
     }
@@ -281,7 +281,7 @@ impl Kept {
         // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
         let leaf = self.leaving.is_some().then(|| {
             let left = until(phase.grace_until).unwrap_or_default();
-            let waited = self.whole.job.grace.saturating_sub(left);
+            let waited = phase.wish.grace.saturating_sub(left);
             let part = if self.crowd { 16 } else { 2 };
             (waited / part).clamp(Duration::from_micros(100), Duration::from_millis(20))
         });
@@ -320,13 +320,8 @@ impl Kept {
         {
             match meaning {
                 Meaning::Child => self.look_at_children()?,
-                Meaning::Stop(cause) => self.stop(cause)?,
-                Meaning::StopNow(cause) => {
-                    self.stop(cause.clone())?;
-                    if self.state() == State::Leaving {
-                        self.stop(cause)?;
-                    }
-                }
+                Meaning::Stop(cause) => self.asked_to_stop(cause, true)?,
+                Meaning::StopIfAsked(cause) => self.asked_to_stop(cause, false)?,
                 // There is no terminal whose signals these could be.
                 Meaning::Terminal(signal) => self.stop(Cause::Signal {
                     signal: signal as i32,
@@ -347,6 +342,31 @@ impl Kept {
             }
         }
         Ok(())
+    }
+
+    fn asked_to_stop(&mut self, cause: Cause, by_itself: bool) -> Result<()> {
+        let running = self.state() == State::Running;
+        let Whole { record, phase, .. } = &mut self.whole;
+        match phase
+            .wish
+            .hear(record, cause, by_itself, running, &mut phase.notes)
+        {
+            Some(cause) => self.stop(cause),
+            None => Ok(()),
+        }
+    }
+
+    /// The request of a `jobcage stop`, if there is one that nobody has heeded.
+    fn look_at_request(&mut self) -> Result<()> {
+        let running = self.state() == State::Running;
+        let Whole { record, phase, .. } = &mut self.whole;
+        match phase.wish.new_request(record, &mut phase.notes) {
+            Some(request) if !self.is_over() => {
+                let cause = self.whole.phase.wish.heed(request, running);
+                self.stop(cause)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A stop ends the after phase, too: whoever asks again wants it now.

@@ -1,6 +1,7 @@
 //! `phase.json`: where the supervisor of a captured job stands, for the one who comes after it.
 
 use crate::machine::Machine;
+use crate::wish::Wish;
 use jobcage_job::Root;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Phase {
     pub began: Duration,
     /// When its whole time is over.
     pub timeout_at: Option<Duration>,
+    /// How it is stopped, and by which request it is.
+    pub wish: Wish,
     /// When its grace time is over.
     pub grace_until: Option<Duration>,
     /// Whether its processes have had their signal.
@@ -45,12 +48,13 @@ pub struct Phase {
 impl Phase {
     /// Of a job that began at `began`, with no clock running.
     #[must_use]
-    pub fn new(machine: Machine, began: Duration, root: Option<Root>) -> Self {
+    pub fn new(machine: Machine, began: Duration, root: Option<Root>, wish: Wish) -> Self {
         Self {
             version: PHASE_VERSION,
             machine,
             began,
             timeout_at: None,
+            wish,
             grace_until: None,
             signalled: false,
             after_until: None,

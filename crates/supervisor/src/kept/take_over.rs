@@ -10,11 +10,13 @@ use crate::machine::{Action, Event, Machine, State};
 use crate::package;
 use crate::signals::Signals;
 use crate::watcher;
+use crate::wish::Wish;
 use jobcage_cage::{Cage, Dir, EventsFile};
 use jobcage_job::{Ending, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Lock, Record};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait;
+use nix::libc::SIGTERM;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -50,7 +52,12 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
             return Ok(TakeOver::Lost(lock, phase.failures));
         }
         // A command in the foreground: until its after phase there was nothing to write down.
-        None if spec.capture.is_none() => Phase::new(Machine::new(spec.after), age(&spec), None),
+        None if spec.capture.is_none() => Phase::new(
+            Machine::new(spec.after),
+            age(&spec),
+            None,
+            Wish::new(SIGTERM, spec.grace),
+        ),
         None => {
             keeper.leave();
             return Ok(TakeOver::Lost(lock, vec![UNBORN.into()]));
@@ -137,7 +144,9 @@ impl Kept {
         for end in ends {
             self.main_ended(&end)?;
         }
-        self.repeat_action()
+        self.repeat_action()?;
+        // Asked for while nobody had the lock.
+        self.look_at_request()
     }
 
     /// Its processes were its supervisor's own children, and how they end is nobody's to know any more.
