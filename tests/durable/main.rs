@@ -12,5 +12,6 @@ mod endings;
 mod hands;
 mod output;
 mod refusals;
+mod stage;
 mod start;
 mod users;

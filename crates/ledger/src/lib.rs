@@ -8,6 +8,7 @@ mod error;
 pub mod log;
 mod record;
 mod removal;
+mod reserve;
 mod wishes;
 
 pub use dirs::Places;

@@ -4,7 +4,7 @@
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::host;
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
 use crate::prune::{self, Keep, Pruned};
 use crate::sessions;
@@ -209,11 +209,20 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
     };
     let report = closing::report(story, closed);
     record.close(&report)?;
+    forget_life(record);
     Ok(report)
+}
+
+/// Takes away what only a living captured job needs, and whoever wrote the report may not have lived to.
+fn forget_life(record: &Record) {
+    for name in [keeper::SOCKET, "phase.json"] {
+        record.forget(name);
+    }
 }
 
 /// A job that is over: its quarantine may be over as well.
 fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
+    forget_life(record);
     let Some(quarantine) = report.quarantine.clone() else {
         return Ok(None);
     };

@@ -223,7 +223,8 @@ impl Kept {
         let place = place_of_step(cage, leaf)?;
         self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
         let wish = &self.whole.phase.wish;
-        if wish.grace.is_zero() {
+        // A predecessor may have done it, and who is asked twice takes that for a second stop.
+        if wish.grace.is_zero() || self.whole.phase.signalled {
             return Ok(());
         }
         match signal_all(place, &[wish.signal, SIGCONT]) {
@@ -336,7 +337,10 @@ impl Kept {
             },
             self.closed.take().unwrap_or_default(),
         );
-        self.whole.record.close_for_good(&report)?;
+        if let Err(error) = self.whole.record.close_for_good(&report) {
+            super::pause();
+            return Err(error.into());
+        }
         if let Some(keeper) = self.whole.keeper.take() {
             keeper.leave();
         }
