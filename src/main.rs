@@ -51,6 +51,8 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::Stop(request) => verbs::stop(request),
         Request::Wait(request) => verbs::wait(request),
         Request::Exec(request) => verbs::exec(*request),
+        Request::Logs(request) => verbs::logs(request),
+        Request::Attach(request) => verbs::attach(request),
         Request::Gc(request) => verbs::gc(request),
         Request::Doctor(request) => verbs::doctor(request),
         Request::Man(request) => verbs::pages::man(&request),

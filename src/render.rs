@@ -257,7 +257,7 @@ pub fn table(jobs: &[Value]) -> String {
 }
 
 /// A program may be called anything: what would act on a terminal is escaped.
-fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

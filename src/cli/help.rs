@@ -9,6 +9,8 @@ pub const STOP: &str = "Stop a job.";
 pub const WAIT: &str = "Wait until jobs are over.";
 pub const EXEC: &str = "Run a further command in the cage of a job.";
 pub const GC: &str = "End what dead jobs have left, and remove old records.";
+pub const LOGS: &str = "Print the output of a job that is captured.";
+pub const ATTACH: &str = "Follow the output of a job that is captured, and end as it ends.";
 pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
 pub const MAN: &str = "Write the manual pages into a directory.";
 pub const COMPLETIONS: &str = "Print the completion script of a shell.";
@@ -22,6 +24,7 @@ Exit codes of `jobcage run`:
   127    the command was not found
   128+N  signal N ended it
 `jobcage exec` has the same ones for its own command, and `jobcage wait` those of the jobs that it waited for.
+`jobcage attach` has the one of its job.
 The other verbs end with 0, or with 125 if they failed.";
 
 // Each paragraph is one line, so that clap can wrap it to the terminal.
@@ -61,4 +64,17 @@ pub const AFTER_EXEC: &str = concat!(
     "of a job of `jobcage create` those of jobcage itself. It has the terminal and the files of jobcage, and dies with the ",
     "job.\n\n",
     "Exit codes: as of `jobcage run`; 137 if the job has ended meanwhile.",
+);
+
+pub const AFTER_LOGS: &str = concat!(
+    "The output comes as the job wrote it, stdout to standard output and stderr, where the streams are split, to standard ",
+    "error. What was dropped of the middle of a full log is told on standard error, with its size.\n\n",
+    "Exit codes: 0; 1 if --verify finds a log that is not whole; 125 if it failed; 141 if standard output was closed.",
+);
+
+pub const AFTER_ATTACH: &str = concat!(
+    "Any number may be attached to a job, from any byte on, and none of them slows it. It shows the command's output and ",
+    "then that of the after phase. Ctrl-C ends jobcage alone (130), unless --stop-on-interrupt is given.\n\n",
+    "Exit codes: the one that `jobcage run` would have had; 128+N if signal N ended jobcage and the job goes on; 141 if ",
+    "standard output was closed; 125 if it failed.",
 );

@@ -76,6 +76,8 @@ impl Door<'_> {
             VerbWords::Stop(w) => self.stop(w)?,
             VerbWords::Wait(w) => self.wait(w)?,
             VerbWords::Exec(w) => self.exec(w)?,
+            VerbWords::Logs(w) => self.logs(w)?,
+            VerbWords::Attach(w) => self.attach(w)?,
             VerbWords::Gc(w) => {
                 let gc = self.gc(w)?;
                 let voice = gc.common.voice;

@@ -7,6 +7,7 @@ mod help;
 mod meaning;
 mod pick;
 mod quick;
+mod reading;
 pub mod request;
 pub mod values;
 pub mod words;

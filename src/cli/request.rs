@@ -3,7 +3,7 @@
 //! Plain data. Past this door nobody knows what a flag, a variable or a config file is: whatever could be
 //! wrong in the words is an error before a request exists.
 
-use jobcage_job::{CaptureSpec, JobId, Limits};
+use jobcage_job::{CaptureSpec, JobId, Limits, Stream};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
@@ -30,6 +30,10 @@ pub enum Request {
     Wait(WaitRequest),
     /// `jobcage exec`.
     Exec(Box<ExecRequest>),
+    /// `jobcage logs`.
+    Logs(LogsRequest),
+    /// `jobcage attach`.
+    Attach(AttachRequest),
     /// `jobcage gc`.
     Gc(GcRequest),
     /// `jobcage doctor`.
@@ -287,6 +291,66 @@ pub struct ExecRequest {
     pub set: Vec<(OsString, Secret)>,
     /// jobcage's own environment, for a job that has none.
     pub inherited: Vec<(OsString, Secret)>,
+}
+
+/// `jobcage logs ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogsRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// `--step`; `None`: all.
+    pub step: Option<u32>,
+    /// `--stream`: stdout or stderr; `None`: all that there are.
+    pub stream: Option<Stream>,
+    /// What to do with them.
+    pub what: LogsWhat,
+}
+
+/// What to do with logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogsWhat {
+    /// Print them.
+    Print {
+        /// `--follow`.
+        follow: bool,
+        /// Where to begin.
+        begin: Begin,
+    },
+    /// Tell of them; at least one of both.
+    Check {
+        /// `--verify`.
+        verify: bool,
+        /// `--checksum`.
+        checksum: bool,
+    },
+}
+
+/// Where to begin with output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the first byte.
+    Start,
+    /// `--offset`: with this byte.
+    Offset(u64),
+    /// `--tail`: with so many last lines.
+    Lines(u64),
+}
+
+/// `jobcage attach ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job.
+    pub id: JobId,
+    /// Where to begin.
+    pub begin: Begin,
+    /// `--stop-on-interrupt`.
+    pub stop_on_interrupt: bool,
+    /// `--report` of `run --log`: the file that gets the report.
+    pub report: Option<PathBuf>,
 }
 
 /// `jobcage gc`.

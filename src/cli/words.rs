@@ -308,6 +308,56 @@ pub struct GcWords {
 }
 
 #[derive(Debug, Args)]
+pub struct LogsWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    /// Go on with what comes until the job is over; with --step until that step's main process has ended.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only this step: 1 is the command itself. The default is all that are logged, one after the other.
+    #[arg(long, value_name = "N")]
+    pub step: Option<OsString>,
+    /// Only this stream, `stdout` or `stderr`, of a job whose streams are split. It comes to standard output.
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Option<OsString>,
+    #[command(flatten)]
+    pub begin: BeginWords,
+    /// Print no output, but whether each log is all that the step wrote. The exit code is 1 if one is not.
+    #[arg(long, conflicts_with_all = ["follow", "offset", "tail"])]
+    pub verify: bool,
+    /// Print no output, but the SHA-256 of each log, as sha256sum does. A dropped middle is left out.
+    #[arg(long, conflicts_with_all = ["follow", "offset", "tail"])]
+    pub checksum: bool,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachWords {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    #[command(flatten)]
+    pub begin: BeginWords,
+    /// Have Ctrl-C and SIGTERM stop the job, and stay until it is over. A second one skips the grace.
+    #[arg(long)]
+    pub stop_on_interrupt: bool,
+    #[command(flatten)]
+    pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct BeginWords {
+    /// Begin with this byte of the first log: 0 is the first one, and one that is not there yet is waited for.
+    #[arg(long, value_name = "BYTES", conflicts_with = "tail")]
+    pub offset: Option<OsString>,
+    /// Begin with the last lines that are there; 0 is only what comes.
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
 pub struct ManWords {
     /// The directory that gets the pages; it must exist.
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -336,6 +386,10 @@ pub enum VerbWords {
     Show(ShowWords),
     /// `stop`.
     Stop(StopWords),
+    /// `logs`.
+    Logs(LogsWords),
+    /// `attach`.
+    Attach(AttachWords),
     /// `wait`.
     Wait(WaitWords),
     /// `exec`.
@@ -389,6 +443,12 @@ pub fn command() -> Command {
             verb("list", help::LIST, options::<PlainWords>),
             verb("show", help::SHOW, options::<ShowWords>),
             verb("stop", help::STOP, options::<StopWords>),
+            verb("logs", help::LOGS, |c| {
+                options::<LogsWords>(c).after_long_help(help::AFTER_LOGS)
+            }),
+            verb("attach", help::ATTACH, |c| {
+                options::<AttachWords>(c).after_long_help(help::AFTER_ATTACH)
+            }),
             verb("wait", help::WAIT, |c| {
                 options::<WaitWords>(c).after_long_help(help::AFTER_WAIT)
             }),
@@ -421,6 +481,8 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "list" => VerbWords::List(PlainWords::from_arg_matches_mut(m)?),
         "show" => VerbWords::Show(ShowWords::from_arg_matches_mut(m)?),
         "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
+        "logs" => VerbWords::Logs(LogsWords::from_arg_matches_mut(m)?),
+        "attach" => VerbWords::Attach(AttachWords::from_arg_matches_mut(m)?),
         "wait" => VerbWords::Wait(WaitWords::from_arg_matches_mut(m)?),
         "exec" => VerbWords::Exec(ExecWords::from_arg_matches_mut(m)?),
         "gc" => VerbWords::Gc(GcWords::from_arg_matches_mut(m)?),

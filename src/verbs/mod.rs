@@ -1,17 +1,22 @@
 //! One function for each verb: it does what the request says and returns the exit code.
 
+mod attach;
+mod captured;
 mod command;
 mod doctor;
 mod end;
 mod exec;
+mod logs;
 mod look;
 pub mod pages;
 mod run;
 mod wait;
 
+pub use attach::attach;
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop};
 pub use exec::exec;
+pub use logs::logs;
 pub use look::{list, show};
 pub use run::{create, run};
 pub use wait::wait;

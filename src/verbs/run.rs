@@ -1,12 +1,15 @@
 //! `jobcage run` and `jobcage create`.
 
 use super::{Outcome, VerbError, command, places};
-use crate::cli::request::{CageChoice, CaptureRequest, CreateRequest, RunRequest, Voice};
+use crate::cli::request::{
+    AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, RunRequest, Voice,
+};
 use crate::render;
-use jobcage_job::Report;
+use jobcage_cage::Process;
+use jobcage_job::{LeaseHolder, Report};
 use jobcage_supervisor::{After, Job, Target, foreground, kept, sessions};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `jobcage run`.
 ///
@@ -36,11 +39,11 @@ pub fn run(request: RunRequest) -> Outcome {
         signal: request.signal.number(),
         grace: request.grace,
         detail: request.report.is_some() || request.common.voice == Voice::Verbose,
-        lease: None,
+        lease: lease(request.capture.as_ref()),
         capture: request.capture.as_ref().map(|capture| capture.spec),
     };
     if let Some(capture) = &request.capture {
-        return captured(&job, capture);
+        return captured(&job, capture, request.common, request.report);
     }
     let outcome = foreground::run(&job)?;
     tell(&outcome.report, request.common.voice);
@@ -57,15 +60,36 @@ pub fn run(request: RunRequest) -> Outcome {
     std::process::exit(outcome.report.exit_code & 0xff)
 }
 
+/// With `--log` the job is ours: it ends with us, whatever becomes of us.
+fn lease(capture: Option<&CaptureRequest>) -> Option<LeaseHolder> {
+    let pid = std::process::id().cast_signed();
+    let process = capture
+        .filter(|capture| capture.attached)
+        .and_then(|_| Process::read(pid))?;
+    Some(LeaseHolder {
+        pid,
+        start_ticks: process.start_ticks,
+    })
+}
+
 /// `run --detach` and `run --log`: the job runs by itself, and with `--log` we follow it.
-fn captured(job: &Job, capture: &CaptureRequest) -> Outcome {
+fn captured(job: &Job, capture: &CaptureRequest, common: Common, report: Option<PathBuf>) -> Outcome {
     let path = capture.stdin.as_deref().unwrap_or(Path::new("/dev/null"));
     let stdin = std::fs::File::open(path).map_err(|source| VerbError::Stdin {
         path: path.into(),
         source,
     })?;
     let id = kept::detach(job, stdin.as_fd())?;
-    super::pages::print(format!("{id}\n").as_bytes())
+    if !capture.attached {
+        return super::pages::print(format!("{id}\n").as_bytes());
+    }
+    super::attach(AttachRequest {
+        common,
+        id,
+        begin: Begin::Start,
+        stop_on_interrupt: true,
+        report,
+    })
 }
 
 /// `jobcage create`.

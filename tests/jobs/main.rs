@@ -1,5 +1,5 @@
-//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `wait`,
-//! `exec`, `gc`, leases and records.
+//! Jobs that are more than one call: `create`, `run --job`, `cleanup`, `list`, `show`, `stop`, `wait`, `exec`, `gc`, `logs`,
+//! `attach`, leases and records.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -7,6 +7,7 @@ mod support;
 mod exec;
 mod gc;
 mod lease;
+mod logs;
 mod look;
 mod prune;
 mod records;

@@ -46,7 +46,9 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    pub(crate) fn io(what: &'static str, path: &Path, errno: Errno) -> Self {
+    /// A system call on a file of a record that failed, with what can be done about it.
+    #[must_use]
+    pub fn io(what: &'static str, path: &Path, errno: Errno) -> Self {
         let hint = match errno {
             Errno::EACCES | Errno::EPERM => " (it belongs to another user)",
             Errno::ENOSPC | Errno::EDQUOT => {

@@ -346,18 +346,23 @@ impl Record {
         self.read(PHASE, known)
     }
 
-    /// The directory, for files that others write in it.
-    #[must_use]
-    pub fn dir(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
-    }
-
     /// Writes or replaces what is known of a step.
     ///
     /// # Errors
     /// What the file system answers.
     pub fn write_step(&self, step: &StepReport) -> Result<()> {
         self.write(&format!("step-{:02}.json", step.number), step)
+    }
+
+    /// What is known of one step; `None`: there is none such, or its file is damaged, which is the trace of a crash.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn step(&self, number: u32) -> Result<Option<StepReport>> {
+        match self.read(&format!("step-{number:02}.json"), u32::MAX) {
+            Err(LedgerError::Damaged { .. }) => Ok(None),
+            other => other,
+        }
     }
 
     /// What is known of all steps, in order.
@@ -375,7 +380,11 @@ impl Record {
         Ok(steps)
     }
 
-    pub(crate) fn names(&self) -> Result<Vec<String>> {
+    /// The names of its files.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed.
+    pub fn names(&self) -> Result<Vec<String>> {
         let io = |errno| LedgerError::io("list", &self.path, errno);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = nix::dir::Dir::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
@@ -391,6 +400,12 @@ impl Record {
     #[must_use]
     pub fn id(&self) -> &JobId {
         &self.id
+    }
+
+    /// The directory of the record, open.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     /// The directory of the record.

@@ -30,8 +30,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// For `map_err`.
-    pub(crate) fn system(what: &'static str) -> impl Fn(Errno) -> Self {
+    /// A system call that failed, for `map_err`.
+    pub fn system(what: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| Self::System { what, errno }
     }
 }

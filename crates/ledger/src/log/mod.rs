@@ -6,10 +6,23 @@
 //! A log with a limit may lose its middle: the hole is first *published*, as 16 bytes in `NAME.gap`, and then punched.
 //! A reader looks at the gap *after* it has read: zeroes of a hole can then never pass for output.
 
+mod follower;
 mod gap;
+mod limit;
+mod outlet;
+mod pace;
+mod reader;
+mod sources;
+mod tail;
+mod watch;
 mod writer;
 
-pub use writer::{LogLimit, LogWriter, Taken};
+pub use follower::{Follower, Happening, Until};
+pub use limit::LogLimit;
+pub use outlet::Outlet;
+pub use reader::{Copied, LogReader, Piece};
+pub use sources::{Start, Wanted};
+pub use writer::{LogWriter, Taken};
 
 use jobcage_job::Stream;
 
@@ -39,6 +52,10 @@ pub fn parse_name(name: &str) -> Option<(u32, Stream)> {
 
 fn gap_name(log: &str) -> String {
     format!("{log}.gap")
+}
+
+fn errno(error: std::io::Error) -> jobcage_sys::Errno {
+    jobcage_sys::Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -2,21 +2,13 @@
 //! instructions loses none. With read(2) and write(2) it would take its buffer with it.
 
 use super::gap::GapFile;
+use super::limit::{LogLimit, Middle};
 use jobcage_job::{LogFull, LogGap};
 use jobcage_sys::{Errno, Result};
 use nix::fcntl::{FallocateFlags, OFlag, SpliceFFlags, fallocate, openat, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// How long a log may get, and what happens then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogLimit {
-    /// How many bytes are kept at most; `None`: all.
-    pub max: Option<u64>,
-    /// What happens at that limit.
-    pub full: LogFull,
-}
 
 /// What one [`LogWriter::take`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,36 +48,6 @@ enum Limit {
     Middle(Middle),
 }
 
-/// The sizes of a log that loses its middle, in whole blocks, since only these can be punched out.
-#[derive(Debug, Clone, Copy)]
-struct Middle {
-    max: u64,
-    block: u64,
-    /// What is kept of the beginning.
-    head: u64,
-    /// How much is dropped at a time, so that it is rare, and how much is taken at a time, so that no more than this is on
-    /// the disk beyond `max`.
-    step: u64,
-}
-
-impl Middle {
-    fn new(max: u64, block: u64) -> Self {
-        let block = block.max(4096);
-        Self {
-            max,
-            block,
-            head: max / 4 / block * block,
-            step: (max / 16).max(1).div_ceil(block) * block,
-        }
-    }
-
-    /// Where the tail of a log of this length begins once the middle is dropped.
-    fn tail(&self, len: u64) -> u64 {
-        let kept = self.max.saturating_sub(self.head + self.step);
-        (len.saturating_sub(kept) / self.block * self.block).max(self.head)
-    }
-}
-
 impl LogWriter {
     /// Creates a log with mode 0600, or goes on with it where it ends. With `sync` every [`LogWriter::take`] ends with the
     /// bytes on the disk.
@@ -100,7 +62,7 @@ impl LogWriter {
         let gap = gap_file.read(dir)?;
         let block = u64::try_from(stat.st_blksize).unwrap_or(0);
         let writer = Self {
-            dir: dir.try_clone_to_owned().map_err(errno)?,
+            dir: dir.try_clone_to_owned().map_err(super::errno)?,
             file,
             len: u64::try_from(stat.st_size).unwrap_or(0),
             limit: match (limit.max, limit.full) {
@@ -280,8 +242,4 @@ fn look(pipe: BorrowedFd<'_>) -> Taken {
     } else {
         Taken::Nothing
     }
-}
-
-fn errno(error: std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
