@@ -31,8 +31,13 @@ fn merged_has_both_in_their_exact_order() {
     assert_eq!(report.exit_code, 3);
     let wanted: String = (0..2000).map(|i| format!("out {i}\nerr {i}\n")).collect();
     assert!(job.text("log-01") == wanted, "{} bytes", job.file("log-01").len());
-    let [log] = logs(&report, 1) else { panic!("{report:#?}") };
-    assert!(log.whole && log.bytes == wanted.len() as u64 && log.dropped.is_none(), "{log:?}");
+    let [log] = logs(&report, 1) else {
+        panic!("{report:#?}")
+    };
+    assert!(
+        log.whole && log.bytes == wanted.len() as u64 && log.dropped.is_none(),
+        "{log:?}"
+    );
     world.assert_nobody_left();
 }
 
@@ -52,7 +57,11 @@ fn split_has_each_byte_for_byte() {
         ("log-01.stdout", &out, &logs(&report, 1)[0]),
         ("log-01.stderr", &err, &logs(&report, 1)[1]),
     ] {
-        assert!(job.file(name) == *wanted, "{name}: {} bytes", job.file(name).len());
+        assert!(
+            job.file(name) == *wanted,
+            "{name}: {} bytes",
+            job.file(name).len()
+        );
         assert!(log.whole && log.bytes == wanted.len() as u64, "{log:?}");
     }
     world.assert_nobody_left();
@@ -61,12 +70,19 @@ fn split_has_each_byte_for_byte() {
 #[test]
 fn nothing_and_what_has_no_line_end() {
     let mut world = World::new("log-little");
-    for (argv, wanted) in [(&["true"][..], &b""[..]), (&["printf", "a"], b"a"), (&["printf", "\\0\\377"], b"\0\xff")] {
+    for (argv, wanted) in [
+        (&["true"][..], &b""[..]),
+        (&["printf", "a"], b"a"),
+        (&["printf", "\\0\\377"], b"\0\xff"),
+    ] {
         let job = world.detach(&[], argv);
         let report = job.wait_over();
         assert_eq!(job.file("log-01"), wanted);
         let log = &logs(&report, 1)[0];
-        assert_eq!((log.bytes, log.at_exit, log.whole), (wanted.len() as u64, Some(log.bytes), true));
+        assert_eq!(
+            (log.bytes, log.at_exit, log.whole),
+            (wanted.len() as u64, Some(log.bytes), true)
+        );
     }
     world.assert_nobody_left();
 }
@@ -94,7 +110,10 @@ fn a_job_that_closes_its_output_goes_on() {
     let script = "echo before; exec > /dev/null 2>&1; : > closed; read word < go; exit 5";
     let job = world.detach(&["--after", "echo after"], &["sh", "-c", script]);
     job.wait_log("log-01", "before\n");
-    assert!(crate::support::captured::wait_written(&world.dir, || world.dir.join("closed").exists()));
+    assert!(crate::support::captured::wait_written(&world.dir, || world
+        .dir
+        .join("closed")
+        .exists()));
     // The end of its output is not its end.
     assert!(!job.supervisor(&world).has_ended() && !job.record.join("report.json").exists());
     let _held = world.say_into("go", "on");
@@ -116,7 +135,11 @@ fn a_background_child_keeps_the_output() {
     let job = world.detach(&["--after", "read word < go"], &["sh", "-c", script]);
     assert!(job.wait(|job| job.text("status-01.json").contains("code") && job.step(1).status.is_some()));
     let log = &job.step(1).logs[0];
-    assert_eq!((log.bytes, log.at_exit, log.whole), (6, Some(6), false), "{log:?}");
+    assert_eq!(
+        (log.bytes, log.at_exit, log.whole),
+        (6, Some(6), false),
+        "{log:?}"
+    );
     let child = fs::read_to_string(world.dir.join("child")).unwrap();
     let child = Process::open(child.trim().parse().unwrap());
     let _late = world.say_into("late", "late");
@@ -125,8 +148,16 @@ fn a_background_child_keeps_the_output() {
     let report = job.wait_over();
     assert_eq!(report.ending, Ending::Exited { code: 3 });
     let log = &logs(&report, 1)[0];
-    assert_eq!((log.bytes, log.at_exit, log.whole), (11, Some(6), true), "{log:?}");
-    assert!(child.wait_end(PATIENCE) && report.census.count == 1, "{:#?}", report.census);
+    assert_eq!(
+        (log.bytes, log.at_exit, log.whole),
+        (11, Some(6), true),
+        "{log:?}"
+    );
+    assert!(
+        child.wait_end(PATIENCE) && report.census.count == 1,
+        "{:#?}",
+        report.census
+    );
     world.assert_nobody_left();
 }
 
@@ -157,7 +188,10 @@ fn head_and_tail_are_kept() {
     let log = &logs(&report, 1)[0];
     let gap = log.dropped.expect("something was dropped");
     assert_eq!((log.bytes, log.whole), (all.len() as u64, true));
-    let (from, to) = (usize::try_from(gap.from).unwrap(), usize::try_from(gap.to).unwrap());
+    let (from, to) = (
+        usize::try_from(gap.from).unwrap(),
+        usize::try_from(gap.to).unwrap(),
+    );
     let seen = job.file("log-01");
     assert_eq!(seen.len(), all.len(), "offsets stay");
     assert!(seen[..from] == all[..from] && seen[to..] == all[to..]);

@@ -66,6 +66,7 @@ fn the_record_has_the_files_that_are_documented() {
             "log-01.stderr",
             "log-01.stdout",
             "phase.json",
+            "reserve",
             "spec.json",
             "step-01.json"
         ]
@@ -106,11 +107,20 @@ fn the_record_has_the_files_that_are_documented() {
         .collect();
     assert_eq!(
         lengths,
-        [(6, Some(6), true), (0, Some(0), true), (6, Some(6), true), (0, Some(0), true)]
+        [
+            (6, Some(6), true),
+            (0, Some(0), true),
+            (6, Some(6), true),
+            (0, Some(0), true)
+        ]
     );
     // No secret and no script is on the disk.
     for file in job.files() {
-        assert!(!job.text(&file).contains("echo up"), "{file}: {}", job.text(&file));
+        assert!(
+            !job.text(&file).contains("echo up"),
+            "{file}: {}",
+            job.text(&file)
+        );
     }
 }
 
@@ -136,7 +146,10 @@ fn its_processes_have_nothing_of_the_client() {
         );
         // Nor its directory or its descriptors.
         if i < 2 {
-            assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(), Some("/"));
+            assert_eq!(
+                fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(),
+                Some("/")
+            );
         }
     }
     // The keeper is the parent of the main process, and not in the cage, whose kill it has to see.
@@ -182,7 +195,11 @@ fn a_client_that_is_killed_leaves_it_alone() {
     // A shell in a session of its own stays as the client's parent; its whole group is killed.
     let mut command = world.command("setsid");
     command
-        .args(["sh", "-c", "\"$JOBCAGE\" run --detach -- sh -c \"$SCRIPT\" > id; mv id done; exec sleep 300"])
+        .args([
+            "sh",
+            "-c",
+            "\"$JOBCAGE\" run --detach -- sh -c \"$SCRIPT\" > id; mv id done; exec sleep 300",
+        ])
         .env("SCRIPT", WAITS)
         .env("JOBCAGE", programs::jobcage())
         .stdin(Stdio::null());
@@ -226,10 +243,18 @@ fn a_closed_terminal_leaves_it_alone() {
     job.wait_log("log-01", "up\n");
     let shell = Process::open(terminal.child.id().cast_signed());
     terminal.hang_up();
-    assert!(shell.wait_end(PATIENCE), "the shell on the terminal got no SIGHUP");
+    assert!(
+        shell.wait_end(PATIENCE),
+        "the shell on the terminal got no SIGHUP"
+    );
     let _held = world.say_into("go", "on");
     let report = job.wait_over();
-    assert_eq!((report.exit_code, report.notes.len()), (7, 0), "{:#?}", report.notes);
+    assert_eq!(
+        (report.exit_code, report.notes.len()),
+        (7, 0),
+        "{:#?}",
+        report.notes
+    );
     world.assert_nobody_left();
 }
 
@@ -267,7 +292,9 @@ fn a_terminal_that_is_stopped_holds_nothing_up() {
     let mut client = command.stdin(Stdio::null()).stdout(write).spawn().unwrap();
     drop(command);
     let state = world.dir.join("state");
-    assert!(crate::support::captured::wait_written(&state, || !world.records().is_empty()));
+    assert!(crate::support::captured::wait_written(&state, || !world
+        .records()
+        .is_empty()));
     let job = world.captured(&world.records()[0]);
     assert_eq!(job.wait_over().exit_code, 0);
     assert!(client.try_wait().unwrap().is_none(), "nobody has read its id");

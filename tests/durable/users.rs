@@ -17,7 +17,10 @@ fn output_can_be_opened_by_name() {
     let job = world.detach(&NOBODY, &["sh", "-c", script]);
     assert_eq!(job.wait_over().exit_code, 0);
     assert_eq!(job.text("log-01"), "one\ntwo\nthree\nnobody\n");
-    let job = world.detach(&[&NOBODY[..], &["--streams", "split"]].concat(), &["sh", "-c", script]);
+    let job = world.detach(
+        &[&NOBODY[..], &["--streams", "split"]].concat(),
+        &["sh", "-c", script],
+    );
     assert_eq!(job.wait_over().exit_code, 0);
     assert_eq!(job.text("log-01.stdout"), "two\nthree\nnobody\n");
     assert_eq!(job.text("log-01.stderr"), "one\n");

@@ -27,7 +27,11 @@ impl Record {
             .and_then(|file| fallocate(file, FallocateFlags::empty(), 0, ROOM));
         match reserved {
             Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
-            Err(errno) => Err(LedgerError::io("reserve room in", &self.path.join(RESERVE), errno)),
+            Err(errno) => Err(LedgerError::io(
+                "reserve room in",
+                &self.path.join(RESERVE),
+                errno,
+            )),
         }
     }
 

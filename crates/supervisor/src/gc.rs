@@ -101,6 +101,8 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         State::Over(report) => return look_again(&record, *report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
+            // The one that we would start has nobody to tell that it does not understand the record.
+            kept::check(&record)?;
             host::start_closer(places, &spec.id)
                 .map_err(Failure::system("start the next supervisor of the job"))?;
             return Ok(Some(Done::HandedOn(id.clone())));

@@ -10,7 +10,7 @@ mod take_over;
 
 pub use begin::{detach, supervise};
 pub use phase::Phase;
-pub use take_over::{TakeOver, take_over};
+pub use take_over::{TakeOver, check, take_over};
 
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
