@@ -50,16 +50,20 @@ fn begin(world: &World, build: &Path) -> Captured {
 fn stop(process: &Process) {
     process.signal(Signal::SIGSTOP);
     let end = Instant::now() + PATIENCE;
-    while !stat(process.pid).is_some_and(|(_, state, _)| state == 'T') {
+    while stat(process.pid).is_none_or(|(_, state, _)| state != 'T') {
         assert!(Instant::now() < end, "{} does not stop", process.pid);
         std::thread::yield_now();
     }
 }
 
-fn kill_watchers(world: &World) {
+/// The watchers are stopped before, so that they see nothing of it: a supervisor that lives would start another one.
+fn kill_with_watchers(world: &World, supervisor: &Process) {
     let watchers = cgroup::pids(&world.cgroup_root.join("hold"));
     let watchers: Vec<Process> = watchers.into_iter().map(Process::open).collect();
-    kill_all(&watchers.iter().collect::<Vec<_>>());
+    for watcher in &watchers {
+        stop(watcher);
+    }
+    kill_all(&std::iter::once(supervisor).chain(&watchers).collect::<Vec<_>>());
 }
 
 /// What is said into the job comes out, and it ends as it should.
@@ -101,8 +105,7 @@ fn another_build_takes_over() {
     let job = begin(&world, &old);
     let (first, keeper) = (job.supervisor(&world), job.keeper());
     stop(&keeper);
-    kill_watchers(&world);
-    kill_all(&[&first]);
+    kill_with_watchers(&world, &first);
     // It gives the job to a supervisor of its own kind, which waits for the keeper's word with the lock in its hands.
     call(&world, &new, &["gc"]);
     let end = Instant::now() + PATIENCE;
@@ -134,8 +137,7 @@ fn a_newer_record_is_refused_by_everybody() {
         let job = begin(&world, programs::jobcage());
         let (first, keeper) = (job.supervisor(&world), job.keeper());
         stop(&keeper);
-        kill_watchers(&world);
-        kill_all(&[&first]);
+        kill_with_watchers(&world, &first);
         let path = job.record.join(file);
         let before = fs::read(&path).unwrap();
         let mut newer: Value = serde_json::from_slice(&before).unwrap();
