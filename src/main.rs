@@ -55,6 +55,7 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::Attach(request) => verbs::attach(request),
         Request::Gc(request) => verbs::gc(request),
         Request::Doctor(request) => verbs::doctor(request),
+        Request::Handed(request) => verbs::env(request),
         Request::Man(request) => verbs::pages::man(&request),
         Request::Completions(request) => verbs::pages::completions(request),
         Request::Print(text) => verbs::pages::print(text.as_bytes()),

@@ -360,6 +360,7 @@ fn manual_pages_are_written_for_every_verb_of_people() {
     home.jobcage(&["man", dir.to_str().unwrap()]).assert().code(0);
     for page in [
         "", "-run", "-create", "-cleanup", "-list", "-show", "-stop", "-wait", "-exec", "-gc", "-doctor",
+        "-env", "-env-set", "-logs", "-attach",
     ] {
         let page = fs::read_to_string(dir.join(format!("jobcage{page}.1"))).expect(page);
         assert!(page.contains(".TH jobcage"), "{page}");

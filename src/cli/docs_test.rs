@@ -1,16 +1,16 @@
 //! Documentation that follows the program: the table of `docs/options.md`, the example config, the help.
 
 use clap::Arg;
-use jobcage_job::{parse_duration, parse_size};
+use jobcage_job::{LogFull, parse_duration, parse_size};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE};
-use super::values::Signal;
+use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE, LOG_MAX};
+use super::values::{Signal, parse_log_full};
 use super::words;
 use crate::config::environ::Environ;
 use crate::config::file::{self, Scope};
-use crate::config::options::{Info, NOT_OPTIONS, Opt, TABLE, Table, keys};
+use crate::config::options::{Info, OF_TESTS, Opt, SET_BY_JOBCAGE, TABLE, Table, keys};
 
 const OPTIONS_MD: &str = include_str!("../../docs/options.md");
 const CONFIG_TOML: &str = include_str!("../../packaging/config.toml");
@@ -37,7 +37,9 @@ fn default(opt: Opt) -> &'static str {
         Opt::CgroupRoot => "the one that `jobcage doctor` names",
         Opt::RuntimeDir => "/run/jobcage, for a user $XDG_RUNTIME_DIR/jobcage",
         Opt::StateDir => "/var/lib/jobcage, for a user $XDG_STATE_HOME/jobcage",
-        Opt::Quiet | Opt::Verbose | Opt::Login | Opt::ClearEnv | Opt::BestEffort => "false",
+        Opt::Quiet | Opt::Verbose | Opt::Login | Opt::ClearEnv | Opt::BestEffort | Opt::LogSync => "false",
+        Opt::LogMax => "1G",
+        Opt::LogFull => "middle",
         Opt::Signal => "TERM",
         Opt::Grace => "10s",
         Opt::AfterTimeout => "5m",
@@ -103,7 +105,7 @@ fn the_table_in_the_documentation_is_that_of_the_program() {
         );
     }
     for row in documented {
-        let known = expected.iter().any(|e| e == row) || NOT_OPTIONS.iter().any(|name| row.contains(name));
+        let known = expected.iter().any(|e| e == row) || no_options().any(|name| row.contains(name));
         assert!(known, "docs/options.md has a row of nothing: {row}");
     }
 }
@@ -114,7 +116,8 @@ fn every_option_of_a_job_is_in_the_table() {
         for long in arguments(verb)
             .iter()
             .filter_map(Arg::get_long)
-            .filter(|long| *long != "job")
+            // About this one call: no variable and no file shall detach a job.
+            .filter(|long| !["job", "detach", "log", "stdin"].contains(long))
         {
             let flag = format!("--{long}");
             assert!(
@@ -132,12 +135,16 @@ fn documented_defaults_are_the_ones_in_force() {
     assert_eq!(parse_duration(default(Opt::AfterTimeout)), Ok(AFTER_TIMEOUT));
     assert_eq!(parse_duration(default(Opt::Keep)), Ok(KEEP));
     assert_eq!(parse_size(default(Opt::KeepSize)), Ok(KEEP_SIZE));
+    assert_eq!(parse_size(default(Opt::LogMax)), Ok(LOG_MAX));
+    assert_eq!(parse_log_full(default(Opt::LogFull)), Ok(LogFull::Middle));
     for opt in [
         Opt::Grace,
         Opt::AfterTimeout,
         Opt::Signal,
         Opt::Keep,
         Opt::KeepSize,
+        Opt::LogMax,
+        Opt::LogFull,
     ] {
         let info = opt.info();
         let help = argument(info.flag.expect("it has a flag"))
@@ -151,9 +158,13 @@ fn documented_defaults_are_the_ones_in_force() {
     }
 }
 
+fn no_options() -> impl Iterator<Item = &'static str> {
+    SET_BY_JOBCAGE.into_iter().chain(OF_TESTS)
+}
+
 #[test]
 fn every_variable_that_is_no_option_is_documented() {
-    for name in NOT_OPTIONS {
+    for name in no_options() {
         assert!(OPTIONS_MD.contains(&format!("`{name}`")), "{name}");
     }
 }

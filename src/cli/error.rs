@@ -53,6 +53,9 @@ impl Error {
                     near.map_or(String::new(), |s| format!(" (did you mean {s}?)"))
                 )
             }
+            ErrorKind::MissingSubcommand if verb == Some("env") => {
+                "write set, get, unset or list behind env".into()
+            }
             ErrorKind::MissingSubcommand => "no verb: write `jobcage run -- command`".into(),
             ErrorKind::MissingRequiredArgument if argument.starts_with("<COMMAND>") => {
                 "no command: it stands behind --, as in `jobcage run -- make test`".into()

@@ -12,6 +12,11 @@ pub const GC: &str = "End what dead jobs have left, and remove old records.";
 pub const LOGS: &str = "Print the output of a job that is captured.";
 pub const ATTACH: &str = "Follow the output of a job that is captured, and end as it ends.";
 pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
+pub const ENV: &str = "Hand variables on to later steps, from inside a job.";
+pub const ENV_SET: &str = "Give later steps a variable.";
+pub const ENV_GET: &str = "Print the value that later steps get.";
+pub const ENV_UNSET: &str = "Take variables away from later steps.";
+pub const ENV_LIST: &str = "Print the names of the variables that later steps get.";
 pub const MAN: &str = "Write the manual pages into a directory.";
 pub const COMPLETIONS: &str = "Print the completion script of a shell.";
 
@@ -25,7 +30,7 @@ Exit codes of `jobcage run`:
   128+N  signal N ended it
 `jobcage exec` has the same ones for its own command, and `jobcage wait` those of the jobs that it waited for.
 `jobcage attach` has the one of its job.
-The other verbs end with 0, or with 125 if they failed.";
+The other verbs end with 0, or with 125 if they failed; `env get` with 1 if there is no such variable.";
 
 // Each paragraph is one line, so that clap can wrap it to the terminal.
 pub const AFTER_RUN: &str = concat!(
@@ -45,6 +50,16 @@ pub const AFTER_RUN: &str = concat!(
     "  126    the command cannot be run\n",
     "  127    the command was not found\n",
     "  128+N  signal N ended it",
+);
+
+pub const AFTER_ENV: &str = concat!(
+    "It reads and writes the file that JOBCAGE_ENV names, which each step of a job of several steps has, and each ",
+    "`jobcage run --after`. What stands there is in the environment of the later steps and of the after phase, but ",
+    "for the variables that these get by --env. It is kept in memory and gone with the job.\n\n",
+    "A script may as well write lines into it: NAME=value; or NAME<<DELIMITER, the lines of the value, DELIMITER; or ",
+    "unset NAME. A directory that is written to the file that JOBCAGE_PATH names, one on a line, comes first in the ",
+    "PATH of later steps.\n\n",
+    "Exit codes: 0, 1 if `get` finds no such variable, 125 if it failed.",
 );
 
 pub const AFTER_CREATE: &str = concat!(

@@ -24,7 +24,7 @@ use super::words::{
     ShowWords, StepWords, VerbWords,
 };
 use crate::config::environ::Environ;
-use crate::config::options::{NOT_OPTIONS, Opt};
+use crate::config::options::{Opt, SET_BY_JOBCAGE};
 use crate::config::{Layers, Origin};
 
 /// `--grace`, unless it is given.
@@ -91,7 +91,7 @@ impl Door<'_> {
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)
             }
-            VerbWords::Man(_) | VerbWords::Completions(_) => {
+            VerbWords::Env(_) | VerbWords::Man(_) | VerbWords::Completions(_) => {
                 unreachable!("answered before the layers are read")
             }
         };
@@ -373,7 +373,7 @@ impl Door<'_> {
             return Err("this is no variable: write NAME=VALUE or NAME, the name without blanks".into());
         }
         let name = OsStr::from_bytes(name);
-        if NOT_OPTIONS[..5].iter().any(|own| name == *own) {
+        if SET_BY_JOBCAGE.iter().any(|own| name == *own) {
             return Err(format!(
                 "{} is set by jobcage itself; choose another name",
                 name.display()

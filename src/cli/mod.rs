@@ -3,6 +3,7 @@
 
 mod asking;
 pub mod error;
+mod handed;
 mod help;
 mod meaning;
 mod pick;
@@ -62,6 +63,11 @@ fn quietly(request: Request) -> Parsed {
 }
 
 fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> {
+    // It asks for nothing that an option's variable or a file could say.
+    let words = match words {
+        VerbWords::Env(w) => return Ok(quietly(Request::Handed(handed::request(w, &environ)?))),
+        other => other,
+    };
     let scope = match &words {
         // These two ask for nothing that a variable or a file could say.
         VerbWords::Man(w) => return Ok(quietly(Request::Man(ManRequest { dir: (&w.dir).into() }))),

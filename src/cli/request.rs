@@ -38,6 +38,8 @@ pub enum Request {
     Gc(GcRequest),
     /// `jobcage doctor`.
     Doctor(DoctorRequest),
+    /// `jobcage env`: what a step hands on.
+    Handed(HandedRequest),
     /// `jobcage man DIR`: writes the manual pages.
     Man(ManRequest),
     /// `jobcage completions SHELL`: prints the shell's completion script.
@@ -375,6 +377,33 @@ pub struct DoctorRequest {
     pub common: Common,
     /// `--json`.
     pub json: bool,
+}
+
+/// `jobcage env …`, from inside a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandedRequest {
+    /// What `JOBCAGE_ENV` names; `None`: it is not set.
+    pub file: Option<PathBuf>,
+    /// What to do.
+    pub verb: HandedVerb,
+}
+
+/// What to do with the variables for later steps. The names are names of variables that may be handed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandedVerb {
+    /// `env set`; `None`: the value comes from standard input.
+    Set {
+        /// The variable.
+        name: OsString,
+        /// Its value.
+        value: Option<Secret>,
+    },
+    /// `env get`.
+    Get(OsString),
+    /// `env unset`; never empty.
+    Unset(Vec<OsString>),
+    /// `env list`.
+    List,
 }
 
 /// `jobcage man DIR`.

@@ -4,7 +4,7 @@
 //! Each verb's options are built only when that verb is called (`Command::defer`): building them all costs
 //! more than the rest of the parse. (Structs here have no doc comments: clap would take them for help.)
 
-use clap::{Args, Command, FromArgMatches, ValueHint};
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueHint};
 use clap_complete::Shell;
 use std::ffi::OsString;
 
@@ -371,9 +371,47 @@ pub struct CompletionsWords {
     pub shell: Shell,
 }
 
+#[derive(Debug, Args)]
+pub struct EnvSetWords {
+    /// The variable with its value. Without a value it is read from standard input, which no process list shows.
+    ///
+    /// One line end at the end of that input is not part of the value.
+    #[arg(value_name = "NAME[=VALUE]")]
+    pub variable: OsString,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvGetWords {
+    /// The variable.
+    #[arg(value_name = "NAME")]
+    pub name: OsString,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvUnsetWords {
+    /// The variables.
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<OsString>,
+}
+
+/// The words of `env`.
+#[derive(Debug)]
+pub enum EnvWords {
+    /// `env set`.
+    Set(EnvSetWords),
+    /// `env get`.
+    Get(EnvGetWords),
+    /// `env unset`.
+    Unset(EnvUnsetWords),
+    /// `env list`.
+    List,
+}
+
 /// The words of one verb.
 #[derive(Debug)]
 pub enum VerbWords {
+    /// `env`.
+    Env(EnvWords),
     /// `run`.
     Run(Box<RunWords>),
     /// `create`.
@@ -459,6 +497,16 @@ pub fn command() -> Command {
             }),
             verb("gc", help::GC, options::<GcWords>),
             verb("doctor", help::DOCTOR, options::<PlainWords>),
+            verb("env", help::ENV, |c| {
+                c.after_long_help(help::AFTER_ENV)
+                    .subcommand_required(true)
+                    .subcommands([
+                        verb("set", help::ENV_SET, options::<EnvSetWords>),
+                        verb("get", help::ENV_GET, options::<EnvGetWords>),
+                        verb("unset", help::ENV_UNSET, options::<EnvUnsetWords>),
+                        verb("list", help::ENV_LIST, |c| c),
+                    ])
+            }),
             verb("man", help::MAN, options::<ManWords>).hide(true),
             verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
         ])
@@ -486,9 +534,23 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "wait" => VerbWords::Wait(WaitWords::from_arg_matches_mut(m)?),
         "exec" => VerbWords::Exec(ExecWords::from_arg_matches_mut(m)?),
         "gc" => VerbWords::Gc(GcWords::from_arg_matches_mut(m)?),
+        "env" => VerbWords::Env(split_env(m)?),
         "doctor" => VerbWords::Doctor(PlainWords::from_arg_matches_mut(m)?),
         "man" => VerbWords::Man(ManWords::from_arg_matches_mut(m)?),
         "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),
         _ => return Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+    })
+}
+
+fn split_env(matches: &mut ArgMatches) -> Result<EnvWords, clap::Error> {
+    let (verb, mut matches) = matches
+        .remove_subcommand()
+        .ok_or(clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+    let m = &mut matches;
+    Ok(match verb.as_str() {
+        "set" => EnvWords::Set(EnvSetWords::from_arg_matches_mut(m)?),
+        "get" => EnvWords::Get(EnvGetWords::from_arg_matches_mut(m)?),
+        "unset" => EnvWords::Unset(EnvUnsetWords::from_arg_matches_mut(m)?),
+        _ => EnvWords::List,
     })
 }

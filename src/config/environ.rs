@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::options::{CONFIG_VARIABLE, NOT_OPTIONS, NOT_OPTIONS_PREFIX, Opt, TABLE, Table};
+use super::options::{CONFIG_VARIABLE, Opt, TABLE, Table, is_no_option};
 
 /// The variables of the process, as they were at the start.
 #[derive(Clone, Default)]
@@ -64,7 +64,7 @@ impl Environ {
                 }
             } else if name == CONFIG_VARIABLE {
                 found.config = Some(value.clone()).filter(|v| !v.is_empty());
-            } else if !is_no_option(name) {
+            } else if !name.to_str().is_some_and(is_no_option) {
                 found.unknown.push(name.to_string_lossy().into_owned());
             }
         }
@@ -95,9 +95,4 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environ {
                 .collect(),
         }
     }
-}
-
-fn is_no_option(name: &OsStr) -> bool {
-    NOT_OPTIONS.iter().any(|known| name == *known)
-        || name.as_bytes().starts_with(NOT_OPTIONS_PREFIX.as_bytes())
 }

@@ -139,23 +139,33 @@ table! {
 /// The variable that names a config file instead of the usual two.
 pub const CONFIG_VARIABLE: &str = "JOBCAGE_CONFIG";
 
-/// Variables that jobcage sets for a job, or that its tests and scripts use. They are no options.
-pub const NOT_OPTIONS: [&str; 12] = [
+/// Variables that jobcage sets for a job. They are no options, and nobody else may set them.
+pub const SET_BY_JOBCAGE: [&str; 7] = [
     "JOBCAGE_JOB",
+    "JOBCAGE_ENV",
+    "JOBCAGE_PATH",
     "JOBCAGE_RESULT",
     "JOBCAGE_EXIT_CODE",
     "JOBCAGE_SIGNAL",
     "JOBCAGE_ENDING",
+];
+
+/// Variables that jobcage's tests and scripts use. They are no options either.
+pub const OF_TESTS: [&str; 5] = [
     "JOBCAGE_BIN",
     "JOBCAGE_ZOO",
     "JOBCAGE_REQUIRE",
     "JOBCAGE_SEED",
     "JOBCAGE_SWEEP",
-    "JOBCAGE_ENV",
-    "JOBCAGE_PATH",
 ];
 
-/// As [`NOT_OPTIONS`], for every name that begins so.
+/// Whether a variable is one of these.
+#[must_use]
+pub fn is_no_option(name: &str) -> bool {
+    SET_BY_JOBCAGE.contains(&name) || OF_TESTS.contains(&name) || name.starts_with(NOT_OPTIONS_PREFIX)
+}
+
+/// As [`OF_TESTS`], for every name that begins so.
 pub const NOT_OPTIONS_PREFIX: &str = "JOBCAGE_VM_";
 
 impl Opt {
@@ -189,8 +199,7 @@ mod tests {
             assert!(info.flag.is_none_or(|f| f == flag), "{flag}");
             let variable = format!("JOBCAGE_{}", info.key.to_uppercase());
             assert!(info.variable.is_none_or(|v| v == variable), "{variable}");
-            let clash = NOT_OPTIONS.contains(&variable.as_str()) || variable.starts_with(NOT_OPTIONS_PREFIX);
-            assert_eq!(info.variable.is_none(), clash, "{variable}");
+            assert_eq!(info.variable.is_none(), is_no_option(&variable), "{variable}");
         }
     }
 }

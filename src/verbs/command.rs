@@ -2,16 +2,14 @@
 
 use super::VerbError;
 use crate::cli::request::{EnvRequest, ExecRequest, Identity, StepRequest};
-use jobcage_supervisor::Command;
+use jobcage_job::handed::DEFAULT_PATH;
 use jobcage_supervisor::asking::Surroundings;
+use jobcage_supervisor::{Command, candidates};
 use jobcage_sys::spawn;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-
-/// Where the shell looks when nobody says where (the default of login(1) on Debian).
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Makes the command ready. Fails before a cage exists if a user or group is unknown or a text holds a NUL byte.
 pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
@@ -19,6 +17,12 @@ pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
     let env = environment(&step.env, &who)?;
     let dir = step.dir.as_deref();
     Ok(Command {
+        explicit: step
+            .env
+            .set
+            .iter()
+            .map(|(name, _)| text(name))
+            .collect::<Result<_, _>>()?,
         rlimits: step
             .rlimits
             .iter()
@@ -44,9 +48,9 @@ fn assemble(
         .rev()
         .find(|(name, _)| name == "PATH")
         .map(|(_, value)| value.clone());
-    let program = words.first().map(OsString::as_os_str).unwrap_or_default();
+    let program = text(words.first().map(OsString::as_os_str).unwrap_or_default())?;
     Ok(Command {
-        programs: candidates(program, path.as_deref())?,
+        programs: candidates(&program, path.as_deref().map(OsStr::as_bytes)),
         args: words.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
         env: env
             .iter()
@@ -185,6 +189,9 @@ fn find_group(group: &str) -> Result<Gid, VerbError> {
     })
 }
 
+/// What an outer job has, and an inner one must not take over.
+const OWN: [&str; 3] = ["JOBCAGE_JOB", "JOBCAGE_ENV", "JOBCAGE_PATH"];
+
 type Variables = Vec<(OsString, OsString)>;
 
 /// In the order of [`EnvRequest`]; a later value replaces an earlier one.
@@ -202,8 +209,8 @@ fn environment(asked: &EnvRequest, who: &Who) -> Result<Variables, VerbError> {
     for (name, value) in &asked.set {
         set(&mut env, name, value.expose().to_owned());
     }
-    // Ours, set for each job: an outer job's name would be a lie in this one.
-    env.retain(|(name, _)| name != "JOBCAGE_JOB");
+    // Ours, set for each job: an outer job's name would be a lie in this one, and its files are not this one's to write.
+    env.retain(|(name, _)| !OWN.iter().any(|own| name == own));
     Ok(env)
 }
 
@@ -240,25 +247,6 @@ fn login(who: &Who) -> Result<Vec<(&'static str, OsString)>, VerbError> {
         ("SHELL", shell.unwrap_or_else(|| "/bin/sh".into())),
         ("PATH", path.into()),
     ])
-}
-
-/// The files that execvp(3) would try, in its order.
-fn candidates(program: &OsStr, path: Option<&OsStr>) -> Result<Vec<CString>, VerbError> {
-    if program.as_bytes().contains(&b'/') {
-        return Ok(vec![text(program)?]);
-    }
-    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
-    std::env::split_paths(path)
-        .map(|dir| {
-            // An empty entry is the working directory.
-            let dir = if dir.as_os_str().is_empty() {
-                Path::new(".").to_owned()
-            } else {
-                dir
-            };
-            text(dir.join(program).as_os_str())
-        })
-        .collect()
 }
 
 fn pair(name: &OsStr, value: &OsStr) -> Result<CString, VerbError> {

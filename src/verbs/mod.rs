@@ -5,6 +5,7 @@ mod captured;
 mod command;
 mod doctor;
 mod end;
+mod env;
 mod exec;
 mod logs;
 mod look;
@@ -15,6 +16,7 @@ mod wait;
 pub use attach::attach;
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop};
+pub use env::env;
 pub use exec::exec;
 pub use logs::logs;
 pub use look::{list, show};
@@ -43,6 +45,9 @@ pub enum VerbError {
     /// A record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// State that is to be handed on.
+    #[error("env: {0}")]
+    Handed(String),
     /// A user or group that was named.
     #[error("{0}")]
     Who(String),

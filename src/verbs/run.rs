@@ -97,7 +97,7 @@ fn captured(job: &Job, capture: &CaptureRequest, common: Common, report: Option<
 /// # Errors
 /// If the cage cannot be made.
 pub fn create(request: CreateRequest) -> Outcome {
-    let id = sessions::create(&sessions::Create {
+    let created = sessions::create(&sessions::Create {
         places: places(&request.common.places),
         cgroup_root: request.common.places.cgroup_root.clone(),
         name: request.cage.name,
@@ -107,7 +107,12 @@ pub fn create(request: CreateRequest) -> Outcome {
         grace: request.grace,
         lease_pid: request.lease_pid,
     })?;
-    super::pages::print(format!("{id}\n").as_bytes())
+    if request.common.voice != Voice::Quiet {
+        for note in &created.notes {
+            crate::complain(&format_args!("note: {note}"));
+        }
+    }
+    super::pages::print(format!("{}\n", created.id).as_bytes())
 }
 
 /// What a person should know, on stderr.

@@ -64,6 +64,7 @@ impl Captured {
             limits: jobcage_job::Limits::default(),
             lease: None,
             after: false,
+            state_dir: None,
             capture: Some(capture),
         };
         let (record, lock) = Record::create(&world.dir.join("state"), &spec, Durability::Kernel).unwrap();

@@ -5,7 +5,10 @@
 mod support;
 
 mod exec;
+mod forgotten;
 mod gc;
+mod handed;
+mod hostile;
 mod lease;
 mod logs;
 mod look;

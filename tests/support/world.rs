@@ -175,7 +175,7 @@ impl World {
         files.map(|f| super::job::read_report(&f)).collect()
     }
 
-    /// Proves that nothing of the jobs is left: no cage, no live process that came from here but the watcher.
+    /// Proves that nothing of the jobs is left: no cage, no state, no live process that came from here but the watcher.
     pub fn assert_nothing_left(&mut self) {
         self.phase("looking for what is left");
         let cages = self.cages();
@@ -187,6 +187,29 @@ impl World {
         left.retain(|pid| stat(*pid).is_some_and(|(name, _, _)| name != "zoo-answerer"));
         let told: Vec<String> = left.iter().map(|&pid| describe(pid)).collect();
         assert!(told.is_empty(), "processes are left: {told:#?}");
+        self.assert_no_state_left();
+    }
+
+    /// What the steps of jobs that are over have handed on is gone, as far as there is a record that tells its place.
+    fn assert_no_state_left(&self) {
+        for (record, state) in self.states() {
+            let over = record.join("report.json").exists();
+            assert!(!over || !state.exists(), "{} is left", state.display());
+        }
+    }
+
+    /// The records that name a directory in which steps hand on, and that directory.
+    fn states(&self) -> Vec<(PathBuf, PathBuf)> {
+        let dirs = ["run", "state"].map(|d| self.dir.join(d));
+        let jobs = dirs
+            .iter()
+            .flat_map(|d| fs::read_dir(d).into_iter().flatten().flatten());
+        let state = |record: PathBuf| {
+            let spec = fs::read(record.join("spec.json")).ok()?;
+            let spec: serde_json::Value = serde_json::from_slice(&spec).ok()?;
+            Some((record, PathBuf::from(spec["state_dir"].as_str()?)))
+        };
+        jobs.filter_map(|job| state(job.path())).collect()
     }
 
     fn story(&self) -> String {
@@ -228,6 +251,10 @@ impl World {
         }
         unmount_below(&self.dir);
         cgroup::remove_base();
+        // Of jobs that the test has left open; it is not in our directory.
+        for (_, state) in self.states() {
+            let _ = fs::remove_dir_all(state);
+        }
         fs::remove_dir_all(&self.dir).map_err(|e| format!("{}: {e}", self.dir.display()))
     }
 }

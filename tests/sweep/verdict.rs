@@ -201,6 +201,14 @@ fn nothing_left(place: &Place) -> Verdict {
     if !alive.is_empty() {
         return Err(format!("processes are left: {alive:#?}"));
     }
+    let handed = fs::read_dir(place.dir.join("run.env"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let handed: Vec<_> = handed.map(|entry| entry.file_name()).collect();
+    if !handed.is_empty() {
+        return Err(format!("what steps hand on is left: {handed:?}"));
+    }
     let report = fs::read(place.dir.join("report.json")).unwrap_or_default();
     if !report.is_empty() && serde_json::from_slice::<Report>(&report).is_err() {
         return Err("the file of --report is half written".into());

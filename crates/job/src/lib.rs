@@ -4,6 +4,7 @@
 //! crate is tested by property tests without root.
 
 mod ending;
+pub mod handed;
 mod id;
 mod limits;
 mod main_end;

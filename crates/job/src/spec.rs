@@ -114,4 +114,7 @@ pub struct JobSpec {
     /// How its output is kept; `None`: it is not captured, and goes where its caller's goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureSpec>,
+    /// The absolute path of the directory, on a tmpfs, in which its steps hand variables on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<String>,
 }

@@ -54,6 +54,7 @@ impl LedgerError {
             Errno::ENOSPC | Errno::EDQUOT => {
                 " (make room there, or name another place with JOBCAGE_RUNTIME_DIR and JOBCAGE_STATE_DIR)"
             }
+            Errno::EFBIG => " (a job hands on at most 1 MiB)",
             Errno::EROFS => " (name another place with JOBCAGE_RUNTIME_DIR and JOBCAGE_STATE_DIR)",
             _ => "",
         };

@@ -5,6 +5,7 @@
 
 mod dirs;
 mod error;
+pub mod handed;
 pub mod log;
 mod record;
 mod removal;

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::error::{LedgerError, Result};
+use crate::handed;
 use jobcage_job::{
     JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION, STATUS_VERSION, StepReport,
 };
@@ -220,10 +221,10 @@ impl Record {
     pub fn spec(&self) -> Result<Option<JobSpec>> {
         match self.read::<JobSpec>(SPEC, SPEC_VERSION) {
             Err(LedgerError::Damaged { .. }) => Ok(None),
-            // Whoever closes this job kills in that cgroup: it has to be the job's own.
+            // Whoever closes this job kills in that cgroup and removes that directory: they have to be the job's own.
             Ok(Some(spec)) if !self.is_of(&spec) => Err(LedgerError::Damaged {
                 path: self.path.join(SPEC),
-                why: "it names the cage of another job".into(),
+                why: "it names the cage or the state directory of another job".into(),
             }),
             other => other,
         }
@@ -231,7 +232,10 @@ impl Record {
 
     fn is_of(&self, spec: &JobSpec) -> bool {
         let name = Path::new(&spec.cage).file_name();
-        spec.id == self.id && name.is_some_and(|name| name == self.id.as_str())
+        let state = spec.state_dir.as_deref();
+        spec.id == self.id
+            && name.is_some_and(|name| name == self.id.as_str())
+            && state.is_none_or(|dir| handed::is_of(dir, &self.id))
     }
 
     /// The report. `None`: the job is not over.

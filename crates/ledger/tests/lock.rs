@@ -26,6 +26,7 @@ fn spec() -> JobSpec {
         lease: None,
         after: false,
         capture: None,
+        state_dir: None,
     }
 }
 

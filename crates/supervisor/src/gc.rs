@@ -3,6 +3,7 @@
 
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
+use crate::hand;
 use crate::host;
 use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
@@ -193,6 +194,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
             "its log has what was written while somebody looked after it; the tail may be missing".into(),
         );
     }
+    hand::forget(spec, &mut closed.notes);
     if spec.after {
         notes.push(
             "its after phase did not run, or nobody saw its end: the script died with the supervisor".into(),
@@ -222,8 +224,9 @@ fn forget_life(record: &Record) {
     }
 }
 
-/// A job that is over: its quarantine may be over as well.
+/// A job that is over: its quarantine may be over as well, and something of what it handed on may be left.
 fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
+    forget(record);
     forget_life(record);
     let Some(quarantine) = report.quarantine.clone() else {
         return Ok(None);
@@ -263,4 +266,12 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     }
     record.close(&report)?;
     Ok(Some(Done::Released(report.into())))
+}
+
+/// Another try at what was handed from step to step, should something of it have stayed.
+pub(crate) fn forget(record: &Record) -> bool {
+    match record.spec() {
+        Ok(Some(spec)) => hand::forget(&spec, &mut Vec::new()),
+        _ => true,
+    }
 }

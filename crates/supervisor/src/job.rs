@@ -1,11 +1,13 @@
 //! What a supervisor is asked to do, and what comes of it.
 
+use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
 use jobcage_job::{CaptureSpec, JobId, LeaseHolder, Limits, Report};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A job to run.
@@ -73,6 +75,8 @@ pub struct Command {
     pub args: Vec<CString>,
     /// The environment without what jobcage adds.
     pub env: Vec<CString>,
+    /// The names of the variables that were asked for (`--env`): what earlier steps have handed on does not replace them.
+    pub explicit: Vec<CString>,
     /// The user to become.
     pub identity: Option<Identity>,
     /// The working directory.
@@ -81,6 +85,43 @@ pub struct Command {
     pub rlimits: Vec<Rlimit>,
     /// The nice value.
     pub nice: Option<i32>,
+}
+
+impl Command {
+    /// This command after what earlier steps have handed on: its environment, and the places of its program.
+    #[must_use]
+    pub fn after(&self, handed: &Handed) -> Self {
+        let mut command = self.clone();
+        handed.apply(&mut command.env, &self.explicit);
+        let path = command.env.iter().rev().find(|entry| name_of(entry) == b"PATH");
+        let path = path.map(|entry| &entry.as_bytes()[b"PATH=".len()..]);
+        if let Some(program) = self.args.first() {
+            command.programs = candidates(program, path);
+        }
+        command
+    }
+}
+
+/// The files that execvp(3) would try for a program with this `PATH`, in its order.
+#[must_use]
+pub fn candidates(program: &CStr, path: Option<&[u8]>) -> Vec<CString> {
+    if program.to_bytes().contains(&b'/') {
+        return vec![program.to_owned()];
+    }
+    let path = OsStr::from_bytes(path.unwrap_or(DEFAULT_PATH.as_bytes()));
+    let files = std::env::split_paths(path).map(|dir| {
+        // An empty entry is the working directory.
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".").to_owned()
+        } else {
+            dir
+        };
+        dir.join(OsStr::from_bytes(program.to_bytes()))
+    });
+    // No variable and no argument holds a NUL.
+    files
+        .filter_map(|file| CString::new(file.into_os_string().into_vec()).ok())
+        .collect()
 }
 
 /// An after phase.

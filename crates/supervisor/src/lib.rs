@@ -10,6 +10,7 @@ pub mod closing;
 mod error;
 pub mod foreground;
 pub mod gc;
+pub mod hand;
 pub mod host;
 mod job;
 pub mod keeper;
@@ -25,4 +26,4 @@ pub mod watcher;
 mod wish;
 
 pub use error::{Failure, Result};
-pub use job::{After, Command, Host, Job, Outcome, Target};
+pub use job::{After, Command, Host, Job, Outcome, Target, candidates};

@@ -29,6 +29,8 @@ struct CommandHead {
     programs: usize,
     args: usize,
     env: usize,
+    #[serde(default)]
+    explicit: usize,
     dir: bool,
     identity: Option<(u32, u32, Vec<u32>)>,
     rlimits: Vec<(u32, u64, u64)>,
@@ -63,6 +65,7 @@ impl CommandHead {
             programs: command.programs.len(),
             args: command.args.len(),
             env: command.env.len(),
+            explicit: command.explicit.len(),
             dir: command.dir.is_some(),
             identity: command
                 .identity
@@ -82,6 +85,7 @@ impl CommandHead {
             programs: strings.by_ref().take(self.programs).collect(),
             args: strings.by_ref().take(self.args).collect(),
             env: strings.by_ref().take(self.env).collect(),
+            explicit: strings.by_ref().take(self.explicit).collect(),
             dir: self.dir.then(|| strings.next()).flatten(),
             identity: self
                 .identity
@@ -97,7 +101,7 @@ impl CommandHead {
 }
 
 fn strings(command: &Command) -> impl Iterator<Item = &CStr> {
-    let lists = [&command.programs, &command.args, &command.env];
+    let lists = [&command.programs, &command.args, &command.env, &command.explicit];
     lists
         .into_iter()
         .flatten()
@@ -272,8 +276,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_command_comes_out_as_it_went_in(programs in list(), args in list(), env in list(), dir in prop::option::of(text())) {
-            let command = Command { programs, args, env, dir, ..Command::default() };
+        fn a_command_comes_out_as_it_went_in(programs in list(), args in list(), env in list(), explicit in list(), dir in prop::option::of(text())) {
+            let command = Command { programs, args, env, explicit, dir, ..Command::default() };
             let package = seal_command(&command).unwrap();
             let again = open_command(package.as_fd()).unwrap();
             prop_assert_eq!(again, command);

@@ -2,7 +2,7 @@
 //! job that is quarantined, since it is all that is known of what survived.
 
 use crate::error::Result;
-use crate::gc::Done;
+use crate::gc::{self, Done};
 use jiff::Timestamp;
 use jobcage_job::{JobId, format_bytes, format_duration};
 use jobcage_ledger::{LedgerError, Places, Record, State};
@@ -117,7 +117,10 @@ fn discard(places: &Places, id: &JobId) -> Result<bool> {
         Err(error) => return Err(error.into()),
     };
     match record.state_under(&lock)? {
-        State::Over(report) if report.quarantine.is_none() => Ok(record.discard(lock)?),
+        // What it handed on and could not be removed is found by its record alone.
+        State::Over(report) if report.quarantine.is_none() && gc::forget(&record) => {
+            Ok(record.discard(lock)?)
+        }
         _ => Ok(false),
     }
 }

@@ -3,6 +3,7 @@
 use crate::closing::{self, Outside, Story, report};
 use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random};
+use crate::hand::{self, Hand};
 use crate::{gc, host, watcher};
 use jobcage_cage::{Cage, Patience, Process};
 use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
@@ -32,24 +33,36 @@ pub struct Create {
     pub lease_pid: Option<i32>,
 }
 
+/// A cage that was made.
+#[derive(Debug)]
+pub struct Created {
+    /// The job.
+    pub id: JobId,
+    /// What its user should know.
+    pub notes: Vec<String>,
+}
+
 /// Makes a cage that stays open.
 ///
 /// # Errors
 /// If it cannot be made, or a limit cannot be enforced and has to be.
-pub fn create(request: &Create) -> Result<JobId> {
+pub fn create(request: &Create) -> Result<Created> {
     host::while_root_lasts(|| try_create(request))
 }
 
-fn try_create(request: &Create) -> Result<JobId> {
+fn try_create(request: &Create) -> Result<Created> {
     let lease = request.lease_pid.map(lease_holder).transpose()?;
     let found = host::root(request.cgroup_root.as_deref(), &request.places)?;
     if !request.limits.is_empty() {
         host::step_aside(&found)?;
     }
+    let mut notes = Vec::new();
+    let place = hand::choose(&request.places, request.uid, &mut notes);
     let boot = boot_id()?;
-    let make_spec = || JobSpec {
+    let make_spec = |id: JobId| JobSpec {
         version: SPEC_VERSION,
-        id: JobId::generate(request.name.as_deref().unwrap_or("job"), random()),
+        state_dir: hand::recorded(place.as_ref(), &id),
+        id,
         name: request.name.clone(),
         created_by: CreatedBy::Create,
         program: None,
@@ -65,6 +78,8 @@ fn try_create(request: &Create) -> Result<JobId> {
         after: false,
         capture: None,
     };
+    let word = request.name.as_deref().unwrap_or("job");
+    let make_spec = || make_spec(JobId::generate(word, random()));
     // Systemd removes a scope, cages and all, when the last process in it ends; that would be this one.
     if found.kind == jobcage_cage::Kind::UserScope {
         return Err(Failure::Refused(
@@ -83,12 +98,13 @@ fn try_create(request: &Create) -> Result<JobId> {
         let _ = record.remove();
         return Err(failure);
     }
+    Hand::make(place.as_ref(), &spec, &mut notes);
     drop(lock);
     if spec.lease.is_some() {
         jobcage_ledger::open_base(&request.places.runtime)?;
         watcher::announce_lease(&request.places, &root, &spec.id)?;
     }
-    Ok(spec.id)
+    Ok(Created { id: spec.id, notes })
 }
 
 fn lease_holder(pid: i32) -> Result<LeaseHolder> {
@@ -161,6 +177,7 @@ pub(crate) fn close_created(
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
+    hand::forget(spec, &mut closed.notes);
     let steps = record.steps()?;
     // A stop that was cut off had begun to end it.
     let cause = cause.or_else(|| Some(record.asked().ok()??.cause()));

@@ -1,7 +1,7 @@
 //! Small files: read in one call, replaced as a whole or not at all.
 
 use crate::{Errno, Result};
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
 use std::ffi::{CStr, CString, OsStr};
@@ -28,6 +28,32 @@ pub fn open_dir(path: &Path) -> Result<OwnedFd> {
 pub fn open_dir_at(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
     openat(dir, name.as_ref(), flags, Mode::empty())
+}
+
+/// Opens what another user may have put there: it follows no link, goes into no mount (a FUSE server that never answers
+/// would hold us) and waits for nobody at a FIFO or a lease.
+///
+/// # Errors
+/// As openat2(2): `ELOOP` for a symbolic link, `EXDEV` for a mount. Before 5.6 a mount is entered.
+pub fn open_distrusted(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, flags: OFlag) -> Result<OwnedFd> {
+    let mut flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    // openat2, unlike openat, refuses flags that mean nothing.
+    if !flags.contains(OFlag::O_PATH) {
+        flags |= OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    }
+    let within =
+        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let mode = if flags.contains(OFlag::O_CREAT) {
+        Mode::S_IRUSR | Mode::S_IWUSR
+    } else {
+        Mode::empty()
+    };
+    let how = OpenHow::new().flags(flags).mode(mode).resolve(within);
+    match openat2(dir, name.as_ref(), how) {
+        // EPERM: a filter that does not know it.
+        Err(Errno::ENOSYS | Errno::EPERM) => openat(dir, name.as_ref(), flags, mode),
+        other => other,
+    }
 }
 
 /// Reads a whole small file below a directory. For files of procfs, cgroupfs and our own records.

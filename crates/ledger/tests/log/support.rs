@@ -151,6 +151,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         limits: jobcage_job::Limits::default(),
         lease: None,
         after: false,
+        state_dir: None,
         capture: Some(capture),
     };
     Record::create(place, &spec, Durability::Kernel).unwrap()

@@ -5,6 +5,7 @@ use super::{Running, Supervision};
 use crate::beside::{cut_beside, place_of_step};
 use crate::closing::{self, Closed, Outside, Story};
 use crate::error::{Failure, Result};
+use crate::hand;
 use crate::job::{Outcome, Target};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
@@ -115,20 +116,10 @@ impl Supervision<'_> {
             return Ok(());
         };
         let status = exit_status(change);
-        if running.child.died_at_birth()
-            && let Target::New {
-                after: Some(after), ..
-            } = &self.job.target
-        {
-            let leaf = self.setup.cage.leaf(StepKind::After)?;
-            if let Ok(child) = self.spawn(self.after_plan(after, &leaf), true)? {
-                self.after = Some(Running {
-                    child,
-                    step: running.step,
-                });
-                return Ok(());
-            }
-        }
+        let running = match self.start_after_again(running)? {
+            Some(ended) => ended,
+            None => return Ok(()),
+        };
         if let Some((stage, errno)) = running.child.failure() {
             self.setup.notes.push(format!(
                 "the after phase never started: {}: {}",
@@ -149,6 +140,35 @@ impl Supervision<'_> {
         });
         self.after_until = None;
         self.event(Event::AfterEnded)
+    }
+
+    /// One that never became its program, for a reason that is not its own, gets another start; else it is given back.
+    fn start_after_again(&mut self, running: Running) -> Result<Option<Running>> {
+        let Target::New {
+            after: Some(after), ..
+        } = &self.job.target
+        else {
+            return Ok(Some(running));
+        };
+        let born_dead = running.child.died_at_birth();
+        // It is guaranteed, and what was handed on to it is not.
+        let too_long = matches!(running.child.failure(), Some((Stage::Exec, Errno::E2BIG)))
+            && self.setup.command.take().is_some();
+        if too_long {
+            let note =
+                "the after phase has nothing of what was handed on: that and its environment are too long";
+            self.setup.notes.push(note.into());
+        }
+        if !born_dead && !too_long {
+            return Ok(Some(running));
+        }
+        let leaf = self.setup.cage.leaf(StepKind::After)?;
+        let Ok(child) = self.spawn(self.after_plan(after, &leaf), born_dead)? else {
+            return Ok(Some(running));
+        };
+        let step = running.step;
+        self.after = Some(Running { child, step });
+        Ok(None)
     }
 
     /// Ends the wait for the after phase; its processes die with the cage. `None`: its time is over.
@@ -242,6 +262,10 @@ impl Supervision<'_> {
             step.ending = ending.clone();
         }
         let mut notes = std::mem::take(&mut self.setup.notes);
+        if self.is_step_of_another() {
+            self.setup.hand.iter_mut().for_each(|hand| hand.look(&mut notes));
+        }
+        let forgotten = self.is_step_of_another() || hand::forget(&self.setup.spec, &mut notes);
         notes.extend(self.machine.notes().iter().cloned());
         let report = closing::report(
             Story {
@@ -260,7 +284,7 @@ impl Supervision<'_> {
         let interrupted = self.terminal_signal.is_some()
             && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));
         let job_ended = self.job_has_ended(&report.ending);
-        self.put_away(&report)?;
+        self.put_away(&report, forgotten)?;
         Ok(Outcome {
             report,
             interrupted,
@@ -268,8 +292,9 @@ impl Supervision<'_> {
         })
     }
 
-    /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there.
-    pub(super) fn put_away(self, report: &Report) -> Result<()> {
+    /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there, and
+    /// so does one of which something is left to remove.
+    pub(super) fn put_away(self, report: &Report, forgotten: bool) -> Result<()> {
         let target = &self.job.target;
         let Setup {
             record, lock, keeper, ..
@@ -284,7 +309,7 @@ impl Supervision<'_> {
                     written => written?,
                 }
             }
-        } else if report.clean {
+        } else if report.clean && forgotten {
             // Where somebody waits for the report and it cannot be written, they see the record go.
             if let Some(_held) = record.remove_plain()?
                 && record.close(report).is_err()

@@ -10,7 +10,7 @@ mod setup;
 mod start;
 
 pub(crate) use end::merge_cut;
-pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random};
+pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, uid_of};
 pub(crate) use start::{after_command, keystrokes_matter};
 
 use crate::capture::{Stdio, Stream};

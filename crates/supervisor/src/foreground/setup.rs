@@ -2,6 +2,7 @@
 
 use crate::closing::{self};
 use crate::error::{Failure, Result};
+use crate::hand::{self, Hand};
 use crate::host::{self};
 use crate::job::{Command, Job};
 use crate::keeper::{KEEPERS, Keeper};
@@ -11,6 +12,7 @@ use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
     Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
+use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Record, boot_id};
 use jobcage_sys::Errno;
 use jobcage_sys::file::Durability;
@@ -30,6 +32,10 @@ pub(super) struct Setup {
     pub(super) limits: BTreeMap<String, EnforcedLimit>,
     pub(super) root: Option<Root>,
     pub(super) notes: Vec<String>,
+    /// What its steps hand on to each other.
+    pub(super) hand: Option<Hand>,
+    /// The command with what was handed on to it, or, for the after phase, to that.
+    pub(super) command: Option<Command>,
 }
 
 /// Makes the record and the cage of a new job.
@@ -54,10 +60,14 @@ fn try_new_cage(
     if !limits.is_empty() {
         host::step_aside(&found)?;
     }
-    let boot = boot_id()?;
-    let make_spec = || new_spec(job, name, limits, after, &boot);
-    let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
     let mut notes = Vec::new();
+    // Without an after phase nobody could read what the command hands on.
+    let place = after
+        .then(|| hand::choose(&job.places, uid_of(&job.command), &mut notes))
+        .flatten();
+    let boot = boot_id()?;
+    let make_spec = || new_spec(job, name, limits, after, &boot, place.as_ref());
+    let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
     let watch = watcher::register(&job.places, &found.dir, &spec.id)
         .map_err(|failure| {
             notes.push(format!(
@@ -73,6 +83,8 @@ fn try_new_cage(
     };
     match furnish(found, &spec, best_effort) {
         Ok((cage, leaf, limits)) => Ok(Setup {
+            hand: Hand::make(place.as_ref(), &spec, &mut notes),
+            command: None,
             spec,
             record,
             lock: Some(lock),
@@ -123,20 +135,28 @@ fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>
 }
 
 /// What is written down of a new job, under a new id; its cage is still to be named.
-pub(crate) fn new_spec(job: &Job, name: Option<&str>, limits: &Limits, after: bool, boot: &str) -> JobSpec {
+pub(crate) fn new_spec(
+    job: &Job,
+    name: Option<&str>,
+    limits: &Limits,
+    after: bool,
+    boot: &str,
+    place: Option<&HandedPlace>,
+) -> JobSpec {
     let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
-    let own_uid = || nix::unistd::getuid().as_raw();
+    let id = JobId::generate(&word, random());
     JobSpec {
         version: SPEC_VERSION,
-        id: JobId::generate(&word, random()),
+        state_dir: hand::recorded(place, &id),
+        id,
         name: name.map(str::to_owned),
         created_by: CreatedBy::Run,
         program: Some(program_name(&job.command)),
         cage: String::new(),
         limited: !limits.is_empty(),
         boot_id: boot.to_owned(),
-        owner: own_uid(),
-        uid: job.command.identity.as_ref().map_or_else(own_uid, |i| i.uid),
+        owner: nix::unistd::getuid().as_raw(),
+        uid: uid_of(&job.command),
         created_ns: closing::now_ns(),
         grace: job.grace,
         limits: limits.clone(),
@@ -239,7 +259,15 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
         )));
     }
     let leaf = cage.leaf(StepKind::Step)?;
-    Ok(guest(record, spec, cage, leaf))
+    let mut notes = Vec::new();
+    let mut hand = Hand::open(&spec, uid_of(&job.command), &mut notes);
+    let command = hand.as_mut().map(|hand| hand.pass(&job.command, &mut notes));
+    Ok(Setup {
+        command,
+        hand,
+        notes,
+        ..guest(record, spec, cage, leaf)
+    })
 }
 
 /// The place of a command of `jobcage exec`.
@@ -262,6 +290,8 @@ fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)>
 /// What is somebody else's, but for the leaf.
 fn guest(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
     Setup {
+        command: None,
+        hand: None,
         spec,
         record,
         lock: None,
@@ -273,6 +303,12 @@ fn guest(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
         root: None,
         notes: Vec::new(),
     }
+}
+
+/// The uid that a command runs as.
+pub(crate) fn uid_of(command: &Command) -> u32 {
+    let identity = command.identity.as_ref();
+    identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid)
 }
 
 /// The program's name without its directory; not its arguments, which may hold secrets.

@@ -4,6 +4,7 @@ use super::setup::program_name;
 use super::{Running, Supervision};
 use crate::closing::{self};
 use crate::error::{Failure, Result};
+use crate::hand::Hand;
 use crate::host::cstring;
 use crate::job::{After, Command, Target};
 use crate::kept::Phase;
@@ -40,8 +41,13 @@ impl Supervision<'_> {
         Ok(())
     }
 
+    /// The command with what was handed on to it.
+    fn command(&self) -> &Command {
+        self.setup.command.as_ref().unwrap_or(&self.job.command)
+    }
+
     pub(super) fn command_plan(&self) -> Plan<'_> {
-        let command = &self.job.command;
+        let command = self.command();
         let end = |i: usize| {
             self.streams
                 .get(i)
@@ -66,6 +72,7 @@ impl Supervision<'_> {
         let mut env = command.env.clone();
         env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
         env.extend(more);
+        env.extend(self.setup.hand.iter().flat_map(Hand::variables));
         Plan {
             env,
             cgroup: Some(leaf),
@@ -136,6 +143,14 @@ impl Supervision<'_> {
             return Ok(Some(Event::AfterEnded));
         };
         let leaf = self.setup.cage.leaf(StepKind::After)?;
+        // What the command was asked to have by --env it may have changed since.
+        let changed = Command {
+            explicit: Vec::new(),
+            ..self.job.command.clone()
+        };
+        if let Some(hand) = &mut self.setup.hand {
+            self.setup.command = Some(hand.pass(&changed, &mut self.setup.notes));
+        }
         let step = self.begin_step(StepKind::After);
         self.mark_after(step.number, after);
         let plan = self.after_plan(after, &leaf);
@@ -178,7 +193,7 @@ impl Supervision<'_> {
     }
 
     pub(super) fn after_plan<'p>(&self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
-        let (command, more) = after_command(&self.job.command, after, self.machine.ending());
+        let (command, more) = after_command(self.command(), after, self.machine.ending());
         Plan {
             programs: command.programs.clone(),
             args: command.args.clone(),

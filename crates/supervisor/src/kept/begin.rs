@@ -4,7 +4,9 @@ use super::phase::Phase;
 use super::{Kept, Whole};
 use crate::closing;
 use crate::error::{Failure, Result};
-use crate::foreground::{make_cage, make_record, new_spec, program_name};
+use crate::foreground::{make_cage, make_record, new_spec, program_name, uid_of};
+use crate::gc;
+use crate::hand::{self, Hand};
 use crate::host::{self, SELF};
 use crate::job::{Job, Target};
 use crate::keeper::{KEEPERS, Keeper};
@@ -15,6 +17,7 @@ use crate::watcher;
 use crate::wish::Wish;
 use jobcage_cage::{Cage, Dir, Found, Patience, oom_kills};
 use jobcage_job::{JobId, JobSpec, NeverStarted, Root, StepKind};
+use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Places, Record, boot_id};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::Durability;
@@ -143,7 +146,10 @@ fn begin(client: &OwnedFd, signals: Signals) -> Result<Kept> {
     let (job, root) = package::open_job(package.as_fd())?;
     let found = Found::again(&root)?;
     let keepers = found.dir.create_or_open(KEEPERS)?;
-    let (spec, record, lock) = new_record(&job, &found)?;
+    let mut notes = Vec::new();
+    let place = hand::choose(&job.places, uid_of(&job.command), &mut notes);
+    let (spec, record, lock) = new_record(&job, &found, place.as_ref())?;
+    let hand = Hand::make(place.as_ref(), &spec, &mut notes);
     let id = spec.id.clone();
     let prepared = Prepared {
         package,
@@ -152,6 +158,8 @@ fn begin(client: &OwnedFd, signals: Signals) -> Result<Kept> {
         keepers,
         spec,
         lock,
+        hand,
+        notes,
     };
     let places = job.places.clone();
     furnish(job, found, record, prepared, signals).inspect_err(|_| give_up(&places, &id))
@@ -165,17 +173,22 @@ struct Prepared {
     keepers: Dir,
     spec: JobSpec,
     lock: Lock,
+    hand: Option<Hand>,
+    notes: Vec<String>,
 }
 
 fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: Signals) -> Result<Kept> {
     let Prepared {
-        spec, package, stdin, ..
+        spec,
+        package,
+        stdin,
+        mut notes,
+        ..
     } = prepared;
     // A log can fill a disk, and how the job ended is to be told all the same.
     record.reserve()?;
     // Before the cage, so that it starts while that is made.
     let mut keeper = Keeper::start(&record, &job.places, &prepared.keepers)?;
-    let mut notes = Vec::new();
     // Where the watcher's socket is.
     jobcage_ledger::open_base(&job.places.runtime)?;
     let watch = watcher::register(&job.places, &found.dir, &spec.id)
@@ -210,6 +223,7 @@ fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: 
         keeper: Some(keeper),
         stdin: Some(stdin),
         given: None,
+        hand: prepared.hand,
         phase,
     });
     kept.start_main()?;
@@ -217,7 +231,7 @@ fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: 
     Ok(kept)
 }
 
-fn new_record(job: &Job, found: &Found) -> Result<(JobSpec, Record, Lock)> {
+fn new_record(job: &Job, found: &Found, place: Option<&HandedPlace>) -> Result<(JobSpec, Record, Lock)> {
     let Target::New {
         name, limits, after, ..
     } = &job.target
@@ -227,7 +241,7 @@ fn new_record(job: &Job, found: &Found) -> Result<(JobSpec, Record, Lock)> {
         ));
     };
     let boot = boot_id()?;
-    let make_spec = || new_spec(job, name.as_deref(), limits, after.is_some(), &boot);
+    let make_spec = || new_spec(job, name.as_deref(), limits, after.is_some(), &boot, place);
     // On the disk only when the command has been started, and before the client hears of it (see `Record::settle`).
     make_record(&job.places.state, found, make_spec, Durability::Kernel)
 }
@@ -250,6 +264,7 @@ fn give_up(places: &Places, id: &JobId) {
         // Something lives in it: the record stays, for gc.
         return;
     }
+    gc::forget(&record);
     let _ = record.remove();
     drop(lock);
 }

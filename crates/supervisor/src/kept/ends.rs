@@ -6,6 +6,7 @@ use crate::beside::{cut_beside, place_of_step};
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::foreground::{merge_cut, program_name};
+use crate::hand;
 use crate::keeper::{self, SOCKET};
 use crate::machine::Event;
 use jobcage_cage::{EventsFile, Patience, empty, oom_kills, signal_all};
@@ -321,6 +322,7 @@ impl Kept {
         for step in &steps {
             let _ = self.write_step(step);
         }
+        hand::forget(&self.whole.spec, &mut self.whole.phase.notes);
         let phase = &self.whole.phase;
         let notes = [phase.notes.clone(), phase.machine.notes().to_vec()].concat();
         let report = closing::report(

@@ -14,6 +14,7 @@ pub use take_over::{TakeOver, check, take_over};
 
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
+use crate::hand::Hand;
 use crate::job::Job;
 use crate::keeper::Keeper;
 use crate::machine::{Action, Event, State};
@@ -45,6 +46,8 @@ struct Whole {
     /// `None`: dead. We go on without it.
     keeper: Option<Keeper>,
     stdin: Option<OwnedFd>,
+    /// What the steps hand on to each other.
+    hand: Option<Hand>,
     /// Stdout and stderr of a job that is not captured.
     given: Option<[OwnedFd; 2]>,
     phase: Phase,

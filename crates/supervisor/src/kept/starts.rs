@@ -4,6 +4,7 @@ use super::output::{self, Output};
 use super::{Kept, Step};
 use crate::error::{Failure, Result};
 use crate::foreground::{after_command, keystrokes_matter};
+use crate::hand::Hand;
 use crate::host::cstring;
 use crate::job::{Command, Target};
 use crate::keeper::{self, Output as Way, Start};
@@ -35,6 +36,9 @@ impl Kept {
             .env
             .push(cstring(format!("JOBCAGE_JOB={}", self.whole.spec.id).as_ref()));
         command.env.extend(more);
+        command
+            .env
+            .extend(self.whole.hand.iter().flat_map(Hand::variables));
         let start = Start {
             step: step.number,
             output: match self.whole.job.capture.map(|capture| capture.streams) {
@@ -115,7 +119,15 @@ impl Kept {
             return Ok(Some(Event::AfterEnded));
         };
         let ending = self.whole.phase.machine.ending().cloned();
-        let (command, more) = after_command(&self.whole.job.command, after, ending.as_ref());
+        // What the command was asked to have by --env it may have changed since.
+        let mut changed = Command {
+            explicit: Vec::new(),
+            ..self.whole.job.command.clone()
+        };
+        if let Some(hand) = &mut self.whole.hand {
+            changed = hand.pass(&changed, &mut self.whole.phase.notes);
+        }
+        let (command, more) = after_command(&changed, after, ending.as_ref());
         let timeout = after.timeout;
         let Some(cage) = &mut self.whole.cage else {
             self.note("the after phase could not be started: the cage is gone".into());

@@ -5,6 +5,7 @@ use super::phase::{MOST_FAILURES, PHASE_VERSION, Phase};
 use super::{Kept, Step, Whole};
 use crate::closing;
 use crate::error::{Failure, Result};
+use crate::hand::Hand;
 use crate::keeper::{Held, Keeper, StepTaken};
 use crate::machine::{Action, Event, Machine, State};
 use crate::package;
@@ -54,7 +55,7 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
         return Ok(TakeOver::Lost(lock, Vec::new()));
     };
     let phase: Option<Phase> = record.phase(PHASE_VERSION)?;
-    let phase = match phase {
+    let mut phase = match phase {
         Some(phase) if phase.failures.len() < MOST_FAILURES => phase,
         Some(phase) => {
             keeper.leave();
@@ -95,6 +96,7 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
         watch: watcher::register(&job.places, &root_dir, &spec.id).ok(),
         limits: closing::limits(&spec, cage.as_ref()),
         stdin: held.take("stdin"),
+        hand: open_hand(&spec, &mut phase.notes),
         given: held
             .take("stdout")
             .and_then(|out| Some([out, held.take("stderr")?])),
@@ -110,6 +112,12 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
     kept.take_up(held)?;
     kept.run()?;
     Ok(TakeOver::Done)
+}
+
+/// A job of before this could be had has none, and that is no news to its predecessor.
+fn open_hand(spec: &JobSpec, notes: &mut Vec<String>) -> Option<Hand> {
+    spec.state_dir.as_ref()?;
+    Hand::open(spec, spec.uid, notes)
 }
 
 /// Out of the cgroup of whoever started us: we live as long as the job. Whether that works is no reason to leave it alone.
