@@ -9,6 +9,7 @@
 pub mod call;
 pub mod captured;
 pub mod cgroup;
+pub mod commit;
 pub mod job;
 pub mod needs;
 pub mod process;
