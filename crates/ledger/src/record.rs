@@ -259,7 +259,9 @@ impl Record {
         for left in report.census.left.iter_mut().chain(survivors).chain(escaped) {
             left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
         }
-        self.write(REPORT, &report)
+        self.write(REPORT, &report)?;
+        self.forget_reserve();
+        Ok(())
     }
 
     /// As [`Record::close`], and it stays on the disk, whatever the other files of this record do.
@@ -426,8 +428,11 @@ impl Record {
         // The first spec needs no rename: a reader who finds it cut off knows that there is no cage yet.
         let first = name == SPEC && self.durability == Durability::Kernel;
         let write = if first { file::write_new } else { file::replace };
-        write(self.dir.as_fd(), name, &text, self.durability)
-            .map_err(|errno| LedgerError::io("write", &path, errno))
+        let mut written = write(self.dir.as_fd(), name, &text, self.durability);
+        while matches!(written, Err(Errno::ENOSPC | Errno::EDQUOT)) && self.make_room(name) {
+            written = write(self.dir.as_fd(), name, &text, self.durability);
+        }
+        written.map_err(|errno| LedgerError::io("write", &path, errno))
     }
 
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {

@@ -5,7 +5,7 @@ use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::hand;
 use crate::host;
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
 use crate::prune::{self, Keep, Pruned};
 use crate::sessions;
@@ -102,6 +102,8 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         State::Over(report) => return look_again(&record, *report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
+            // The one that we would start has nobody to tell that it does not understand the record.
+            kept::check(&record)?;
             host::start_closer(places, &spec.id)
                 .map_err(Failure::system("start the next supervisor of the job"))?;
             return Ok(Some(Done::HandedOn(id.clone())));
@@ -211,12 +213,21 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
     };
     let report = closing::report(story, closed);
     record.close(&report)?;
+    forget_life(record);
     Ok(report)
+}
+
+/// Takes away what only a living captured job needs, and whoever wrote the report may not have lived to.
+fn forget_life(record: &Record) {
+    for name in [keeper::SOCKET, "phase.json"] {
+        record.forget(name);
+    }
 }
 
 /// A job that is over: its quarantine may be over as well, and something of what it handed on may be left.
 fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     forget(record);
+    forget_life(record);
     let Some(quarantine) = report.quarantine.clone() else {
         return Ok(None);
     };

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Raised when a reader of before would misunderstand it.
@@ -182,8 +182,12 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
             "only a job with a cage of its own can be packed".into(),
         ));
     };
+    let command = Command {
+        dir: Some(absolute(job.command.dir.as_deref())?),
+        ..job.command.clone()
+    };
     let head = JobHead {
-        command: CommandHead::of(&job.command),
+        command: CommandHead::of(&command),
         cgroup_root: job.cgroup_root.clone(),
         runtime: job.places.runtime.clone(),
         state: job.places.state.clone(),
@@ -201,7 +205,23 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         root: root.clone(),
     };
     let script = after.as_ref().map(|after| cstring(&after.script));
-    seal(&head, strings(&job.command).chain(script.as_deref()))
+    seal(&head, strings(&command).chain(script.as_deref()))
+}
+
+/// The directory of the command by its whole path: whoever unpacks it has another one than we.
+fn absolute(dir: Option<&CStr>) -> Result<CString> {
+    let dir = OsStr::from_bytes(dir.unwrap_or_default().to_bytes());
+    if Path::new(dir).is_absolute() {
+        return Ok(cstring(dir));
+    }
+    let here = std::env::current_dir().map_err(|e| {
+        Failure::Refused(format!(
+            "cannot tell the working directory, in which the command is to run ({e}): name one with --dir"
+        ))
+    })?;
+    // Without a name to add there is no slash to add either.
+    let whole = if dir.is_empty() { here } else { here.join(dir) };
+    Ok(cstring(whole.as_os_str()))
 }
 
 /// Unpacks a job.

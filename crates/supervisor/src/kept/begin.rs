@@ -187,6 +187,8 @@ fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: 
         mut notes,
         ..
     } = prepared;
+    // A log can fill a disk, and how the job ended is to be told all the same.
+    record.reserve()?;
     // Before the cage, so that it starts while that is made.
     let mut keeper = Keeper::start(&record, &job.places, &prepared.keepers)?;
     // Where the watcher's socket is.

@@ -15,8 +15,10 @@ use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, pidfd};
 use nix::libc::SIGCONT;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::time::TimeSpec;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 impl Kept {
     /// What the keeper tells; or that it is gone.
@@ -222,7 +224,8 @@ impl Kept {
         let place = place_of_step(cage, leaf)?;
         self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
         let wish = &self.whole.phase.wish;
-        if wish.grace.is_zero() {
+        // A predecessor may have done it, and who is asked twice takes that for a second stop.
+        if wish.grace.is_zero() || self.whole.phase.signalled {
             return Ok(());
         }
         match signal_all(place, &[wish.signal, SIGCONT]) {
@@ -244,8 +247,30 @@ impl Kept {
         cut_beside(cage, &mut emptied)?;
         let proven = emptied.proven();
         self.cut = Some(emptied);
-        self.look_at_keeper()?;
+        self.hear_of_the_dead(proven)?;
         Ok(Event::Cut { proven })
+    }
+
+    /// A main process whose cgroup is empty is dead, and the keeper is about to tell how it ended: waits for that word, so
+    /// that no status is missing in the report for being a moment late.
+    fn hear_of_the_dead(&mut self, empty: bool) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            self.look_at_keeper()?;
+            let awaited = self.main.iter().chain(&self.after).any(|step| step.runs);
+            let left = end.saturating_duration_since(Instant::now());
+            let Some(keeper) = self.whole.keeper.as_ref().filter(|_| empty && awaited) else {
+                return Ok(());
+            };
+            let mut fds = [PollFd::new(keeper.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
+                // Stopped, perhaps; the report says that the status was not seen.
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Failure::system("wait for the keeper's word")(errno)),
+            }
+        }
     }
 
     pub(super) fn empty_cage(&mut self) -> Result<Event> {
@@ -253,7 +278,7 @@ impl Kept {
             || !matches!(self.whole.phase.machine.ending(), Some(Ending::Exited { .. }));
         let mut closed = closing::end_cage(self.whole.cage.as_ref(), &Patience::default(), detail)?;
         // The killed tell their ends before the look outside.
-        self.look_at_keeper()?;
+        self.hear_of_the_dead(closed.quarantine.is_none())?;
         let keeper = self.whole.keeper.as_mut();
         let outside = if keeper.is_some_and(|keeper| !keeper.has_children().unwrap_or(true)) {
             Outside::Nobody
@@ -314,7 +339,10 @@ impl Kept {
             },
             self.closed.take().unwrap_or_default(),
         );
-        self.whole.record.close_for_good(&report)?;
+        if let Err(error) = self.whole.record.close_for_good(&report) {
+            super::pause();
+            return Err(error.into());
+        }
         if let Some(keeper) = self.whole.keeper.take() {
             keeper.leave();
         }

@@ -10,7 +10,7 @@ mod take_over;
 
 pub use begin::{detach, supervise};
 pub use phase::Phase;
-pub use take_over::{TakeOver, take_over};
+pub use take_over::{TakeOver, check, take_over};
 
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
@@ -131,6 +131,7 @@ impl Kept {
     fn give_up(&mut self, failure: &Failure) {
         self.whole.phase.failures.push(failure.to_string());
         self.persist();
+        pause();
     }
 
     fn turn(&mut self) -> Result<()> {
@@ -472,6 +473,14 @@ impl Kept {
     fn write_step(&self, step: &StepReport) -> Result<()> {
         Ok(self.whole.record.write_step(step)?)
     }
+}
+
+/// Before we fail, with the lock still ours: the next supervisor is started as soon as we are gone, and meets the same trouble.
+/// Where that cannot even be counted, as on a full disk, nothing else keeps them from following each other as fast as they can.
+fn pause() {
+    const MOMENT: Duration = Duration::from_secs(1);
+    // There is no event for it: nobody tells when a disk has room again.
+    let _ = nix::poll::ppoll(&mut [], Some(TimeSpec::from_duration(MOMENT)), None);
 }
 
 fn is_readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {

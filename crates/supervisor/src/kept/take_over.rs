@@ -38,6 +38,15 @@ fn age(spec: &JobSpec) -> Duration {
     boot_time().saturating_sub(closing::began(spec).elapsed().unwrap_or_default())
 }
 
+/// Whether this program understands where the last supervisor of the job stood.
+///
+/// # Errors
+/// If it cannot be read, is damaged, or a newer jobcage has written it.
+pub fn check(record: &Record) -> Result<()> {
+    record.phase::<Phase>(PHASE_VERSION)?;
+    Ok(())
+}
+
 /// Takes over a job whose lock we have, and stays until it is over.
 ///
 /// # Errors
