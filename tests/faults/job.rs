@@ -37,6 +37,29 @@ pub struct Live {
     pub fate: Mutex<Fate>,
 }
 
+impl Live {
+    /// Its id, which may be known by its record before its client has told it.
+    pub fn find_id(&self, sweep: &Sweep) -> Option<String> {
+        if self.id.get().is_none()
+            && let Some(id) = record_of(sweep, self.number)
+        {
+            let _ = self.id.set(id);
+        }
+        self.id.get().cloned()
+    }
+}
+
+/// The record of the job of this number.
+fn record_of(sweep: &Sweep, number: u32) -> Option<String> {
+    let prefix = format!("f{number}x-");
+    let listed = fs::read_dir(sweep.world.dir.join("state"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut names = listed.map(|e| e.file_name().to_string_lossy().into_owned());
+    names.find(|name| name.starts_with(&prefix))
+}
+
 /// What a job is to do.
 struct Plan {
     script: Script,
@@ -166,29 +189,26 @@ fn start(sweep: &Sweep, plan: &Plan, live: &Arc<Live>) -> bool {
     };
     let text = fs::read_to_string(&told).unwrap();
     if let Some(id) = text.strip_suffix('\n') {
-        live.id.set(id.to_owned()).unwrap();
+        let id = live.id.get_or_init(|| id.to_owned());
+        assert!(
+            text == format!("{id}\n"),
+            "the client says {text:?}, the record is {id}"
+        );
     }
     status.success()
 }
 
 /// A record of its name, if there is one or comes soon: whoever makes it may be at it now.
 fn find_by_name(sweep: &Sweep, live: &Live) {
-    let state = sweep.world.dir.join("state");
-    let prefix = format!("f{}x-", live.number);
-    let find = || {
-        let listed = fs::read_dir(&state).into_iter().flatten().flatten();
-        let mut names = listed.map(|e| e.file_name().to_string_lossy().into_owned());
-        names.find(|name| name.starts_with(&prefix))
-    };
     // Its supervisor is in no cgroup that would tell: those of all jobs are in one.
     let supervisors = || crate::support::cgroup::pids(&sweep.world.cgroup_root.join("supervisors"));
     let there: Vec<Process> = supervisors().into_iter().map(Process::open).collect();
     let sure = std::time::Instant::now() + Duration::from_secs(2);
-    while find().is_none() && std::time::Instant::now() < sure && !there.iter().all(Process::has_ended) {
+    while live.find_id(sweep).is_none()
+        && std::time::Instant::now() < sure
+        && !there.iter().all(Process::has_ended)
+    {
         std::thread::sleep(Duration::from_millis(20));
-    }
-    if let Some(id) = find() {
-        live.id.set(id).unwrap();
     }
 }
 

@@ -48,8 +48,13 @@ pub fn kill_until_enough(sweep: &Sweep) {
             sweep.counts.lock().unwrap().gc += 1;
         } else if let Some(job) = pick(sweep, choice)
             && strike(sweep, &job, kind)
+            && kind.starts_with("supervisor")
         {
-            *sweep.counts.lock().unwrap().kills.entry(kind).or_default() += 1;
+            // And the next one, while it takes over.
+            for _ in 0..random.next() % 4 {
+                std::thread::sleep(Duration::from_micros(random.next() % 8000));
+                strike(sweep, &job, "supervisor");
+            }
         }
         // The moments are to be random: there is no event to wait for.
         std::thread::sleep(Duration::from_millis(pace));
@@ -59,21 +64,26 @@ pub fn kill_until_enough(sweep: &Sweep) {
 
 fn pick(sweep: &Sweep, choice: u64) -> Option<Arc<Live>> {
     let live = sweep.live.lock().unwrap();
-    let index = usize::try_from(choice % live.len().max(1) as u64).unwrap();
+    // One that is just beginning as often as any other.
+    if choice % 4 == 0 {
+        return live.last().cloned();
+    }
+    let index = usize::try_from(choice / 4 % live.len().max(1) as u64).unwrap();
     live.get(index).cloned()
 }
 
 /// Kills; whether somebody was there to be killed.
-fn strike(sweep: &Sweep, job: &Live, kind: &str) -> bool {
+fn strike(sweep: &Sweep, job: &Live, kind: &'static str) -> bool {
     // Whoever looks at the job's fate waits: what is known of it and what was done belong together.
     let mut fate = job.fate.lock().unwrap();
-    let holder = job.id.get().and_then(|id| holder(sweep, id));
-    let supervisor = holder.map(Process::open).filter(|_| kind.contains("supervisor"));
-    let keeper = job
-        .id
-        .get()
-        .and_then(|id| keeper(sweep, id))
-        .filter(|_| kind.contains("keeper"));
+    let Some(id) = job.find_id(sweep) else {
+        return false;
+    };
+    let holder = holder(sweep, &id);
+    let supervisor = holder
+        .map(|holder| Process::open(holder.pid))
+        .filter(|_| kind.contains("supervisor"));
+    let keeper = keeper(sweep, &id).filter(|_| kind.contains("keeper"));
     let watchers = if kind.contains("watcher") {
         cgroup::pids(&sweep.world.cgroup_root.join("hold"))
     } else {
@@ -95,8 +105,8 @@ fn strike(sweep: &Sweep, job: &Live, kind: &str) -> bool {
     }
     if let Some(keeper) = &keeper {
         fate.keeper_dead = true;
-        // Nobody has the job at this moment: what the keeper held goes with it.
-        fate.hopeless |= holder.is_none();
+        // One who is about to take over has not the pipes yet: what the keeper held goes with it.
+        fate.hopeless |= !holder.is_some_and(|holder| holder.tends);
         keeper.signal(Signal::SIGKILL);
     }
     for watcher in watchers.into_iter().map(Process::open) {
@@ -109,24 +119,38 @@ fn strike(sweep: &Sweep, job: &Live, kind: &str) -> bool {
     if let Some(keeper) = &keeper {
         keeper.wait_end(support::PATIENCE);
         // It may have ended by itself between the look and the kill of the keeper: then nobody had the pipe.
-        let still = job.id.get().and_then(|id| self::holder(sweep, id));
-        fate.hopeless |= still.is_none() || still != holder;
+        fate.hopeless |= self::holder(sweep, &id) != holder;
     }
+    *sweep.counts.lock().unwrap().kills.entry(kind).or_default() += 1;
     true
 }
 
-/// Who looks after the job.
-fn holder(sweep: &Sweep, id: &str) -> Option<i32> {
+/// Who has a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    pid: i32,
+    /// It looks after the job; else it is about to take it over, or to close it.
+    tends: bool,
+}
+
+fn holder(sweep: &Sweep, id: &str) -> Option<Holder> {
     let record = Record::open(
         &sweep.world.dir.join("state"),
         &id.parse().ok()?,
         Durability::Kernel,
     )
     .ok()?;
-    match record.state() {
-        Ok(State::Alive { supervisor }) => Some(supervisor),
-        _ => None,
-    }
+    let (pid, tends) = match record.state() {
+        Ok(State::Alive { supervisor }) => (supervisor, true),
+        Ok(State::Closing { by }) => (by, false),
+        _ => return None,
+    };
+    // It may be `jobcage gc` of the sweep itself, which is not to be killed.
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_ours = [&b"\0__supervise\0"[..], b"\0__close\0"]
+        .iter()
+        .any(|word| command.windows(word.len()).any(|w| w == *word));
+    is_ours.then_some(Holder { pid, tends })
 }
 
 fn keeper(sweep: &Sweep, id: &str) -> Option<Process> {
