@@ -65,6 +65,7 @@ impl Captured {
             lease: None,
             after: false,
             state_dir: None,
+            guard: false,
             capture: Some(capture),
         };
         let (record, lock) = Record::create(&world.dir.join("state"), &spec, Durability::Kernel).unwrap();

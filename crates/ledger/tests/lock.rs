@@ -27,6 +27,7 @@ fn spec() -> JobSpec {
         after: false,
         capture: None,
         state_dir: None,
+        guard: false,
     }
 }
 

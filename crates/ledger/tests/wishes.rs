@@ -27,6 +27,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         after: false,
         capture: None,
         state_dir: None,
+        guard: false,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()
 }

@@ -76,6 +76,7 @@ fn try_create(request: &Create) -> Result<Created> {
         limits: request.limits.clone(),
         lease,
         after: false,
+        guard: false,
         capture: None,
     };
     let word = request.name.as_deref().unwrap_or("job");

@@ -152,6 +152,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         lease: None,
         after: false,
         state_dir: None,
+        guard: false,
         capture: Some(capture),
     };
     Record::create(place, &spec, Durability::Kernel).unwrap()

@@ -162,6 +162,7 @@ pub(crate) fn new_spec(
         limits: limits.clone(),
         lease: job.lease,
         after,
+        guard: job.command.guard,
         capture: job.capture,
     }
 }

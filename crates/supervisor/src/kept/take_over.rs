@@ -1,6 +1,7 @@
 //! A supervisor has died: the next one gets from the keeper what it holds, reads on disk where its predecessor stood, and
 //! goes on from there.
 
+use super::output::Output;
 use super::phase::{MOST_FAILURES, PHASE_VERSION, Phase};
 use super::{Kept, Step, Whole};
 use crate::closing;
@@ -14,13 +15,13 @@ use crate::watcher;
 use crate::wish::Wish;
 use jobcage_cage::{Cage, Dir, EventsFile};
 use jobcage_job::{Ending, JobSpec, StepKind, StepReport};
-use jobcage_ledger::{Lock, Record};
+use jobcage_ledger::{Lock, Record, log};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait;
 use nix::libc::SIGTERM;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a try to take a job over came to.
 pub enum TakeOver {
@@ -166,6 +167,17 @@ impl Kept {
         self.look_at_request()
     }
 
+    /// When the last output came, which its log tells: the idle clock goes on where it stood.
+    fn silence_began(&self, outputs: &[Output], step: u32) -> Instant {
+        let path = |output: &Output| self.whole.record.path().join(log::name(step, output.stream()));
+        let ages = outputs
+            .iter()
+            .filter_map(|output| std::fs::metadata(path(output)).ok()?.modified().ok());
+        let youngest = ages.filter_map(|at| at.elapsed().ok()).min();
+        let now = Instant::now();
+        youngest.and_then(|age| now.checked_sub(age)).unwrap_or(now)
+    }
+
     /// Its processes were its supervisor's own children, and how they end is nobody's to know any more.
     fn take_up_foreground(&mut self) -> Result<()> {
         let cage = self.whole.cage.as_ref();
@@ -219,6 +231,7 @@ impl Kept {
         let known = written.iter().find(|step| step.number == number).cloned();
         let report = known.unwrap_or_else(|| self.new_step(number, name, kind));
         let mut outputs = self.open_outputs(number)?;
+        self.silent_since = self.silence_began(&outputs, number);
         let given_up = matches!(self.whole.phase.machine.ending(), Some(Ending::LogFull { .. }));
         for (output, pipe) in outputs.iter_mut().zip(taken.pipes) {
             output.connect(pipe);
