@@ -83,7 +83,11 @@ fn strike(sweep: &Sweep, job: &Live, kind: &'static str) -> bool {
     let supervisor = holder
         .map(|holder| Process::open(holder.pid))
         .filter(|_| kind.contains("supervisor"));
-    let keeper = keeper(sweep, &id).filter(|_| kind.contains("keeper"));
+    let keeper = if kind.contains("keeper") {
+        keeper(sweep, &id)
+    } else {
+        None
+    };
     let watchers = if kind.contains("watcher") {
         cgroup::pids(&sweep.world.cgroup_root.join("hold"))
     } else {

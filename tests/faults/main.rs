@@ -75,8 +75,8 @@ fn sweep() {
         Extent {
             slots: 100,
             kills: 1000,
-            pace: 120,
-            pause: 80,
+            pace: 60,
+            pause: 200,
         }
     } else {
         Extent {
