@@ -5,7 +5,7 @@ use jobcage_job::{LogFull, parse_duration, parse_size};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE, LOG_MAX};
+use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE, LOG_MAX, SPARE};
 use super::values::{Signal, parse_log_full};
 use super::words;
 use crate::config::environ::Environ;
@@ -37,7 +37,14 @@ fn default(opt: Opt) -> &'static str {
         Opt::CgroupRoot => "the one that `jobcage doctor` names",
         Opt::RuntimeDir => "/run/jobcage, for a user $XDG_RUNTIME_DIR/jobcage",
         Opt::StateDir => "/var/lib/jobcage, for a user $XDG_STATE_HOME/jobcage",
-        Opt::Quiet | Opt::Verbose | Opt::Login | Opt::ClearEnv | Opt::BestEffort | Opt::LogSync => "false",
+        Opt::Quiet
+        | Opt::Verbose
+        | Opt::Login
+        | Opt::ClearEnv
+        | Opt::BestEffort
+        | Opt::LogSync
+        | Opt::SshAgent => "false",
+        Opt::Spare => SPARE,
         Opt::LogMax => "1G",
         Opt::LogFull => "middle",
         Opt::Signal => "TERM",

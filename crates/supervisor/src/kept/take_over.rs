@@ -7,12 +7,13 @@ use crate::closing;
 use crate::error::{Failure, Result};
 use crate::hand::Hand;
 use crate::keeper::{Held, Keeper, StepTaken};
+use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
 use crate::package;
 use crate::signals::Signals;
 use crate::watcher;
 use crate::wish::Wish;
-use jobcage_cage::{Cage, Dir, EventsFile};
+use jobcage_cage::{Cage, Dir};
 use jobcage_job::{Ending, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Lock, Record};
 use jobcage_sys::clock::boot_time;
@@ -171,7 +172,7 @@ impl Kept {
         }
         // It runs on without its parent: it has its time, and is not started again.
         self.leaving = match cage.and_then(|cage| cage.after()) {
-            Some(after) => EventsFile::open(&after).map_err(Failure::system("open cgroup.events"))?,
+            Some(after) => Some(Leaving::of([&after])?).filter(|leaving| !leaving.is_empty()),
             None => None,
         };
         if self.leaving.is_none() {
