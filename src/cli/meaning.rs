@@ -277,7 +277,10 @@ impl Door<'_> {
         if keys.len() > MOST_KEYS {
             return Err(Error::Value {
                 origin: "--ssh-key".into(),
-                why: format!("an agent gets at most {MOST_KEYS} keys, and these are {}", keys.len()),
+                why: format!(
+                    "an agent gets at most {MOST_KEYS} keys, and these are {}",
+                    keys.len()
+                ),
             });
         }
         Ok(on.unwrap_or(!keys.is_empty()).then_some(keys))

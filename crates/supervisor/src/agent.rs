@@ -157,7 +157,12 @@ impl Of<'_> {
     }
 
     fn variable(&self, name: &[u8]) -> Option<&[u8]> {
-        let entry = self.command.env.iter().rev().find(|entry| name_of(entry) == name)?;
+        let entry = self
+            .command
+            .env
+            .iter()
+            .rev()
+            .find(|entry| name_of(entry) == name)?;
         entry.to_bytes().get(name.len() + 1..)
     }
 
@@ -181,7 +186,11 @@ impl Of<'_> {
             "ssh-add did not take the key {} (--ssh-key): {}. It has to be a private key without a passphrase, since nobody \
              is asked for one",
             key.name,
-            if told.is_empty() { "it does not say why" } else { &told }
+            if told.is_empty() {
+                "it does not say why"
+            } else {
+                &told
+            }
         )))
     }
 }
@@ -197,15 +206,19 @@ impl Program {
     /// Waits for the agent. That it says something is the event; what it says is of no interest. Should it keep that in a
     /// buffer, there is a timer beside it: the kernel tells nobody of a listen(2).
     fn until_it_listens(self, socket: &Path) -> Result<()> {
-        let address = UnixAddr::new(socket).map_err(|errno| refused(format!("{}: {}", socket.display(), errno.desc())))?;
+        let address = UnixAddr::new(socket)
+            .map_err(|errno| refused(format!("{}: {}", socket.display(), errno.desc())))?;
         let until = Instant::now() + PATIENCE;
         let mut pause = Duration::from_millis(1);
         let mut told = Vec::new();
         loop {
-            let more = self.hear(&mut told, pause.min(until.saturating_duration_since(Instant::now())))?;
+            let more = self.hear(
+                &mut told,
+                pause.min(until.saturating_duration_since(Instant::now())),
+            )?;
             if !more {
-                let (told, _) = self.ended(&told);
-                return Err(refused(format!("ssh-agent ended at once: {told}")));
+                let (told, change) = self.ended(&told);
+                return Err(refused(format!("{told} (ssh-agent ended at once: {change:?})")));
             }
             if listens(&address)? {
                 return Ok(());
@@ -256,10 +269,14 @@ impl Program {
         let change = wait::block(Whom::Pid(self.child.pid)).map_or(Change::Exited(-1), |(_, change)| change);
         if let Some((_, errno)) = self.child.failure() {
             let why = format!("{} cannot be started: {}", self.name, errno.desc());
-            return (why + " (it is part of OpenSSH's client)", change);
+            return (why + "; it is part of OpenSSH's client", change);
         }
         let text = String::from_utf8_lossy(told);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
         (lines.join("; ").replace(|c: char| c.is_control(), "?"), change)
     }
 
@@ -267,7 +284,11 @@ impl Program {
         // Our own child, unreaped: its pid is its own.
         let _ = pidfd::signal_pid(self.child.pid, nix::libc::SIGKILL);
         let _ = wait::block(Whom::Pid(self.child.pid));
-        refused(format!("{} was not ready within {} s", self.name, PATIENCE.as_secs()))
+        refused(format!(
+            "{} was not ready within {} s",
+            self.name,
+            PATIENCE.as_secs()
+        ))
     }
 }
 

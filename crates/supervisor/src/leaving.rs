@@ -59,13 +59,21 @@ pub(crate) fn signal(leaves: &[&Dir], signal: i32, notes: &mut Vec<String>) -> u
 
 /// Agents that the job has started itself, by the names of their programs: where somebody comes after the step, they are
 /// moved out of it, before the first signal and the kill, since they would die of either.
-pub(crate) fn spare_agents(cage: &Cage, leaves: &[&Dir], names: &[String], uid: u32, notes: &mut Vec<String>) {
+pub(crate) fn spare_agents(
+    cage: &Cage,
+    leaves: &[&Dir],
+    names: &[String],
+    uid: u32,
+    notes: &mut Vec<String>,
+) {
     if names.is_empty() {
         return;
     }
     for leaf in leaves {
         if let Err(error) = spare(leaf, names, uid, || cage.kept()) {
-            notes.push(format!("agents of the job could not be spared (--spare): {error}"));
+            notes.push(format!(
+                "agents of the job could not be spared (--spare): {error}"
+            ));
         }
     }
 }

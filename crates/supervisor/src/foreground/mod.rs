@@ -336,7 +336,9 @@ impl<'a> Supervision<'a> {
     }
 
     fn look_at_leaf(&mut self) -> Result<()> {
-        let Some(leaving) = &self.leaving else { return Ok(()) };
+        let Some(leaving) = &self.leaving else {
+            return Ok(());
+        };
         let populated = leaving.is_populated()?;
         // The main process counts until it is reaped, or its status would be lost.
         if !populated && self.main.is_none() {

@@ -421,7 +421,9 @@ impl Kept {
     }
 
     fn look_at_leaf(&mut self) -> Result<()> {
-        let Some(leaving) = &self.leaving else { return Ok(()) };
+        let Some(leaving) = &self.leaving else {
+            return Ok(());
+        };
         let populated = leaving.is_populated()?;
         if !populated && self.state() == State::After {
             self.leaving = None;
