@@ -107,7 +107,7 @@ impl Door<'_> {
         let cage = match w.job {
             Some(id) => CageChoice::Existing(job_id("--job", &id)?),
             None => CageChoice::New {
-                cage: self.cage(w.cage)?,
+                cage: self.cage(w.cage)?.into(),
                 after: self.after(w.after, w.after_timeout)?,
             },
         };

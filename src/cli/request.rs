@@ -122,7 +122,7 @@ pub enum CageChoice {
     /// A new one, which ends with the command.
     New {
         /// What it is like.
-        cage: CageRequest,
+        cage: Box<CageRequest>,
         /// `--after`: its after phase.
         after: Option<AfterRequest>,
     },

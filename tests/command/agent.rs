@@ -149,8 +149,9 @@ fn a_job_of_another_user_can_use_a_key_of_root() {
         return;
     };
     let script = "id -u; cat key; ssh-add -l; stat -c %a:%u ${SSH_AUTH_SOCK%/*}";
+    let dir = world.dir.display().to_string();
     for how in [&["--ssh-key", "key"][..], &["--detach", "--ssh-key", "key"]] {
-        let mut options = vec!["--user", "61234"];
+        let mut options = vec!["--user", "61234", "--dir", &dir];
         options.extend(how);
         let mut done = world.finish(&options, &["sh", "-c", script]).expect(0);
         if how[0] == "--detach" {
@@ -183,7 +184,11 @@ fn a_key_comes_from_standard_input_and_reaches_no_file() {
         "ssh-add -l; echo $(wc -c) left; for p in $(cat {kept}/cgroup.procs); do cat /proc/$p/cmdline /proc/$p/environ; \
          done; grep -r -a . run state"
     );
-    for how in [&["--ssh-key", "-"][..], &["--detach", "--ssh-key", "-"]] {
+    let dir = world.dir.display().to_string();
+    for how in [
+        &["--dir", &dir, "--ssh-key", "-"][..],
+        &["--detach", "--dir", &dir, "--ssh-key", "-"],
+    ] {
         let done = world.finish_with(how, &["sh", "-c", &script], key.as_bytes(), |_| {});
         let mut done = done.expect(0);
         if how[0] == "--detach" {
@@ -295,7 +300,8 @@ fn it_outlives_a_supervisor_that_is_followed_by_another() {
     };
     world.fifo("go");
     let script = "read line < go; ssh-add -l; sleep 300 & wait";
-    let options = ["--detach", "--ssh-key", "key", "--after", LIST];
+    let dir = world.dir.display().to_string();
+    let options = ["--detach", "--dir", &dir, "--ssh-key", "key", "--after", LIST];
     let id = world.finish(&options, &["sh", "-c", script]).expect(0).text();
     let agent = agent(&world);
     let supervisors = cgroup::pids(&world.cgroup_root.join("supervisors"));

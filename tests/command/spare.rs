@@ -74,7 +74,11 @@ fn one_of_a_captured_job_is_spared_as_well() {
     let Some((mut world, print)) = world_with_own("spare-detach") else {
         return;
     };
-    let id = world.finish(&["--detach", "--after", LIST_OWN], &["sh", "-c", OWN]);
+    let dir = world.dir.display().to_string();
+    let id = world.finish(
+        &["--detach", "--dir", &dir, "--after", LIST_OWN],
+        &["sh", "-c", OWN],
+    );
     let id = id.expect(0).text();
     let record = world.dir.join("state").join(&id);
     let up = || fs::read_to_string(record.join("log-01")).is_ok_and(|text| text.contains("up"));

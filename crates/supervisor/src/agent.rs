@@ -178,7 +178,7 @@ impl Of<'_> {
 
     fn add(&self, key: &Key) -> Result<()> {
         let program = self.start(&[c"ssh-add", c"-"], Some(&key.content))?;
-        let (told, change) = program.to_end()?;
+        let (told, change) = program.wait_end()?;
         if change == Change::Exited(0) {
             return Ok(());
         }
@@ -231,7 +231,7 @@ impl Program {
     }
 
     /// Waits for its end.
-    fn to_end(self) -> Result<(String, Change)> {
+    fn wait_end(self) -> Result<(String, Change)> {
         let until = Instant::now() + PATIENCE;
         let mut told = Vec::new();
         while self.hear(&mut told, until.saturating_duration_since(Instant::now()))? {
