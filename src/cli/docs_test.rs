@@ -43,7 +43,8 @@ fn default(opt: Opt) -> &'static str {
         | Opt::ClearEnv
         | Opt::BestEffort
         | Opt::LogSync
-        | Opt::SshAgent => "false",
+        | Opt::SshAgent
+        | Opt::Guard => "false",
         Opt::Spare => SPARE,
         Opt::LogMax => "1G",
         Opt::LogFull => "middle",

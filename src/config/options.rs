@@ -44,6 +44,7 @@ pub enum Opt {
     SshAgent,
     SshKey,
     Spare,
+    Guard,
     Keep,
     KeepSize,
 }
@@ -138,6 +139,7 @@ table! {
     SshAgent     Some("--ssh-agent"),     Some("JOBCAGE_SSH_AGENT"),     "ssh_agent",     RUN,  One;
     SshKey       Some("--ssh-key"),       Some("JOBCAGE_SSH_KEY"),       "ssh_key",       RUN,  List;
     Spare        Some("--spare"),         Some("JOBCAGE_SPARE"),         "spare",         RUN,  One;
+    Guard        Some("--guard"),         Some("JOBCAGE_GUARD"),         "guard",         RUN,  One;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
     KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
 }

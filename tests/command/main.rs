@@ -9,6 +9,7 @@ mod agent;
 mod capture;
 mod endings;
 mod environment;
+mod guard;
 mod identity;
 mod places;
 mod reports;

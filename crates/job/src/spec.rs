@@ -111,6 +111,9 @@ pub struct JobSpec {
     /// Whether there is an after phase; its text is nowhere on disk.
     #[serde(default)]
     pub after: bool,
+    /// Whether it was kept from reaching processes outside of it (`--guard`).
+    #[serde(default)]
+    pub guard: bool,
     /// How its output is kept; `None`: it is not captured, and goes where its caller's goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureSpec>,

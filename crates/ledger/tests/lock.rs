@@ -28,6 +28,7 @@ fn spec() -> JobSpec {
         capture: None,
         ssh_agent: false,
         state_dir: None,
+        guard: false,
     }
 }
 

@@ -28,6 +28,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         capture: None,
         ssh_agent: false,
         state_dir: None,
+        guard: false,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()
 }

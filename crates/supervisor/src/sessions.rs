@@ -85,6 +85,7 @@ fn try_create(request: &Create) -> Result<Created> {
         lease,
         after: false,
         ssh_agent: request.agent.is_some(),
+        guard: false,
         capture: None,
     };
     let word = request.name.as_deref().unwrap_or("job");

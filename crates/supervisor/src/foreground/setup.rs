@@ -188,6 +188,7 @@ pub(crate) fn new_spec(
         lease: job.lease,
         after,
         ssh_agent: job.agent.is_some(),
+        guard: job.command.guard,
         capture: job.capture,
     }
 }
