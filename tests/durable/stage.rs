@@ -5,7 +5,7 @@ use crate::support::captured::{Captured, kill_all};
 use crate::support::needs::{Need, met};
 use crate::support::process::Process;
 use crate::support::world::World;
-use crate::support::{cgroup, programs};
+use crate::support::{PATIENCE, cgroup, programs};
 use jobcage_job::Report;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -111,7 +111,12 @@ impl Stage {
     pub fn kill(&self, job: &Captured, victims: Victims) {
         let supervisor = job.supervisor(&self.world);
         let keeper = job.keeper();
-        let watchers = cgroup::pids(&self.world.cgroup_root.join("hold"));
+        // A watcher that has just been started is on its way there.
+        let hold = self.world.cgroup_root.join("hold");
+        if matches!(victims, Victims::SupervisorAndWatcher | Victims::KeeperAndWatcher) {
+            assert!(cgroup::wait_populated(&hold, PATIENCE), "there is no watcher");
+        }
+        let watchers = cgroup::pids(&hold);
         let watchers: Vec<Process> = watchers.into_iter().map(Process::open).collect();
         let mut dead: Vec<&Process> = match victims {
             Victims::Supervisor | Victims::SupervisorAndWatcher => vec![&supervisor],
@@ -119,7 +124,6 @@ impl Stage {
             Victims::Both => vec![&keeper, &supervisor],
         };
         if matches!(victims, Victims::SupervisorAndWatcher | Victims::KeeperAndWatcher) {
-            assert!(!watchers.is_empty(), "there is no watcher");
             dead.extend(&watchers);
         }
         kill_all(&dead);

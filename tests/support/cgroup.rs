@@ -109,13 +109,23 @@ pub fn tree(dir: &Path) -> String {
     out
 }
 
+/// Waits until somebody lives in a cgroup; whether it came to that.
+pub fn wait_populated(dir: &Path, within: Duration) -> bool {
+    wait_for(dir, within, Some(true))
+}
+
 /// Waits until a cgroup is empty or gone; whether it came to that.
 pub fn wait_empty(dir: &Path, within: Duration) -> bool {
+    wait_for(dir, within, Some(false))
+}
+
+fn wait_for(dir: &Path, within: Duration, wanted: Option<bool>) -> bool {
     let end = Instant::now() + within;
     let Ok(events) = fs::File::open(dir.join("cgroup.events")) else {
-        return true;
+        // Gone is empty.
+        return wanted == Some(false);
     };
-    while populated(dir) == Some(true) {
+    while populated(dir).is_some() && populated(dir) != wanted {
         if Instant::now() >= end {
             return false;
         }

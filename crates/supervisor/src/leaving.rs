@@ -29,11 +29,6 @@ impl Leaving {
         Ok(false)
     }
 
-    /// Whether there is nothing to wait for.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// For poll(2), `POLLPRI`.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(AsFd::as_fd)
