@@ -10,6 +10,7 @@ mod exec;
 mod logs;
 mod look;
 pub mod pages;
+mod reboot;
 mod run;
 mod wait;
 

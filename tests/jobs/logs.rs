@@ -64,6 +64,7 @@ impl Captured {
             limits: jobcage_job::Limits::default(),
             lease: None,
             after: false,
+            after_reboot: None,
             state_dir: None,
             capture: Some(capture),
         };

@@ -7,7 +7,7 @@
 use crate::error::{Failure, Result};
 use crate::host::cstring;
 use crate::job::{After, Command, Job, Target};
-use jobcage_job::{CaptureSpec, LeaseHolder, Limits, Root};
+use jobcage_job::{AfterReboot, CaptureSpec, LeaseHolder, Limits, Root};
 use jobcage_ledger::Places;
 use jobcage_sys::file;
 use jobcage_sys::spawn::{Identity, Rlimit};
@@ -48,6 +48,8 @@ struct JobHead {
     limits: Limits,
     best_effort: bool,
     after: Option<Duration>,
+    #[serde(default)]
+    after_reboot: Option<AfterReboot>,
     timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
     signal: i32,
@@ -187,6 +189,7 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         limits: limits.clone(),
         best_effort: *best_effort,
         after: after.as_ref().map(|after| after.timeout),
+        after_reboot: after.as_ref().and_then(|after| after.reboot.clone()),
         timeout: job.timeout,
         idle_timeout: job.idle_timeout,
         signal: job.signal,
@@ -215,6 +218,7 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
             .map(|script| OsStr::from_bytes(script.to_bytes()).to_owned())
             .unwrap_or_default(),
         timeout,
+        reboot: head.after_reboot,
     });
     let job = Job {
         places: Places {

@@ -151,6 +151,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         limits: jobcage_job::Limits::default(),
         lease: None,
         after: false,
+        after_reboot: None,
         state_dir: None,
         capture: Some(capture),
     };

@@ -4,13 +4,13 @@ use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::hand::{self, Hand};
 use crate::host::{self};
-use crate::job::{Command, Job};
+use crate::job::{Command, Job, Target};
 use crate::keeper::{KEEPERS, Keeper};
 use crate::package;
 use crate::watcher::{self, Watch};
 use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
-    Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
+    AfterReboot, Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
 use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Record, boot_id};
@@ -134,6 +134,15 @@ fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>
     .ok()
 }
 
+fn after_reboot(job: &Job) -> Option<AfterReboot> {
+    match &job.target {
+        Target::New {
+            after: Some(after), ..
+        } => after.reboot.clone(),
+        _ => None,
+    }
+}
+
 /// What is written down of a new job, under a new id; its cage is still to be named.
 pub(crate) fn new_spec(
     job: &Job,
@@ -162,6 +171,7 @@ pub(crate) fn new_spec(
         limits: limits.clone(),
         lease: job.lease,
         after,
+        after_reboot: after_reboot(job),
         capture: job.capture,
     }
 }
