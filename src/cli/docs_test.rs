@@ -37,7 +37,13 @@ fn default(opt: Opt) -> &'static str {
         Opt::CgroupRoot => "the one that `jobcage doctor` names",
         Opt::RuntimeDir => "/run/jobcage, for a user $XDG_RUNTIME_DIR/jobcage",
         Opt::StateDir => "/var/lib/jobcage, for a user $XDG_STATE_HOME/jobcage",
-        Opt::Quiet | Opt::Verbose | Opt::Login | Opt::ClearEnv | Opt::BestEffort | Opt::LogSync => "false",
+        Opt::Quiet
+        | Opt::Verbose
+        | Opt::Login
+        | Opt::ClearEnv
+        | Opt::BestEffort
+        | Opt::LogSync
+        | Opt::Guard => "false",
         Opt::LogMax => "1G",
         Opt::LogFull => "middle",
         Opt::Signal => "TERM",

@@ -318,6 +318,7 @@ impl Door<'_> {
             identity: self.identity(who)?,
             dir: pick::path(layers, Opt::Dir, w.dir)?,
             env: self.env(w.clear_env, w.login, &w.env)?,
+            guard: self.switch(Opt::Guard, w.guard)?,
             nice: pick::limit(layers, Opt::Nice, w.nice, parse_nice)?,
             rlimits: self.rlimits(&w.rlimit)?,
         })

@@ -58,6 +58,7 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--dir" => One(&mut w.step.dir),
         "--env" => Many(&mut w.step.env),
         "--clear-env" => Switch(&mut w.step.clear_env),
+        "--guard" => Switch(&mut w.step.guard),
         "--nice" => One(&mut w.step.nice),
         "--rlimit" => Many(&mut w.step.rlimit),
         _ => return None,

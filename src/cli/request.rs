@@ -170,6 +170,8 @@ pub struct StepRequest {
     pub dir: Option<PathBuf>,
     /// Its environment.
     pub env: EnvRequest,
+    /// `--guard`.
+    pub guard: bool,
     /// `--nice`: −20 to 19.
     pub nice: Option<i32>,
     /// `--rlimit`: at most one for each resource.

@@ -91,6 +91,10 @@ pub struct StepWords {
     #[arg(long, help_heading = "The command",
           value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub clear_env: Option<OsString>,
+    /// Let the command signal and trace nobody outside of the job (Landlock). Set-user-ID programs then gain nothing.
+    #[arg(long, help_heading = "The command",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub guard: Option<OsString>,
     /// Run with this niceness, -20 to 19.
     #[arg(
         long,

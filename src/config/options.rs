@@ -41,6 +41,7 @@ pub enum Opt {
     LogMax,
     LogFull,
     LogSync,
+    Guard,
     Keep,
     KeepSize,
 }
@@ -132,6 +133,7 @@ table! {
     LogMax       Some("--log-max"),       Some("JOBCAGE_LOG_MAX"),       "log_max",       RUN,  One;
     LogFull      Some("--log-full"),      Some("JOBCAGE_LOG_FULL"),      "log_full",      RUN,  One;
     LogSync      Some("--log-sync"),      Some("JOBCAGE_LOG_SYNC"),      "log_sync",      RUN,  One;
+    Guard        Some("--guard"),         Some("JOBCAGE_GUARD"),         "guard",         RUN,  One;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
     KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
 }

@@ -8,6 +8,7 @@ mod after;
 mod capture;
 mod endings;
 mod environment;
+mod guard;
 mod identity;
 mod places;
 mod reports;

@@ -3,9 +3,9 @@
 
 use jobcage_job::{
     Account, AfterReboot, CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending,
-    EnforcedLimit, Escape, ExitStatus, FoundBy, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull, LogGap,
-    LogReport, NeverStarted, Proof, Quarantine, Report, Root, Stall, StepKind, StepReport, StopRequest,
-    Stream, Streams, Usage,
+    EnforcedLimit, Escape, ExitStatus, FoundBy, Guarantee, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull,
+    LogGap, LogReport, NeverStarted, Proof, Quarantine, Report, Root, Stall, StepKind, StepReport,
+    StopRequest, Stream, Streams, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,6 +126,7 @@ fn report() -> Report {
         wall_seconds: 0.0,
         boot_id: String::new(),
         cage: String::new(),
+        guarantee: Guarantee::Guarded,
         root: Some(Root {
             kind: String::new(),
             path: String::new(),
@@ -196,6 +197,7 @@ fn spec() -> JobSpec {
             timeout: std::time::Duration::ZERO,
             cgroup_root: Some(String::new()),
         }),
+        guard: true,
         capture: Some(CaptureSpec {
             streams: Streams::Merged,
             log_max: Some(1),

@@ -66,6 +66,7 @@ impl Captured {
             after: false,
             after_reboot: None,
             state_dir: None,
+            guard: false,
             capture: Some(capture),
         };
         let (record, lock) = Record::create(&world.dir.join("state"), &spec, Durability::Kernel).unwrap();

@@ -166,6 +166,9 @@ pub struct JobSpec {
     /// What the after phase needs after a reboot; `None`: there it cannot be run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_reboot: Option<AfterReboot>,
+    /// Whether it was kept from reaching processes outside of it (`--guard`).
+    #[serde(default)]
+    pub guard: bool,
     /// How its output is kept; `None`: it is not captured, and goes where its caller's goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureSpec>,

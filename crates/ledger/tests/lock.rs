@@ -28,6 +28,7 @@ fn spec() -> JobSpec {
         after_reboot: None,
         capture: None,
         state_dir: None,
+        guard: false,
     }
 }
 

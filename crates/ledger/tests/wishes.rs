@@ -28,6 +28,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         after_reboot: None,
         capture: None,
         state_dir: None,
+        guard: false,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()
 }

@@ -85,6 +85,8 @@ pub struct Command {
     pub rlimits: Vec<Rlimit>,
     /// The nice value.
     pub nice: Option<i32>,
+    /// Whether it may signal and trace nobody outside of the job.
+    pub guard: bool,
 }
 
 impl Command {

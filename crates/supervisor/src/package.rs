@@ -35,6 +35,8 @@ struct CommandHead {
     identity: Option<(u32, u32, Vec<u32>)>,
     rlimits: Vec<(u32, u64, u64)>,
     nice: Option<i32>,
+    #[serde(default)]
+    guard: bool,
 }
 
 /// A job without its strings.
@@ -79,6 +81,7 @@ impl CommandHead {
                 .map(|r| (r.resource, r.soft, r.hard))
                 .collect(),
             nice: command.nice,
+            guard: command.guard,
         }
     }
 
@@ -98,6 +101,7 @@ impl CommandHead {
                 .map(|(resource, soft, hard)| Rlimit { resource, soft, hard })
                 .collect(),
             nice: self.nice,
+            guard: self.guard,
         }
     }
 }
@@ -261,7 +265,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_command_comes_out_as_it_went_in(programs in list(), args in list(), env in list(), explicit in list(), dir in prop::option::of(text())) {
-            let command = Command { programs, args, env, explicit, dir, ..Command::default() };
+            let command = Command { programs, args, env, explicit, dir, guard: true, ..Command::default() };
             let package = seal_command(&command).unwrap();
             let again = open_command(package.as_fd()).unwrap();
             prop_assert_eq!(again, command);

@@ -79,6 +79,7 @@ fn try_create(request: &Create) -> Result<Created> {
         lease,
         after: false,
         after_reboot: None,
+        guard: false,
         capture: None,
     };
     let word = request.name.as_deref().unwrap_or("job");

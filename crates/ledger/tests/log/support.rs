@@ -153,6 +153,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         after: false,
         after_reboot: None,
         state_dir: None,
+        guard: false,
         capture: Some(capture),
     };
     Record::create(place, &spec, Durability::Kernel).unwrap()

@@ -16,6 +16,7 @@ pub(crate) use start::{after_command, keystrokes_matter, result_variables};
 use crate::capture::{Stdio, Stream};
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
+use crate::host;
 use crate::job::{Job, Outcome, Target};
 use crate::machine::{Action, Event, Machine, State};
 use crate::signals::{Signals, stop_by};
@@ -32,7 +33,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use setup::{Setup, cage_beside, existing_cage, new_cage};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Runs a job and stays until it is over.
@@ -44,6 +45,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
     // Of a shell that started them and then called exec: they, and what they leave, cannot be told from ours later on.
     let strangers = wait::any_child();
+    let guard = host::guard(&job.command)?;
     let setup = match &job.target {
         Target::New {
             name,
@@ -56,7 +58,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
     };
     // Only now: a watcher that was just started is our child, and its own orphans are not ours.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
-    Supervision::new(job, signals, setup, strangers)?.run()
+    Supervision::new(job, signals, setup, strangers, guard)?.run()
 }
 
 /// A started process of the job and what is known of it.
@@ -90,6 +92,8 @@ struct Supervision<'a> {
     terminal_signal: Option<Signal>,
     /// The first signal and the grace: the job's own, until somebody asks for others.
     wish: Wish,
+    /// The fence that the job's processes enter.
+    guard: Option<OwnedFd>,
     oom_before: u64,
     /// Nothing has happened for a moment.
     quiet: bool,
@@ -98,7 +102,13 @@ struct Supervision<'a> {
 }
 
 impl<'a> Supervision<'a> {
-    fn new(job: &'a Job, signals: Signals, setup: Setup, strangers: bool) -> Result<Self> {
+    fn new(
+        job: &'a Job,
+        signals: Signals,
+        setup: Setup,
+        strangers: bool,
+        guard: Option<OwnedFd>,
+    ) -> Result<Self> {
         let has_after = matches!(&job.target, Target::New { after: Some(_), .. });
         let owner = job.command.identity.as_ref().map(|i| i.uid);
         let streams = match job.idle_timeout {
@@ -134,6 +144,7 @@ impl<'a> Supervision<'a> {
             _alarm: alarm,
             terminal_signal: None,
             wish: Wish::new(job.signal, job.grace),
+            guard,
             quiet: false,
             crowd: false,
         })

@@ -172,6 +172,7 @@ pub(crate) fn new_spec(
         lease: job.lease,
         after,
         after_reboot: after_reboot(job),
+        guard: job.command.guard,
         capture: job.capture,
     }
 }

@@ -64,7 +64,7 @@ impl Supervision<'_> {
 
     /// What every process of the job has in common.
     pub(super) fn plan_of<'p>(
-        &self,
+        &'p self,
         command: &Command,
         leaf: std::os::fd::BorrowedFd<'p>,
         more: Vec<CString>,
@@ -82,6 +82,7 @@ impl Supervision<'_> {
             nice: command.nice,
             // Where there is a terminal that the job would share with another user.
             no_keystrokes: keystrokes_matter(command),
+            guard: self.guard.as_ref().map(AsFd::as_fd),
             signal_mask: Some(self.signals.original),
             ..Plan::default()
         }
@@ -192,7 +193,7 @@ impl Supervision<'_> {
         }
     }
 
-    pub(super) fn after_plan<'p>(&self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
+    pub(super) fn after_plan<'p>(&'p self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
         let (command, more) = after_command(self.command(), after, self.machine.ending());
         Plan {
             programs: command.programs.clone(),

@@ -19,7 +19,7 @@ use jobcage_job::{ExitStatus, JobId, MainEnd, STATUS_VERSION};
 use jobcage_ledger::{Places, Record};
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
-use jobcage_sys::{Errno, file, socket};
+use jobcage_sys::{Errno, file, landlock, socket};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -352,6 +352,7 @@ pub(crate) fn start_main(
             _ => return Err(Errno::EBADMSG),
         },
     };
+    let guard = command.guard.then(landlock::signal_fence).transpose()?;
     let plan = Plan {
         programs: command.programs,
         args: command.args,
@@ -364,6 +365,7 @@ pub(crate) fn start_main(
         nice: command.nice,
         new_session: true,
         no_keystrokes: start.no_keystrokes,
+        guard: guard.as_ref().map(AsFd::as_fd),
         signal_mask: Some(SigSet::empty()),
     };
     spawn(&plan).map(|child| (child, pipes))

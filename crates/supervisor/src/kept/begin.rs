@@ -145,6 +145,8 @@ fn begin(client: &OwnedFd, signals: Signals) -> Result<Kept> {
     };
     let (job, root) = package::open_job(package.as_fd())?;
     let found = Found::again(&root)?;
+    // Made by the keeper; here it is only asked for.
+    host::guard(&job.command)?;
     let keepers = found.dir.create_or_open(KEEPERS)?;
     let mut notes = Vec::new();
     let place = hand::choose(&job.places, uid_of(&job.command), &mut notes);

@@ -359,6 +359,7 @@ fn command(spec: &JobSpec, after: &AfterReboot, ending: &Ending, notes: &mut Vec
             groups: user.groups.clone(),
         }),
         dir: Some(cstring(after.dir.as_ref())),
+        guard: spec.guard,
         ..Command::default()
     }
 }

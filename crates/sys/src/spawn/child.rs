@@ -31,6 +31,7 @@ pub(super) struct ChildMemory {
     nice: Option<i32>,
     new_session: bool,
     no_keystrokes: bool,
+    guard: RawFd,
     signal_mask: u64,
     /// The slot, and below its page the stack.
     mapping: Mapping,
@@ -80,6 +81,7 @@ impl ChildMemory {
             nice: plan.nice,
             new_session: plan.new_session,
             no_keystrokes: plan.no_keystrokes,
+            guard: fd(&plan.guard),
             signal_mask: kernel_mask(plan.signal_mask.as_ref().unwrap_or(&blocked.0)),
             mapping: Mapping::new(!shared_memory)?,
             _texts: texts,
@@ -233,6 +235,11 @@ unsafe fn become_program(memory: &ChildMemory) -> Raw {
         run!(libc::SYS_setresgid, identity.gid, identity.gid, identity.gid);
         enter(Stage::Uid);
         run!(libc::SYS_setresuid, identity.uid, identity.uid, identity.uid);
+    }
+    enter(Stage::Guard);
+    if memory.guard >= 0 {
+        run!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        run!(libc::SYS_landlock_restrict_self, memory.guard, 0);
     }
     enter(Stage::Chdir);
     if !memory.dir.is_null() {

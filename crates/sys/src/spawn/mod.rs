@@ -46,6 +46,8 @@ pub enum Stage {
     Gid,
     /// The user.
     Uid,
+    /// The fence around the job.
+    Guard,
     /// The working directory.
     Chdir,
     /// The program itself.
@@ -53,7 +55,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Birth,
         Self::Cgroup,
         Self::Signals,
@@ -65,6 +67,7 @@ impl Stage {
         Self::Groups,
         Self::Gid,
         Self::Uid,
+        Self::Guard,
         Self::Chdir,
         Self::Exec,
     ];
@@ -84,6 +87,7 @@ impl Stage {
             Self::Groups => "groups",
             Self::Gid => "gid",
             Self::Uid => "uid",
+            Self::Guard => "guard",
             Self::Chdir => "chdir",
             Self::Exec => "exec",
         }
@@ -137,6 +141,8 @@ pub struct Plan<'a> {
     pub new_session: bool,
     /// Refuse keystrokes into the terminal (see [`crate::seccomp`]).
     pub no_keystrokes: bool,
+    /// A fence to enter ([`crate::landlock`]).
+    pub guard: Option<BorrowedFd<'a>>,
     /// The signal mask of the child; `None`: ours.
     pub signal_mask: Option<SigSet>,
 }
