@@ -114,7 +114,7 @@ fn cut_short(
     told: &mut Told,
 ) -> Result<()> {
     // Whoever started it in this boot may have left it running.
-    if mark.boot_id == boot_id()? && mark.cage != spec.cage {
+    if mark.boot_id == boot_id()? && closed.quarantine.is_none() {
         let cage = Cage::open(Path::new(&mark.cage), false)?;
         end(spec, cage.as_ref(), closed)?;
     }
