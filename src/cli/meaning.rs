@@ -286,7 +286,7 @@ impl Door<'_> {
         let script = script.filter(|script| !script.is_empty());
         let reboot = match (reboot, &script) {
             (None, _) => None,
-            (Some(reboot), Some(script)) => Some(reboot.of(script)?),
+            (Some(reboot), Some(script)) => Some(Box::new(reboot.of(script)?)),
             (Some(_), None) => return Err(wrong("--after-reboot", "there is no --after to run then")),
         };
         Ok(script.map(|script| AfterRequest {

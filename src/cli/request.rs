@@ -147,7 +147,7 @@ pub struct AfterRequest {
     /// `--after-timeout`: its own time. Never zero.
     pub timeout: Duration,
     /// `--after-reboot`: what of it is written down.
-    pub reboot: Option<AfterRebootRequest>,
+    pub reboot: Option<Box<AfterRebootRequest>>,
 }
 
 /// `--after-reboot`: an after phase that is a plain command.

@@ -15,7 +15,7 @@ pub fn after(asked: AfterRequest, command: &Command, places: &Places) -> Result<
     let timeout = asked.timeout;
     let reboot = asked
         .reboot
-        .map(|reboot| recorded(reboot, command, places, timeout))
+        .map(|reboot| recorded(*reboot, command, places, timeout).map(Box::new))
         .transpose()?;
     Ok(After {
         script: asked.script.expose().to_owned(),

@@ -134,7 +134,7 @@ pub struct After {
     /// Its own time.
     pub timeout: Duration,
     /// What is written down of it, so that a reboot does not keep it from being run. Of captured jobs only.
-    pub reboot: Option<AfterReboot>,
+    pub reboot: Option<Box<AfterReboot>>,
 }
 
 /// What came of a job.

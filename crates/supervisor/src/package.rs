@@ -193,7 +193,7 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         limits: limits.clone(),
         best_effort: *best_effort,
         after: after.as_ref().map(|after| after.timeout),
-        after_reboot: after.as_ref().and_then(|after| after.reboot.clone()),
+        after_reboot: after.as_ref().and_then(|after| after.reboot.as_deref().cloned()),
         timeout: job.timeout,
         idle_timeout: job.idle_timeout,
         signal: job.signal,
@@ -222,7 +222,7 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
             .map(|script| OsStr::from_bytes(script.to_bytes()).to_owned())
             .unwrap_or_default(),
         timeout,
-        reboot: head.after_reboot,
+        reboot: head.after_reboot.map(Box::new),
     });
     let job = Job {
         places: Places {

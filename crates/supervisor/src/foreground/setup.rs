@@ -138,7 +138,7 @@ fn after_reboot(job: &Job) -> Option<AfterReboot> {
     match &job.target {
         Target::New {
             after: Some(after), ..
-        } => after.reboot.clone(),
+        } => after.reboot.as_deref().cloned(),
         _ => None,
     }
 }
