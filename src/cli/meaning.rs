@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::error::Error;
 use super::pick;
 use super::request::{
-    AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common, CreateRequest,
-    DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest,
-    StepRequest, Voice,
+    AfterRebootRequest, AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common,
+    CreateRequest, DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret,
+    ShowRequest, StepRequest, Voice,
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
@@ -104,11 +104,13 @@ impl Door<'_> {
 
     fn run(&self, w: RunWords) -> Result<RunRequest, Error> {
         let layers = self.layers;
+        let capture = self.capture(w.capture)?;
+        let reboot = after_reboot(w.after_reboot, w.after_env_file, capture.is_some())?;
         let cage = match w.job {
             Some(id) => CageChoice::Existing(job_id("--job", &id)?),
             None => CageChoice::New {
                 cage: self.cage(w.cage)?.into(),
-                after: self.after(w.after, w.after_timeout)?,
+                after: self.after(w.after, w.after_timeout, reboot)?,
             },
         };
         Ok(RunRequest {
@@ -121,19 +123,12 @@ impl Door<'_> {
             grace: self.grace(w.grace)?,
             spare: self.spare(w.spare)?,
             report: pick::path(layers, Opt::Report, w.report)?,
-            capture: self.capture(w.capture)?,
+            capture,
         })
     }
 
     fn capture(&self, w: CaptureWords) -> Result<Option<CaptureRequest>, Error> {
-        let plain = |flag: &str, word: Option<OsString>| {
-            let value = word.map(|word| pick::text(parse_bool)(&word)).transpose();
-            value.map(|on| on.unwrap_or(false)).map_err(|why| Error::Value {
-                origin: flag.into(),
-                why,
-            })
-        };
-        let (detach, log) = (plain("--detach", w.detach)?, plain("--log", w.log)?);
+        let (detach, log) = (flag("--detach", w.detach)?, flag("--log", w.log)?);
         let streams = pick::value(self.layers, Opt::Streams, w.streams, parse_streams)?;
         let spec = CaptureSpec {
             streams: streams.unwrap_or(if log { Streams::Split } else { Streams::Merged }),
@@ -312,6 +307,7 @@ impl Door<'_> {
         &self,
         script: Option<OsString>,
         timeout: Option<OsString>,
+        reboot: Option<Reboot>,
     ) -> Result<Option<AfterRequest>, Error> {
         let given = |text: &OsStr| {
             if text.as_bytes().contains(&0) {
@@ -323,12 +319,17 @@ impl Door<'_> {
         let script = pick::ranked(self.layers, Opt::After, script, given)?.map(|ranked| ranked.value);
         let timeout = pick::value(self.layers, Opt::AfterTimeout, timeout, parse_clock)?;
         // An empty script takes back the one of a config file.
-        Ok(script
-            .filter(|script| !script.is_empty())
-            .map(|script| AfterRequest {
-                script: Secret::from(script),
-                timeout: timeout.unwrap_or(AFTER_TIMEOUT),
-            }))
+        let script = script.filter(|script| !script.is_empty());
+        let reboot = match (reboot, &script) {
+            (None, _) => None,
+            (Some(reboot), Some(script)) => Some(Box::new(reboot.of(script)?)),
+            (Some(_), None) => return Err(wrong("--after-reboot", "there is no --after to run then")),
+        };
+        Ok(script.map(|script| AfterRequest {
+            script: Secret::from(script),
+            timeout: timeout.unwrap_or(AFTER_TIMEOUT),
+            reboot,
+        }))
     }
 
     fn grace(&self, word: Option<OsString>) -> Result<Duration, Error> {
@@ -432,6 +433,72 @@ impl Door<'_> {
                 name = name.display()
             )),
         }
+    }
+}
+
+/// A switch that stands on the command line alone.
+fn flag(name: &str, word: Option<OsString>) -> Result<bool, Error> {
+    let value = word.map(|word| pick::text(parse_bool)(&word)).transpose();
+    value
+        .map(|on| on.unwrap_or(false))
+        .map_err(|why| wrong(name, why))
+}
+
+fn wrong(origin: &str, why: impl Into<String>) -> Error {
+    Error::Value {
+        origin: origin.into(),
+        why: why.into(),
+    }
+}
+
+/// `--after-reboot`, before the script is known.
+struct Reboot {
+    env_file: Option<PathBuf>,
+}
+
+fn after_reboot(
+    word: Option<OsString>,
+    env_file: Option<OsString>,
+    is_captured: bool,
+) -> Result<Option<Reboot>, Error> {
+    let env_file = env_file.map(PathBuf::from);
+    match (flag("--after-reboot", word)?, env_file) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => Err(wrong(
+            "--after-env-file",
+            "it is for after a reboot: give --after-reboot as well, or use --env",
+        )),
+        (true, _) if !is_captured => Err(wrong(
+            "--after-reboot",
+            "nothing of a command in the foreground survives a reboot; give --detach or --log as well",
+        )),
+        (true, env_file) => Ok(Some(Reboot { env_file })),
+    }
+}
+
+impl Reboot {
+    /// The script as a command without a shell.
+    fn of(self, script: &OsStr) -> Result<AfterRebootRequest, Error> {
+        // What has no meaning of its own in a shell: both ways of running it are the same.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+,- ".contains(c);
+        let text = script.to_str().filter(|text| text.chars().all(plain));
+        let argv: Vec<String> = text
+            .unwrap_or_default()
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if !argv.first().is_some_and(|program| program.starts_with('/')) {
+            return Err(wrong(
+                "--after-reboot",
+                "no script is kept on a disk, so --after has to be a plain command: the absolute path of a program and its \
+                 arguments, of letters, digits and _./:=@%+,- with blanks between them; put a script into a file of yours",
+            ));
+        }
+        Ok(AfterRebootRequest {
+            argv,
+            env_file: self.env_file,
+        })
     }
 }
 

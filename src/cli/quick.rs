@@ -45,6 +45,8 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--grace" => One(&mut w.grace),
         "--after" => One(&mut w.after),
         "--after-timeout" => One(&mut w.after_timeout),
+        "--after-reboot" => Switch(&mut w.after_reboot),
+        "--after-env-file" => One(&mut w.after_env_file),
         "--report" => One(&mut w.report),
         "--detach" => Switch(&mut w.capture.detach),
         "--log" => Switch(&mut w.capture.log),
@@ -135,7 +137,8 @@ fn at_odds(w: &RunWords) -> bool {
         || !c.ssh_key.is_empty()
         || one
             .into_iter()
-            .chain([&w.after, &w.after_timeout, &w.capture.detach, &w.capture.log])
+            .chain([&w.after, &w.after_timeout, &w.after_reboot])
+            .chain([&w.capture.detach, &w.capture.log])
             .any(Option::is_some);
     w.capture.detach.is_some() && w.capture.log.is_some()
         || w.job.is_some() && new_cage

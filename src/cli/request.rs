@@ -150,6 +150,17 @@ pub struct AfterRequest {
     pub script: Secret,
     /// `--after-timeout`: its own time. Never zero.
     pub timeout: Duration,
+    /// `--after-reboot`: what of it is written down.
+    pub reboot: Option<Box<AfterRebootRequest>>,
+}
+
+/// `--after-reboot`: an after phase that is a plain command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AfterRebootRequest {
+    /// The words of the script, which mean the same without a shell. The first is an absolute path.
+    pub argv: Vec<String>,
+    /// `--after-env-file`, as it was given.
+    pub env_file: Option<PathBuf>,
 }
 
 /// A command and how it is started.

@@ -128,7 +128,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
-        "detach", "log", "ssh_agent", "ssh_key",
+        "detach", "log", "ssh_agent", "ssh_key", "after_reboot",
     ])]
     pub job: Option<OsString>,
     #[command(flatten)]
@@ -163,6 +163,18 @@ pub struct RunWords {
     /// The names are separated by commas. The default is ssh-agent,gpg-agent.
     #[arg(long, value_name = "NAMES", help_heading = "The end")]
     pub spare: Option<OsString>,
+    /// Should the host go down, run the --after program after the reboot.
+    ///
+    /// It stands in the job's record for that, so it has to be the absolute path of a program with plain words as its
+    /// arguments. `jobcage gc` runs it, and the next job that is started does.
+    #[arg(long, help_heading = "The end",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub after_reboot: Option<OsString>,
+    /// Give the --after program these variables after a reboot: lines NAME=value, read at that time.
+    ///
+    /// The environment of the job is gone then.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
+    pub after_env_file: Option<OsString>,
     /// Write the report, as JSON, to this file, whatever happens.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
     pub report: Option<OsString>,

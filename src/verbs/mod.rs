@@ -11,6 +11,7 @@ mod keys;
 mod logs;
 mod look;
 pub mod pages;
+mod reboot;
 mod run;
 mod wait;
 

@@ -1,13 +1,13 @@
 //! `jobcage run` and `jobcage create`.
 
-use super::{Outcome, VerbError, command, keys, places};
+use super::{Outcome, VerbError, command, keys, places, reboot};
 use crate::cli::request::{
     AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, RunRequest, Voice,
 };
 use crate::render;
 use jobcage_cage::Process;
 use jobcage_job::{LeaseHolder, Report};
-use jobcage_supervisor::{After, Job, Target, foreground, kept, sessions};
+use jobcage_supervisor::{Job, Target, foreground, kept, sessions};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,10 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// If jobcage itself fails; how the command ended is the exit code.
 pub fn run(request: RunRequest) -> Outcome {
-    let command = command::build(&request.step)?;
+    let mut command = command::build(&request.step)?;
+    if request.capture.is_some() {
+        command::settle_dir(&mut command)?;
+    }
     let agent = match &request.cage {
         CageChoice::New { cage, .. } => keys::read(cage.ssh_agent.as_deref())?,
         CageChoice::Existing(_) => None,
@@ -27,10 +30,9 @@ pub fn run(request: RunRequest) -> Outcome {
             name: cage.name,
             limits: cage.limits,
             best_effort: cage.best_effort,
-            after: after.map(|after| After {
-                script: after.script.expose().to_owned(),
-                timeout: after.timeout,
-            }),
+            after: after
+                .map(|after| reboot::after(after, &command, &request.common.places))
+                .transpose()?,
         },
     };
     let job = Job {

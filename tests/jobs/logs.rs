@@ -65,6 +65,7 @@ impl Captured {
             lease: None,
             after: false,
             ssh_agent: false,
+            after_reboot: None,
             state_dir: None,
             guard: false,
             capture: Some(capture),

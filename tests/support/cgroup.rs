@@ -141,10 +141,13 @@ pub fn wait_gone(dir: &Path, within: Duration) -> bool {
     wait_change(dir.parent().unwrap(), within, || !dir.exists())
 }
 
-/// Waits until `done`, which may become true when something in `dir` is made, renamed or removed.
+/// Waits until `done`, which may become true when something in `dir` is made, written, renamed or removed.
 pub fn wait_change(dir: &Path, within: Duration, done: impl Fn() -> bool) -> bool {
     let end = Instant::now() + within;
-    let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+    let flags = AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MODIFY;
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
     let watched = watch.add_watch(dir, flags);
     while !done() {

@@ -25,6 +25,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         limits: Limits::default(),
         lease: None,
         after: false,
+        after_reboot: None,
         capture: None,
         ssh_agent: false,
         state_dir: None,

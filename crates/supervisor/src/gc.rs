@@ -14,7 +14,7 @@ use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
-use jobcage_sys::pidfd;
+use jobcage_sys::{pidfd, wait};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -109,6 +109,10 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
                 .map_err(Failure::system("start the next supervisor of the job"))?;
             return Ok(Some(Done::HandedOn(id.clone())));
         }
+        // Its after phase may take its time, and shall not die with us.
+        State::Unattended(spec) if role == Role::Passing && spec.after_reboot.is_some() => {
+            return have_closed(places, &record);
+        }
         State::Unattended(_) | State::NeverBegun => {}
     }
     // Before the lock: a stop may come as soon as somebody has it, by a signal that would end this process.
@@ -146,9 +150,9 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
             }
             let report = if same_boot && spec.created_by == CreatedBy::Create && record.is_closing() {
                 // A cleanup that was cut off: what it was about to do.
-                sessions::close_created(&record, &spec, None, "gc")?
+                sessions::close_created(places, &record, &spec, None, "gc")?
             } else {
-                close_lost(&record, &spec, same_boot, why)?
+                close_lost(places, &record, &spec, same_boot, why)?
             };
             drop(lock);
             Ok(Some(if report.clean {
@@ -158,6 +162,24 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
             }))
         }
         State::Over(_) | State::Alive { .. } | State::Closing { .. } => Ok(None),
+    }
+}
+
+/// Starts the closing of an orphan, and waits for it.
+fn have_closed(places: &Places, record: &Record) -> Result<Option<Done>> {
+    wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
+    let closer =
+        host::start_closer(places, record.id()).map_err(Failure::system("start the closing of the job"))?;
+    wait::block(wait::Whom::Pid(closer.pid)).map_err(Failure::system("wait for the closing of the job"))?;
+    match record.state()? {
+        State::Over(report) if report.clean => Ok(Some(Done::Closed(report))),
+        State::Over(report) => Ok(Some(Done::Quarantined(report))),
+        // Another gc's closer has it.
+        State::Closing { by } => wait_for_closing(by),
+        State::Alive { .. } => Ok(Some(Done::HandedOn(record.id().clone()))),
+        State::Unattended(_) | State::NeverBegun => Err(Failure::Refused(
+            "the process that was to close it ended before it had; run \"jobcage gc\" again".into(),
+        )),
     }
 }
 
@@ -177,7 +199,13 @@ fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
         || matches!(lease(spec), Lease::Over))
 }
 
-fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>) -> Result<Report> {
+fn close_lost(
+    places: &Places,
+    record: &Record,
+    spec: &JobSpec,
+    same_boot: bool,
+    why: Vec<String>,
+) -> Result<Report> {
     let ending = if !same_boot {
         Ending::Lost {
             why: "the host went down".into(),
@@ -207,7 +235,11 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
         );
     }
     hand::forget(spec, &mut closed.notes);
-    if spec.after {
+    let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
+    notes.extend(told.notes);
+    let mut steps = record.steps()?;
+    sessions::add_step(&mut steps, told.step);
+    if spec.after && spec.after_reboot.is_none() {
         notes.push(
             "its after phase did not run, or nobody saw its end: the script died with the supervisor".into(),
         );
@@ -217,7 +249,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
         ending,
         status: None,
         notes,
-        steps: record.steps()?,
+        steps,
         limits,
         root: None,
         closed_by: "gc",
@@ -253,7 +285,10 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     if now.quarantine.is_none() {
         return Ok(None);
     }
-    let same_boot = report.boot_id == boot_id()?;
+    // Its after phase may have had a cage in a later boot than its command.
+    let after = record.after_mark().ok().flatten();
+    let boots = [Some(&report.boot_id), after.as_ref().map(|mark| &mark.boot_id)];
+    let same_boot = boots.contains(&Some(&boot_id()?));
     if let Some(cage) = Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| same_boot) {
         let patience = Patience {
             kill: Duration::from_secs(1),

@@ -2,7 +2,7 @@
 
 use crate::agent::Key;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
-use jobcage_job::{CaptureSpec, JobId, LeaseHolder, Limits, Report};
+use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, Report};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -148,6 +148,8 @@ pub struct After {
     pub script: OsString,
     /// Its own time.
     pub timeout: Duration,
+    /// What is written down of it, so that a reboot does not keep it from being run. Of captured jobs only.
+    pub reboot: Option<Box<AfterReboot>>,
 }
 
 /// What came of a job.

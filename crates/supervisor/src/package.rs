@@ -7,7 +7,7 @@
 use crate::error::{Failure, Result};
 use crate::host::cstring;
 use crate::job::{After, Command, Job, Target};
-use jobcage_job::{CaptureSpec, LeaseHolder, Limits, Root};
+use jobcage_job::{AfterReboot, CaptureSpec, LeaseHolder, Limits, Root};
 use jobcage_ledger::Places;
 use jobcage_sys::file;
 use jobcage_sys::spawn::{Identity, Rlimit};
@@ -50,6 +50,8 @@ struct JobHead {
     limits: Limits,
     best_effort: bool,
     after: Option<Duration>,
+    #[serde(default)]
+    after_reboot: Option<AfterReboot>,
     timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
     signal: i32,
@@ -199,6 +201,7 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         limits: limits.clone(),
         best_effort: *best_effort,
         after: after.as_ref().map(|after| after.timeout),
+        after_reboot: after.as_ref().and_then(|after| after.reboot.as_deref().cloned()),
         timeout: job.timeout,
         idle_timeout: job.idle_timeout,
         signal: job.signal,
@@ -245,6 +248,7 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
             .map(|script| OsStr::from_bytes(script.to_bytes()).to_owned())
             .unwrap_or_default(),
         timeout,
+        reboot: head.after_reboot.map(Box::new),
     });
     let job = Job {
         places: Places {

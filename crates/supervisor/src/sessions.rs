@@ -6,9 +6,11 @@ use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random, take_back};
 use crate::hand::{self, Hand};
 use crate::job::Command;
-use crate::{gc, host, watcher};
+use crate::{gc, host, kept, watcher};
 use jobcage_cage::{Cage, Patience, Process};
-use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
+use jobcage_job::{
+    Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION, StepReport,
+};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::file::Durability;
 use jobcage_sys::spawn::Identity;
@@ -85,6 +87,7 @@ fn try_create(request: &Create) -> Result<Created> {
         lease,
         after: false,
         ssh_agent: request.agent.is_some(),
+        after_reboot: None,
         guard: false,
         capture: None,
     };
@@ -172,13 +175,14 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
         State::NeverBegun | State::Alive { .. } | State::Closing { .. } => return Err(closing(0)),
     };
     record.mark_closing()?;
-    let report = close_created(&record, &spec, cause, "cleanup")?;
+    let report = close_created(places, &record, &spec, cause, "cleanup")?;
     drop(lock);
     Ok(report)
 }
 
 /// Ends everything of a job of `jobcage create`, whose lock the caller holds, and writes its report.
 pub(crate) fn close_created(
+    places: &Places,
     record: &Record,
     spec: &JobSpec,
     cause: Option<Cause>,
@@ -193,7 +197,7 @@ pub(crate) fn close_created(
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
     hand::forget(spec, &mut closed.notes);
-    let steps = record.steps()?;
+    let mut steps = record.steps()?;
     // A stop that was cut off had begun to end it.
     let cause = cause.or_else(|| Some(record.asked().ok()??.cause()));
     let ending = match (cause, steps.last()) {
@@ -202,11 +206,14 @@ pub(crate) fn close_created(
         (None, Some(step)) => step.ending.clone(),
         (None, None) => Ending::Exited { code: 0 },
     };
+    let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
+    let status = steps.last().and_then(|step| step.status);
+    add_step(&mut steps, told.step);
     let story = Story {
         spec,
-        status: steps.last().and_then(|step| step.status),
+        status,
         ending,
-        notes: Vec::new(),
+        notes: told.notes,
         steps,
         limits,
         root: None,
@@ -216,4 +223,11 @@ pub(crate) fn close_created(
     let report = report(story, closed);
     record.close(&report)?;
     Ok(report)
+}
+
+/// Adds what is known of a step, or replaces what was.
+pub(crate) fn add_step(steps: &mut Vec<StepReport>, step: Option<StepReport>) {
+    let Some(step) = step else { return };
+    steps.retain(|known| known.number != step.number);
+    steps.push(step);
 }

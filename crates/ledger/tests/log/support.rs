@@ -152,6 +152,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         lease: None,
         after: false,
         ssh_agent: false,
+        after_reboot: None,
         state_dir: None,
         guard: false,
         capture: Some(capture),

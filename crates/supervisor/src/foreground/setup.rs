@@ -5,13 +5,13 @@ use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::hand::{self, Hand};
 use crate::host::{self};
-use crate::job::{Command, Job};
+use crate::job::{Command, Job, Target};
 use crate::keeper::{KEEPERS, Keeper};
 use crate::package;
 use crate::watcher::{self, Watch};
 use jobcage_cage::{Cage, Found, Leaf, Patience, apply, enable};
 use jobcage_job::{
-    Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
+    AfterReboot, Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
 use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Record, boot_id};
@@ -159,6 +159,15 @@ fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>
     .ok()
 }
 
+fn after_reboot(job: &Job) -> Option<AfterReboot> {
+    match &job.target {
+        Target::New {
+            after: Some(after), ..
+        } => after.reboot.as_deref().cloned(),
+        _ => None,
+    }
+}
+
 /// What is written down of a new job, under a new id; its cage is still to be named.
 pub(crate) fn new_spec(
     job: &Job,
@@ -188,6 +197,7 @@ pub(crate) fn new_spec(
         lease: job.lease,
         after,
         ssh_agent: job.agent.is_some(),
+        after_reboot: after_reboot(job),
         guard: job.command.guard,
         capture: job.capture,
     }

@@ -217,17 +217,6 @@ impl Supervision<'_> {
 /// The command of an after phase, and what it finds in its environment besides that of the job.
 pub(crate) fn after_command(of: &Command, after: &After, ending: Option<&Ending>) -> (Command, Vec<CString>) {
     let ending = ending.cloned().unwrap_or(Ending::Lost { why: String::new() });
-    let signal = match &ending {
-        Ending::Signalled { signal } => signal.to_string(),
-        _ => String::new(),
-    };
-    let more = [
-        ("JOBCAGE_RESULT", ending.result().to_owned()),
-        ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
-        ("JOBCAGE_SIGNAL", signal),
-        ("JOBCAGE_ENDING", ending.kind().to_owned()),
-    ];
-    let more = more.map(|(name, value)| cstring(format!("{name}={value}").as_ref()));
     let command = Command {
         programs: vec![c"/bin/sh".into()],
         args: vec![
@@ -237,7 +226,24 @@ pub(crate) fn after_command(of: &Command, after: &After, ending: Option<&Ending>
         ],
         ..of.clone()
     };
-    (command, more.to_vec())
+    (command, result_variables(&ending))
+}
+
+/// What an after phase is told of the job's ending.
+pub(crate) fn result_variables(ending: &Ending) -> Vec<CString> {
+    let signal = match ending {
+        Ending::Signalled { signal } => signal.to_string(),
+        _ => String::new(),
+    };
+    let variables = [
+        ("JOBCAGE_RESULT", ending.result().to_owned()),
+        ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
+        ("JOBCAGE_SIGNAL", signal),
+        ("JOBCAGE_ENDING", ending.kind().to_owned()),
+    ];
+    variables
+        .map(|(name, value)| cstring(format!("{name}={value}").as_ref()))
+        .to_vec()
 }
 
 /// Whether the job is of another user and shares a terminal with us, into which it could push keystrokes.

@@ -246,8 +246,15 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         hand: prepared.hand,
         phase,
     });
+    let is_for_later = kept.whole.spec.after_reboot.is_some();
+    if is_for_later {
+        // What a later boot owes has to be there before the command does anything.
+        kept.whole.record.settle()?;
+    }
     kept.start_main()?;
-    kept.whole.record.settle()?;
+    if !is_for_later {
+        kept.whole.record.settle()?;
+    }
     Ok(kept)
 }
 

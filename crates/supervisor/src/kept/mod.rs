@@ -5,11 +5,14 @@ mod begin;
 mod ends;
 mod output;
 mod phase;
+mod recorded;
 mod starts;
 mod take_over;
 
 pub use begin::{detach, supervise};
 pub use phase::Phase;
+pub use recorded::read_env_file;
+pub(crate) use recorded::run as run_recorded;
 pub use take_over::check;
 pub(crate) use take_over::{TakeOver, take_over};
 

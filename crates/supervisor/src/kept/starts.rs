@@ -3,6 +3,7 @@
 use super::output::{self, Output};
 use super::{Kept, Step};
 use crate::agent;
+use crate::closing;
 use crate::error::{Failure, Result};
 use crate::foreground::{after_command, keystrokes_matter, uid_of};
 use crate::hand::Hand;
@@ -11,7 +12,7 @@ use crate::job::{Command, Target};
 use crate::keeper::{self, Output as Way, Start};
 use crate::machine::Event;
 use crate::package;
-use jobcage_job::{StepKind, StepReport, Stream, Streams};
+use jobcage_job::{AFTER_VERSION, AfterMark, StepKind, StepReport, Stream, Streams};
 use jobcage_sys::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -113,6 +114,26 @@ impl Kept {
         opened.map_err(Failure::system("open the log of the step"))
     }
 
+    /// An after phase that a later boot could run is marked for that one as well.
+    fn mark_after(&mut self, step: u32) {
+        let whole = &self.whole;
+        if whole.spec.after_reboot.is_none() {
+            return;
+        }
+        let mark = AfterMark {
+            version: AFTER_VERSION,
+            boot_id: whole.spec.boot_id.clone(),
+            cage: whole.spec.cage.clone(),
+            step,
+            at: closing::now(),
+        };
+        if let Err(error) = whole.record.mark_after(&mark) {
+            self.note(format!(
+                "should the host go down now, the after phase would be run again after the reboot: {error}"
+            ));
+        }
+    }
+
     /// Starts the after phase: marked before, so that it is started once at most.
     pub(super) fn start_after(&mut self) -> Result<Option<Event>> {
         let Target::New {
@@ -144,6 +165,7 @@ impl Kept {
         self.whole.phase.after_until = Some(jobcage_sys::clock::boot_time() + timeout);
         // That it cannot be written down is no reason not to run it.
         let _ = self.write_step(&step);
+        self.mark_after(number);
         self.persist();
         match self.start(step, &command, more, None)? {
             Ok(step) => {
