@@ -5,10 +5,11 @@ use crate::support::captured::{Captured, kill_all};
 use crate::support::needs::{Need, met};
 use crate::support::process::Process;
 use crate::support::world::World;
-use crate::support::{cgroup, programs};
+use crate::support::{PATIENCE, cgroup, programs};
 use jobcage_job::Report;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::time::Instant;
 
 /// Whose job it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl Stage {
     pub fn kill(&self, job: &Captured, victims: Victims) {
         let supervisor = job.supervisor(&self.world);
         let keeper = job.keeper();
-        let watchers = cgroup::pids(&self.world.cgroup_root.join("hold"));
+        let watchers = self.watchers();
         let watchers: Vec<Process> = watchers.into_iter().map(Process::open).collect();
         let mut dead: Vec<&Process> = match victims {
             Victims::Supervisor | Victims::SupervisorAndWatcher => vec![&supervisor],
@@ -119,10 +120,23 @@ impl Stage {
             Victims::Both => vec![&keeper, &supervisor],
         };
         if matches!(victims, Victims::SupervisorAndWatcher | Victims::KeeperAndWatcher) {
-            assert!(!watchers.is_empty(), "there is no watcher");
             dead.extend(&watchers);
         }
         kill_all(&dead);
+    }
+
+    /// The watcher, who may still be on its way into its leaf.
+    #[track_caller]
+    fn watchers(&self) -> Vec<i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let watchers = cgroup::pids(&self.world.cgroup_root.join("hold"));
+            if !watchers.is_empty() {
+                return watchers;
+            }
+            assert!(Instant::now() < end, "there is no watcher");
+            std::thread::yield_now();
+        }
     }
 
     /// The lines that an after phase has put into `after`.
