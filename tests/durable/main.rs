@@ -9,6 +9,7 @@ mod pty;
 
 mod builds;
 mod endings;
+mod follow;
 mod hands;
 mod output;
 mod refusals;

@@ -85,10 +85,11 @@ impl Plan {
                 // 9, 12 and 15: no core is dumped.
                 end,
             },
-            split: random.next() % 2 == 0,
-            other_user: random.next() % 3 == 0,
-            timeout: random.next() % 8 == 0,
-            client_dies: (random.next() % 10 == 0).then(|| Duration::from_micros(random.next() % 40_000)),
+            split: random.next().is_multiple_of(2),
+            other_user: random.next().is_multiple_of(3),
+            timeout: random.next().is_multiple_of(8),
+            client_dies: (random.next().is_multiple_of(10))
+                .then(|| Duration::from_micros(random.next() % 40_000)),
         }
     }
 

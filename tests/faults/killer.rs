@@ -65,7 +65,7 @@ pub fn kill_until_enough(sweep: &Sweep) {
 fn pick(sweep: &Sweep, choice: u64) -> Option<Arc<Live>> {
     let live = sweep.live.lock().unwrap();
     // One that is just beginning as often as any other.
-    if choice % 4 == 0 {
+    if choice.is_multiple_of(4) {
         return live.last().cloned();
     }
     let index = usize::try_from(choice / 4 % live.len().max(1) as u64).unwrap();

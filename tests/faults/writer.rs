@@ -49,7 +49,7 @@ impl Script {
             bytes.truncate(usize::try_from(len).unwrap());
             let pause = random.next() % 3 * (random.next() % longest);
             Piece {
-                to_stderr: random.next() % 3 == 0,
+                to_stderr: random.next().is_multiple_of(3),
                 bytes,
                 pause: Duration::from_millis(pause),
             }

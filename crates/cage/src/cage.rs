@@ -190,12 +190,6 @@ impl Cage {
         }
     }
 
-    /// The place of the after phase, if there is one yet.
-    #[must_use]
-    pub fn after(&self) -> Option<Dir> {
-        self.dir.child(AFTER).ok()
-    }
-
     /// The cage's own cgroup.
     #[must_use]
     pub fn dir(&self) -> &Dir {

@@ -43,7 +43,7 @@ pub struct Record {
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
 #[derive(Debug)]
 pub struct Lock {
-    file: OwnedFd,
+    _file: OwnedFd,
 }
 
 /// How it stands with a job.
@@ -145,15 +145,12 @@ impl Record {
         self.lock(Purpose::Ending)
     }
 
-    /// Changes the purpose of the lock that this process has: from here on it looks after the job. `None`: somebody else has
-    /// it.
+    /// Takes the lock, to look after the job from here on. `None`: somebody else has it.
     ///
     /// # Errors
     /// What the file system answers.
-    pub fn lock_to_tend(&self, held: Lock) -> Result<Option<Lock>> {
-        let taken = lock::try_lock(held.file.as_fd(), Purpose::Tending)
-            .map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))?;
-        Ok(taken.then_some(held))
+    pub fn lock_to_tend(&self) -> Result<Option<Lock>> {
+        self.lock(Purpose::Tending)
     }
 
     fn lock(&self, purpose: Purpose) -> Result<Option<Lock>> {
@@ -163,7 +160,7 @@ impl Record {
             .map_err(|errno| LedgerError::io("open", &path(), errno))?;
         let taken =
             lock::try_lock(file.as_fd(), purpose).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
-        Ok(taken.then_some(Lock { file }))
+        Ok(taken.then_some(Lock { _file: file }))
     }
 
     fn open_lock(&self) -> jobcage_sys::Result<OwnedFd> {

@@ -9,6 +9,7 @@ use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
 use crate::prune::{self, Keep, Pruned};
 use crate::sessions;
+use crate::signals::Signals;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
@@ -110,7 +111,18 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         }
         State::Unattended(_) | State::NeverBegun => {}
     }
-    let Some(mut lock) = record.lock_to_end()? else {
+    // Before the lock: a stop may come as soon as somebody has it, by a signal that would end this process.
+    let signals = if role == Role::Staying && Keeper::find(&record)?.is_some() {
+        Some(Signals::block()?)
+    } else {
+        None
+    };
+    // Whoever takes a job over has it for long; others who find it being ended wait for that.
+    let taken = match &signals {
+        Some(_) => record.lock_to_tend()?,
+        None => record.lock_to_end()?,
+    };
+    let Some(mut lock) = taken else {
         // Somebody was faster: the watcher's closing, or another gc.
         return match record.state()? {
             State::Closing { by } => wait_for_closing(by),
@@ -126,8 +138,8 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         State::Unattended(spec) => {
             let same_boot = spec.boot_id == boot_id()?;
             let mut why = Vec::new();
-            if same_boot && (spec.capture.is_some() || spec.after) {
-                (lock, why) = match kept::take_over(places.open(id)?, *spec.clone(), lock)? {
+            if same_boot && let Some(signals) = signals {
+                (lock, why) = match kept::take_over(places.open(id)?, *spec.clone(), lock, signals)? {
                     TakeOver::Done => return Ok(Some(Done::HandedOn(id.clone()))),
                     TakeOver::Lost(lock, why) => (lock, why),
                 };

@@ -9,8 +9,8 @@ use crate::host::cstring;
 use crate::job::{After, Command, Target};
 use crate::kept::Phase;
 use crate::machine::Event;
-use jobcage_cage::Leaf;
-use jobcage_job::{Ending, NeverStarted, StepKind, StepReport};
+use jobcage_cage::{Leaf, Process};
+use jobcage_job::{Ending, LeaseHolder, NeverStarted, StepKind, StepReport};
 use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
@@ -153,10 +153,18 @@ impl Supervision<'_> {
             self.setup.command = Some(hand.pass(&changed, &mut self.setup.notes));
         }
         let step = self.begin_step(StepKind::After);
-        self.mark_after(step.number, after);
+        self.mark_after(step.number, after, None);
         let plan = self.after_plan(after, &leaf);
         match self.spawn(plan, false)? {
             Ok(child) => {
+                self.mark_after(
+                    step.number,
+                    after,
+                    Process::read(child.pid).map(|p| LeaseHolder {
+                        pid: child.pid,
+                        start_ticks: p.start_ticks,
+                    }),
+                );
                 self.after = Some(Running { child, step });
                 self.after_until = Some(Instant::now() + after.timeout);
                 Ok(None)
@@ -171,7 +179,7 @@ impl Supervision<'_> {
     }
 
     /// Whoever closes the job if we are killed must not run the after phase a second time.
-    fn mark_after(&mut self, number: u32, after: &After) {
+    fn mark_after(&mut self, number: u32, after: &After, process: Option<LeaseHolder>) {
         if self.setup.keeper.is_none() {
             return;
         }
@@ -179,6 +187,7 @@ impl Supervision<'_> {
         let phase = Phase {
             after_until: Some(now + after.timeout),
             after: Some(number),
+            after_process: process,
             ..Phase::new(
                 self.machine.clone(),
                 self.began,

@@ -10,7 +10,8 @@ mod take_over;
 
 pub use begin::{detach, supervise};
 pub use phase::Phase;
-pub use take_over::{TakeOver, check, take_over};
+pub use take_over::check;
+pub(crate) use take_over::{TakeOver, take_over};
 
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
@@ -79,6 +80,8 @@ struct Kept {
     closed: Option<Closed>,
     leaving: Option<EventsFile>,
     lease: Option<OwnedFd>,
+    /// The after phase of a command in the foreground, whose parent died.
+    orphan: Option<OwnedFd>,
     last_output: Option<Instant>,
     /// Since when there has been no output, if there was none since we came.
     silent_since: Instant,
@@ -104,6 +107,7 @@ impl Kept {
             closed: None,
             leaving: None,
             lease,
+            orphan: None,
             last_output: None,
             silent_since: Instant::now(),
             quiet: false,
@@ -140,6 +144,7 @@ impl Kept {
         self.look_at_keeper()?;
         self.look_at_mains()?;
         self.look_at_lease()?;
+        self.look_at_orphan()?;
         self.look_at_clocks()?;
         self.look_at_leaf()?;
         self.look_at_watcher();
@@ -221,6 +226,7 @@ impl Kept {
         others.extend(self.whole.watch.as_ref().map(|watch| watch.connection.as_fd()));
         others.extend(self.whole.keeper.as_ref().map(AsFd::as_fd));
         others.extend(self.lease.as_ref().map(AsFd::as_fd));
+        others.extend(self.orphan.as_ref().map(AsFd::as_fd));
         fds.extend(others.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         if let Some(leaf) = &self.leaving {
             fds.push(PollFd::new(leaf.as_fd(), PollFlags::POLLPRI));
@@ -398,6 +404,19 @@ impl Kept {
         Ok(())
     }
 
+    fn look_at_orphan(&mut self) -> Result<()> {
+        let over = self
+            .orphan
+            .as_ref()
+            .is_some_and(|process| jobcage_sys::pidfd::has_ended(process.as_fd()));
+        if over {
+            self.orphan = None;
+            self.note("the after phase went on without its supervisor, and nobody saw how it ended".into());
+            return self.event(Event::AfterEnded);
+        }
+        Ok(())
+    }
+
     fn look_at_clocks(&mut self) -> Result<()> {
         let now = boot_time();
         let ran_out = |at: Option<Duration>| at.is_some_and(|at| at <= now);
@@ -424,11 +443,6 @@ impl Kept {
         let Some(leaf) = &self.leaving else { return Ok(()) };
         let now = leaf.read().map_err(Failure::system("read cgroup.events"))?;
         let populated = now.is_some_and(|now| now.populated);
-        if !populated && self.state() == State::After {
-            self.leaving = None;
-            self.note("nobody saw how the after phase ended".into());
-            return self.event(Event::AfterEnded);
-        }
         // The main process counts until its status is known.
         if !populated && !self.main.as_ref().is_some_and(|main| main.runs) {
             self.event(Event::LeafEmpty)

@@ -11,9 +11,9 @@ use crate::keeper::{Held, Keeper, StepTaken};
 use crate::machine::{Action, Event, Machine, State};
 use crate::package;
 use crate::signals::Signals;
-use crate::watcher;
+use crate::watcher::{self, Lease};
 use crate::wish::Wish;
-use jobcage_cage::{Cage, Dir, EventsFile};
+use jobcage_cage::{Cage, Dir};
 use jobcage_job::{Ending, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Lock, Record, log};
 use jobcage_sys::clock::boot_time;
@@ -24,7 +24,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What a try to take a job over came to.
-pub enum TakeOver {
+pub(crate) enum TakeOver {
     /// It was, and is over now.
     Done,
     /// There is nothing to take over: nobody holds what it takes. The lock comes back, to close the job as lost.
@@ -47,11 +47,12 @@ pub fn check(record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Takes over a job whose lock we have, and stays until it is over.
+/// Takes over a job whose lock we have, to tend it, and stays until it is over. `signals` were blocked before the lock was
+/// taken.
 ///
 /// # Errors
 /// If jobcage itself fails.
-pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> {
+pub(crate) fn take_over(record: Record, spec: JobSpec, lock: Lock, signals: Signals) -> Result<TakeOver> {
     let Some(mut keeper) = Keeper::find(&record)? else {
         return Ok(TakeOver::Lost(lock, Vec::new()));
     };
@@ -84,11 +85,7 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
             vec!["its supervisor died before the command was started".into()],
         ));
     };
-    let lock = record
-        .lock_to_tend(lock)?
-        .ok_or_else(|| Failure::Refused("the lock of the job went to somebody else".into()))?;
     let (job, root) = package::open_job(package.as_fd())?;
-    let signals = Signals::block()?;
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
     move_to_leaf(&spec);
     let cage = Cage::open(Path::new(&spec.cage), spec.limited)?;
@@ -190,16 +187,13 @@ impl Kept {
         if self.state() != State::After {
             return self.repeat_action();
         }
-        // It runs on without its parent: it has its time, and is not started again.
-        self.leaving = match cage.and_then(|cage| cage.after()) {
-            Some(after) => EventsFile::open(&after).map_err(Failure::system("open cgroup.events"))?,
-            None => None,
-        };
-        if self.leaving.is_none() {
-            self.note("the after phase was cut short by the death of its supervisor, or never began".into());
-            return self.event(Event::AfterEnded);
+        // It may run on without its parent: then it has its time, and it is not started again.
+        if let Some(Lease::Held(process)) = self.whole.phase.after_process.map(watcher::process) {
+            self.orphan = Some(process);
+            return Ok(());
         }
-        Ok(())
+        self.note("the after phase had ended, or was cut short by the death of its supervisor".into());
+        self.event(Event::AfterEnded)
     }
 
     /// What a predecessor may have begun in this state is done again: each action first looks whether it is done.
