@@ -5,7 +5,7 @@ use jobcage_job::{LogFull, parse_duration, parse_size};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE, LOG_MAX};
+use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE, LOG_MAX, SPARE};
 use super::values::{Signal, parse_log_full};
 use super::words;
 use crate::config::environ::Environ;
@@ -43,7 +43,9 @@ fn default(opt: Opt) -> &'static str {
         | Opt::ClearEnv
         | Opt::BestEffort
         | Opt::LogSync
+        | Opt::SshAgent
         | Opt::Guard => "false",
+        Opt::Spare => SPARE,
         Opt::LogMax => "1G",
         Opt::LogFull => "middle",
         Opt::Signal => "TERM",

@@ -17,7 +17,7 @@ use super::request::{
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
-    parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_streams,
+    parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_spare, parse_streams,
 };
 use super::words::{
     CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords,
@@ -29,6 +29,10 @@ use crate::config::{Layers, Origin};
 
 /// `--grace`, unless it is given.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// `--spare`, unless it is given.
+pub const SPARE: &str = "ssh-agent,gpg-agent";
+/// The most keys of one agent: each is a descriptor on its way.
+const MOST_KEYS: usize = 32;
 /// `--log-max`, unless it is given.
 pub const LOG_MAX: u64 = 1 << 30;
 /// `--after-timeout`, unless it is given.
@@ -103,7 +107,7 @@ impl Door<'_> {
         let cage = match w.job {
             Some(id) => CageChoice::Existing(job_id("--job", &id)?),
             None => CageChoice::New {
-                cage: self.cage(w.cage)?,
+                cage: self.cage(w.cage)?.into(),
                 after: self.after(w.after, w.after_timeout)?,
             },
         };
@@ -115,6 +119,7 @@ impl Door<'_> {
             idle_timeout: pick::limit(layers, Opt::IdleTimeout, w.idle_timeout, parse_clock)?,
             signal: pick::value(layers, Opt::Signal, w.signal, str::parse)?.unwrap_or(Signal::TERM),
             grace: self.grace(w.grace)?,
+            spare: self.spare(w.spare)?,
             report: pick::path(layers, Opt::Report, w.report)?,
             capture: self.capture(w.capture)?,
         })
@@ -252,7 +257,38 @@ impl Door<'_> {
                 cpus: pick::limit(layers, Opt::Cpus, w.cpus, parse_cpus)?,
             },
             best_effort: self.switch(Opt::BestEffort, w.best_effort)?,
+            ssh_agent: self.ssh_agent(w.ssh_agent, &w.ssh_key)?,
         })
+    }
+
+    /// A key asks for an agent, unless somebody says that there is to be none.
+    fn ssh_agent(&self, on: Option<OsString>, keys: &[OsString]) -> Result<Option<Vec<PathBuf>>, Error> {
+        let on = pick::value(self.layers, Opt::SshAgent, on, parse_bool)?;
+        let parse = |given: &OsStr, _: Origin<'_>| {
+            if given.is_empty() || given.as_bytes().contains(&0) {
+                return Err("the path is empty or holds a NUL");
+            }
+            Ok(PathBuf::from(given))
+        };
+        let mut keys = pick::list(self.layers, Opt::SshKey, keys, parse)?;
+        // The same file in two layers.
+        let mut known = std::collections::HashSet::new();
+        keys.retain(|key| known.insert(key.clone()));
+        if keys.len() > MOST_KEYS {
+            return Err(Error::Value {
+                origin: "--ssh-key".into(),
+                why: format!(
+                    "an agent gets at most {MOST_KEYS} keys, and these are {}",
+                    keys.len()
+                ),
+            });
+        }
+        Ok(on.unwrap_or(!keys.is_empty()).then_some(keys))
+    }
+
+    fn spare(&self, word: Option<OsString>) -> Result<Vec<String>, Error> {
+        let names = pick::value(self.layers, Opt::Spare, word, parse_spare)?;
+        Ok(names.unwrap_or_else(|| SPARE.split(',').map(str::to_owned).collect()))
     }
 
     /// One limit for each device: rates of the same device come together, and a stronger rate replaces a weaker.

@@ -36,6 +36,9 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--io" => Many(&mut w.cage.io),
         "--cpus" => One(&mut w.cage.cpus),
         "--best-effort" => Switch(&mut w.cage.best_effort),
+        "--ssh-agent" => Switch(&mut w.cage.ssh_agent),
+        "--ssh-key" => Many(&mut w.cage.ssh_key),
+        "--spare" => One(&mut w.spare),
         "--timeout" => One(&mut w.timeout),
         "--idle-timeout" => One(&mut w.idle_timeout),
         "--signal" => One(&mut w.signal),
@@ -126,8 +129,10 @@ fn at_odds(w: &RunWords) -> bool {
         &c.pids,
         &c.cpus,
         &c.best_effort,
+        &c.ssh_agent,
     ];
     let new_cage = !c.io.is_empty()
+        || !c.ssh_key.is_empty()
         || one
             .into_iter()
             .chain([&w.after, &w.after_timeout, &w.capture.detach, &w.capture.log])

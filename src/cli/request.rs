@@ -97,6 +97,8 @@ pub struct RunRequest {
     pub signal: Signal,
     /// `--grace`: the time from the first signal to the kill. Zero: kill at once.
     pub grace: Duration,
+    /// `--spare`: the programs of agents that are spared until the after phase is over.
+    pub spare: Vec<String>,
     /// `--report`: the file that gets the report.
     pub report: Option<PathBuf>,
     /// `--detach` or `--log`: how its output is kept.
@@ -120,7 +122,7 @@ pub enum CageChoice {
     /// A new one, which ends with the command.
     New {
         /// What it is like.
-        cage: CageRequest,
+        cage: Box<CageRequest>,
         /// `--after`: its after phase.
         after: Option<AfterRequest>,
     },
@@ -137,6 +139,8 @@ pub struct CageRequest {
     pub limits: Limits,
     /// `--best-effort`: a limit that cannot be enforced is a note in the report and no error.
     pub best_effort: bool,
+    /// `--ssh-agent` with its keys, `--ssh-key`: files, and `-` for standard input, at most once. `None`: there is none.
+    pub ssh_agent: Option<Vec<PathBuf>>,
 }
 
 /// `--after`: what runs after the command, in a leaf of its own.

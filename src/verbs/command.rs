@@ -117,6 +117,11 @@ pub fn uid(identity: &Identity) -> Result<u32, VerbError> {
         .map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid))
 }
 
+/// What steps of this identity have to become; `None`: what we are.
+pub fn identity(identity: &Identity) -> Result<Option<spawn::Identity>, VerbError> {
+    look_up(identity).map(|who| who.identity)
+}
+
 fn look_up(asked: &Identity) -> Result<Who, VerbError> {
     if asked.user.is_none() && asked.group.is_none() {
         return Ok(Who {

@@ -7,6 +7,7 @@ mod doctor;
 mod end;
 mod env;
 mod exec;
+mod keys;
 mod logs;
 mod look;
 pub mod pages;
@@ -39,6 +40,14 @@ pub enum VerbError {
     Stdin {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A key for the job's ssh-agent.
+    #[error("cannot read the key {name} (--ssh-key): {source}")]
+    Key {
+        /// Where it was to come from.
+        name: String,
         /// Why.
         source: std::io::Error,
     },

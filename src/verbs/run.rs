@@ -1,6 +1,6 @@
 //! `jobcage run` and `jobcage create`.
 
-use super::{Outcome, VerbError, command, places};
+use super::{Outcome, VerbError, command, keys, places};
 use crate::cli::request::{
     AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, RunRequest, Voice,
 };
@@ -17,6 +17,10 @@ use std::path::{Path, PathBuf};
 /// If jobcage itself fails; how the command ended is the exit code.
 pub fn run(request: RunRequest) -> Outcome {
     let command = command::build(&request.step)?;
+    let agent = match &request.cage {
+        CageChoice::New { cage, .. } => keys::read(cage.ssh_agent.as_deref())?,
+        CageChoice::Existing(_) => None,
+    };
     let target = match request.cage {
         CageChoice::Existing(id) => Target::Existing(id),
         CageChoice::New { cage, after } => Target::New {
@@ -39,6 +43,8 @@ pub fn run(request: RunRequest) -> Outcome {
         signal: request.signal.number(),
         grace: request.grace,
         detail: request.report.is_some() || request.common.voice == Voice::Verbose,
+        agent,
+        spare: request.spare,
         lease: lease(request.capture.as_ref()),
         capture: request.capture.as_ref().map(|capture| capture.spec),
     };
@@ -104,6 +110,8 @@ pub fn create(request: CreateRequest) -> Outcome {
         limits: request.cage.limits,
         best_effort: request.cage.best_effort,
         uid: command::uid(&request.identity)?,
+        identity: command::identity(&request.identity)?,
+        agent: keys::read(request.cage.ssh_agent.as_deref())?,
         grace: request.grace,
         lease_pid: request.lease_pid,
     })?;

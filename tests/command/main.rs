@@ -5,6 +5,7 @@
 mod support;
 
 mod after;
+mod agent;
 mod capture;
 mod endings;
 mod environment;
@@ -13,5 +14,6 @@ mod identity;
 mod places;
 mod reports;
 mod secrets;
+mod spare;
 mod stdio;
 mod surroundings;

@@ -192,6 +192,7 @@ fn spec() -> JobSpec {
             log_full: LogFull::Middle,
             sync: true,
         }),
+        ssh_agent: true,
         state_dir: Some(String::new()),
     }
 }

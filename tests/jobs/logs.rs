@@ -64,6 +64,7 @@ impl Captured {
             limits: jobcage_job::Limits::default(),
             lease: None,
             after: false,
+            ssh_agent: false,
             state_dir: None,
             guard: false,
             capture: Some(capture),

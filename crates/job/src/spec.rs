@@ -117,6 +117,9 @@ pub struct JobSpec {
     /// How its output is kept; `None`: it is not captured, and goes where its caller's goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureSpec>,
+    /// Whether it has an ssh-agent of its own, whose socket is `ssh-agent.sock` in `state_dir`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ssh_agent: bool,
     /// The absolute path of the directory, on a tmpfs, in which its steps hand variables on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<String>,

@@ -26,6 +26,7 @@ fn spec() -> JobSpec {
         lease: None,
         after: false,
         capture: None,
+        ssh_agent: false,
         state_dir: None,
         guard: false,
     }

@@ -26,6 +26,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         lease: None,
         after: false,
         capture: None,
+        ssh_agent: false,
         state_dir: None,
         guard: false,
     };

@@ -83,6 +83,10 @@ pub fn look_outside(spec: &JobSpec, outside: Outside<'_>, closed: &mut Closed) {
 
 fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut Closed) -> Result<()> {
     let mut first = true;
+    let patience = &Patience {
+        ours: Some(Cage::OURS),
+        ..*patience
+    };
     // A process can come into an emptied cage only from outside, by an administrator's hand: twice is much.
     for _ in 0..3 {
         let emptied = empty(cage.dir(), patience)?;

@@ -1,5 +1,6 @@
 //! What a supervisor is asked to do, and what comes of it.
 
+use crate::agent::Key;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
 use jobcage_job::{CaptureSpec, JobId, LeaseHolder, Limits, Report};
 use jobcage_ledger::Places;
@@ -33,6 +34,10 @@ pub struct Job {
     pub detail: bool,
     /// Whose end is the job's.
     pub lease: Option<LeaseHolder>,
+    /// The keys of its own ssh-agent; `None`: it has none. Only whoever starts the agent has the keys.
+    pub agent: Option<Vec<Key>>,
+    /// The programs of agents that are spared for what comes after a step that is cut.
+    pub spare: Vec<String>,
     /// How its output is kept; `None`: it is not, and the command has our own files.
     pub capture: Option<CaptureSpec>,
 }
@@ -87,6 +92,16 @@ pub struct Command {
     pub nice: Option<i32>,
     /// Whether it may signal and trace nobody outside of the job.
     pub guard: bool,
+}
+
+impl Job {
+    /// Whether somebody comes after a step that is cut, for whom agents are spared.
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(
+            self.target,
+            Target::New { after: Some(_), .. } | Target::Existing(_)
+        )
+    }
 }
 
 impl Command {

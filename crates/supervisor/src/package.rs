@@ -57,6 +57,10 @@ struct JobHead {
     detail: bool,
     lease: Option<LeaseHolder>,
     capture: Option<CaptureSpec>,
+    #[serde(default)]
+    ssh_agent: bool,
+    #[serde(default)]
+    spare: Vec<String>,
     root: Root,
 }
 
@@ -166,7 +170,7 @@ pub fn open_command(package: BorrowedFd<'_>) -> Result<Command> {
     Ok(head.fill(&mut strings.into_iter()))
 }
 
-/// Packs a new job and the place of its cage.
+/// Packs a new job and the place of its cage. Not the keys of its ssh-agent: whoever starts that gets them by themselves.
 ///
 /// # Errors
 /// If there is no memory for it, or the job is a step in the cage of another one.
@@ -202,6 +206,8 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         detail: job.detail,
         lease: job.lease,
         capture: job.capture,
+        ssh_agent: job.agent.is_some(),
+        spare: job.spare.clone(),
         root: root.clone(),
     };
     let script = after.as_ref().map(|after| cstring(&after.script));
@@ -260,6 +266,8 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         detail: head.detail,
         lease: head.lease,
         capture: head.capture,
+        agent: head.ssh_agent.then(Vec::new),
+        spare: head.spare,
     };
     Ok((job, head.root))
 }

@@ -1,14 +1,17 @@
 //! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`.
 
+use crate::agent::{self, Key};
 use crate::closing::{self, Outside, Story, report};
 use crate::error::{Failure, Result};
-use crate::foreground::{make_cage, make_record, random};
+use crate::foreground::{make_cage, make_record, random, take_back};
 use crate::hand::{self, Hand};
+use crate::job::Command;
 use crate::{gc, host, watcher};
 use jobcage_cage::{Cage, Patience, Process};
 use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::file::Durability;
+use jobcage_sys::spawn::Identity;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +30,10 @@ pub struct Create {
     pub best_effort: bool,
     /// The uid its steps run as, unless they say otherwise.
     pub uid: u32,
+    /// The user to become for that, if it is another one.
+    pub identity: Option<Identity>,
+    /// The keys of its own ssh-agent; `None`: it has none.
+    pub agent: Option<Vec<Key>>,
     /// From the signal of `stop` to the kill.
     pub grace: Duration,
     /// The process whose end is the job's.
@@ -58,6 +65,7 @@ fn try_create(request: &Create) -> Result<Created> {
     }
     let mut notes = Vec::new();
     let place = hand::choose(&request.places, request.uid, &mut notes);
+    agent::check_place(request.agent.is_some(), place.is_some(), &notes)?;
     let boot = boot_id()?;
     let make_spec = |id: JobId| JobSpec {
         version: SPEC_VERSION,
@@ -76,6 +84,7 @@ fn try_create(request: &Create) -> Result<Created> {
         limits: request.limits.clone(),
         lease,
         after: false,
+        ssh_agent: request.agent.is_some(),
         guard: false,
         capture: None,
     };
@@ -91,15 +100,20 @@ fn try_create(request: &Create) -> Result<Created> {
     }
     let (spec, record, lock) = make_record(&request.places.state, &found, make_spec, Durability::Disk)?;
     let root = jobcage_cage::Dir::open(found.dir.path())?;
-    let made = make_cage(found, &spec, request.best_effort);
+    let hand = Hand::make(place.as_ref(), &spec, &mut notes);
+    let made = make_cage(found, &spec, request.best_effort).and_then(|(cage, _)| {
+        let command = Command {
+            env: host::environment(&["PATH", "HOME"]),
+            identity: request.identity.clone(),
+            ..Command::default()
+        };
+        let dir = (hand.is_some(), &notes[..]);
+        agent::start_if(request.agent.as_ref(), &cage, &spec, &command, dir)
+    });
     if let Err(failure) = made {
-        if let Ok(Some(cage)) = Cage::open(Path::new(&spec.cage), spec.limited) {
-            let _ = cage.remove();
-        }
-        let _ = record.remove();
+        take_back(&record, &spec);
         return Err(failure);
     }
-    Hand::make(place.as_ref(), &spec, &mut notes);
     drop(lock);
     if spec.lease.is_some() {
         jobcage_ledger::open_base(&request.places.runtime)?;

@@ -151,6 +151,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         limits: jobcage_job::Limits::default(),
         lease: None,
         after: false,
+        ssh_agent: false,
         state_dir: None,
         guard: false,
         capture: Some(capture),

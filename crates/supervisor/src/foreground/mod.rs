@@ -10,7 +10,7 @@ mod setup;
 mod start;
 
 pub(crate) use end::merge_cut;
-pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, uid_of};
+pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, take_back, uid_of};
 pub(crate) use start::{after_command, keystrokes_matter};
 
 use crate::capture::{Stdio, Stream};
@@ -18,11 +18,12 @@ use crate::closing::Closed;
 use crate::error::{Failure, Result};
 use crate::host;
 use crate::job::{Job, Outcome, Target};
+use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
 use crate::signals::{Signals, stop_by};
 use crate::watcher::{self};
 use crate::wish::Wish;
-use jobcage_cage::{Emptied, EventsFile, oom_kills};
+use jobcage_cage::{Emptied, oom_kills};
 use jobcage_job::{Clock, StepReport};
 use jobcage_sys::clock::{WakeAlarm, boot_time};
 use jobcage_sys::spawn::Child;
@@ -78,8 +79,8 @@ struct Supervision<'a> {
     after: Option<Running>,
     steps: Vec<StepReport>,
     cut: Option<Emptied>,
-    /// The step's leaf, while its emptiness is waited for.
-    leaving: Option<EventsFile>,
+    /// The step's leaf and those beside it, while their emptiness is waited for.
+    leaving: Option<Leaving>,
     closed: Option<Closed>,
     streams: Vec<Stream>,
     stdio: Stdio,
@@ -204,7 +205,7 @@ impl<'a> Supervision<'a> {
             fds.push(PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN));
         }
         if let Some(leaf) = &self.leaving {
-            fds.push(PollFd::new(leaf.as_fd(), PollFlags::POLLPRI));
+            fds.extend(leaf.fds().map(|leaf| PollFd::new(leaf, PollFlags::POLLPRI)));
         }
         let fixed = fds.len();
         let polled: Vec<usize> = (0..self.streams.len())
@@ -346,11 +347,10 @@ impl<'a> Supervision<'a> {
     }
 
     fn look_at_leaf(&mut self) -> Result<()> {
-        let Some(leaf) = &self.leaving else { return Ok(()) };
-        let populated = leaf
-            .read()
-            .map_err(Failure::system("read cgroup.events"))?
-            .is_some_and(|now| now.populated);
+        let Some(leaving) = &self.leaving else {
+            return Ok(());
+        };
+        let populated = leaving.is_populated()?;
         // The main process counts until it is reaped, or its status would be lost.
         if !populated && self.main.is_none() {
             self.event(Event::LeafEmpty)

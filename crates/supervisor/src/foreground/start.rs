@@ -1,7 +1,8 @@
 //! Starting the processes of a job: the command and the after phase.
 
-use super::setup::program_name;
+use super::setup::{program_name, uid_of};
 use super::{Running, Supervision};
+use crate::agent;
 use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::hand::Hand;
@@ -73,6 +74,7 @@ impl Supervision<'_> {
         env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
         env.extend(more);
         env.extend(self.setup.hand.iter().flat_map(Hand::variables));
+        agent::name_in(&mut env, &self.setup.spec, uid_of(command));
         Plan {
             env,
             cgroup: Some(leaf),

@@ -2,19 +2,19 @@
 //! the whole.
 
 use super::{Kept, Step, output::Moved};
-use crate::beside::{cut_beside, place_of_step};
+use crate::beside::cut_beside;
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::foreground::{merge_cut, program_name};
 use crate::hand;
 use crate::keeper::{self, SOCKET};
+use crate::leaving::{self, Leaving};
 use crate::machine::Event;
-use jobcage_cage::{EventsFile, Patience, empty, oom_kills, signal_all};
+use jobcage_cage::{Patience, empty, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, MainEnd, NeverStarted, StepKind, StepReport};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, pidfd};
-use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::time::TimeSpec;
 use std::os::fd::AsFd;
@@ -221,28 +221,40 @@ impl Kept {
         let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
             return Ok(());
         };
-        let place = place_of_step(cage, leaf)?;
-        self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
-        let wish = &self.whole.phase.wish;
+        let others = cage.exec_leaves()?;
+        let leaves = leaving::leaves(leaf, &others);
+        let phase = &mut self.whole.phase;
+        if self.whole.job.goes_on() {
+            leaving::spare_agents(
+                cage,
+                &leaves,
+                &self.whole.job.spare,
+                self.whole.spec.uid,
+                &mut phase.notes,
+            );
+        }
+        self.leaving = Some(Leaving::of(leaves.iter().copied())?);
         // A predecessor may have done it, and who is asked twice takes that for a second stop.
-        if wish.grace.is_zero() || self.whole.phase.signalled {
+        if phase.wish.grace.is_zero() || phase.signalled {
             return Ok(());
         }
-        match signal_all(place, &[wish.signal, SIGCONT]) {
-            Ok(signalled) => self.crowd = signalled > 64,
-            Err(errno) => self.note(format!("not all could be signalled: {}", errno.desc())),
-        }
-        self.whole.phase.signalled = true;
+        self.crowd = leaving::signal(&leaves, phase.wish.signal, &mut phase.notes) > 64;
+        phase.signalled = true;
         self.persist();
         Ok(())
     }
 
     pub(super) fn cut_step(&mut self) -> Result<Event> {
-        self.leaving = None;
+        let has_left = self.leaving.take().is_some();
         self.crowd = false;
         let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
             return Ok(Event::Cut { proven: true });
         };
+        // A command that nobody knows the end of is cut without being asked to leave before.
+        if !has_left && self.whole.job.goes_on() {
+            let (names, uid) = (&self.whole.job.spare, self.whole.spec.uid);
+            leaving::spare_agents(cage, &[leaf], names, uid, &mut self.whole.phase.notes);
+        }
         let mut emptied = empty(leaf, &Patience::default())?;
         cut_beside(cage, &mut emptied)?;
         let proven = emptied.proven();

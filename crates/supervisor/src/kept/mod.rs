@@ -18,10 +18,11 @@ use crate::error::{Failure, Result};
 use crate::hand::Hand;
 use crate::job::Job;
 use crate::keeper::Keeper;
+use crate::leaving::Leaving;
 use crate::machine::{Action, Event, State};
 use crate::signals::{Meaning, Signals};
 use crate::watcher::{self, Lease, Watch, lease};
-use jobcage_cage::{Cage, Dir, Emptied, EventsFile};
+use jobcage_cage::{Cage, Dir, Emptied};
 use jobcage_job::{Cause, Clock, EnforcedLimit, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Lock, Record};
 use jobcage_sys::clock::boot_time;
@@ -78,7 +79,7 @@ struct Kept {
     steps: Vec<StepReport>,
     cut: Option<Emptied>,
     closed: Option<Closed>,
-    leaving: Option<EventsFile>,
+    leaving: Option<Leaving>,
     lease: Option<OwnedFd>,
     /// The after phase of a command in the foreground, whose parent died.
     orphan: Option<OwnedFd>,
@@ -229,7 +230,7 @@ impl Kept {
         others.extend(self.orphan.as_ref().map(AsFd::as_fd));
         fds.extend(others.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         if let Some(leaf) = &self.leaving {
-            fds.push(PollFd::new(leaf.as_fd(), PollFlags::POLLPRI));
+            fds.extend(leaf.fds().map(|leaf| PollFd::new(leaf, PollFlags::POLLPRI)));
         }
         if self.whole.keeper.is_none() {
             // Nobody tells of their ends; a zombie makes it readable, and the reaping hangs it up.
@@ -440,9 +441,10 @@ impl Kept {
     }
 
     fn look_at_leaf(&mut self) -> Result<()> {
-        let Some(leaf) = &self.leaving else { return Ok(()) };
-        let now = leaf.read().map_err(Failure::system("read cgroup.events"))?;
-        let populated = now.is_some_and(|now| now.populated);
+        let Some(leaving) = &self.leaving else {
+            return Ok(());
+        };
+        let populated = leaving.is_populated()?;
         // The main process counts until its status is known.
         if !populated && !self.main.as_ref().is_some_and(|main| main.runs) {
             self.event(Event::LeafEmpty)

@@ -2,8 +2,9 @@
 
 use super::output::{self, Output};
 use super::{Kept, Step};
+use crate::agent;
 use crate::error::{Failure, Result};
-use crate::foreground::{after_command, keystrokes_matter};
+use crate::foreground::{after_command, keystrokes_matter, uid_of};
 use crate::hand::Hand;
 use crate::host::cstring;
 use crate::job::{Command, Target};
@@ -39,6 +40,8 @@ impl Kept {
         command
             .env
             .extend(self.whole.hand.iter().flat_map(Hand::variables));
+        let uid = uid_of(&command);
+        agent::name_in(&mut command.env, &self.whole.spec, uid);
         let start = Start {
             step: step.number,
             output: match self.whole.job.capture.map(|capture| capture.streams) {
