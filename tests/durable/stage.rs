@@ -9,6 +9,7 @@ use crate::support::{PATIENCE, cgroup, programs};
 use jobcage_job::Report;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::time::Instant;
 
 /// Whose job it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,12 +112,7 @@ impl Stage {
     pub fn kill(&self, job: &Captured, victims: Victims) {
         let supervisor = job.supervisor(&self.world);
         let keeper = job.keeper();
-        // A watcher that has just been started is on its way there.
-        let hold = self.world.cgroup_root.join("hold");
-        if matches!(victims, Victims::SupervisorAndWatcher | Victims::KeeperAndWatcher) {
-            assert!(cgroup::wait_populated(&hold, PATIENCE), "there is no watcher");
-        }
-        let watchers = cgroup::pids(&hold);
+        let watchers = self.watchers();
         let watchers: Vec<Process> = watchers.into_iter().map(Process::open).collect();
         let mut dead: Vec<&Process> = match victims {
             Victims::Supervisor | Victims::SupervisorAndWatcher => vec![&supervisor],
@@ -127,6 +123,20 @@ impl Stage {
             dead.extend(&watchers);
         }
         kill_all(&dead);
+    }
+
+    /// The watcher, who may still be on its way into its leaf.
+    #[track_caller]
+    fn watchers(&self) -> Vec<i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let watchers = cgroup::pids(&self.world.cgroup_root.join("hold"));
+            if !watchers.is_empty() {
+                return watchers;
+            }
+            assert!(Instant::now() < end, "there is no watcher");
+            std::thread::yield_now();
+        }
     }
 
     /// The lines that an after phase has put into `after`.

@@ -11,6 +11,7 @@ mod support;
 mod counts;
 mod job;
 mod killer;
+mod points;
 mod writer;
 
 use counts::Counts;
@@ -34,7 +35,14 @@ fn main() -> ExitCode {
         sweep();
         Ok::<(), Failed>(())
     });
-    libtest_mimic::run(&Arguments::from_args(), vec![sweep]).exit_code()
+    let mut trials = vec![sweep];
+    trials.extend(points::TARGETS.map(|target| {
+        Trial::test(format!("killed_at_each_call::{}", target.word), move || {
+            points::row(target);
+            Ok(())
+        })
+    }));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 /// How much is done.

@@ -109,23 +109,13 @@ pub fn tree(dir: &Path) -> String {
     out
 }
 
-/// Waits until somebody lives in a cgroup; whether it came to that.
-pub fn wait_populated(dir: &Path, within: Duration) -> bool {
-    wait_for(dir, within, Some(true))
-}
-
 /// Waits until a cgroup is empty or gone; whether it came to that.
 pub fn wait_empty(dir: &Path, within: Duration) -> bool {
-    wait_for(dir, within, Some(false))
-}
-
-fn wait_for(dir: &Path, within: Duration, wanted: Option<bool>) -> bool {
     let end = Instant::now() + within;
     let Ok(events) = fs::File::open(dir.join("cgroup.events")) else {
-        // Gone is empty.
-        return wanted == Some(false);
+        return true;
     };
-    while populated(dir).is_some() && populated(dir) != wanted {
+    while populated(dir) == Some(true) {
         if Instant::now() >= end {
             return false;
         }
@@ -141,13 +131,10 @@ pub fn wait_gone(dir: &Path, within: Duration) -> bool {
     wait_change(dir.parent().unwrap(), within, || !dir.exists())
 }
 
-/// Waits until `done`, which may become true when something in `dir` is made, written, renamed or removed.
+/// Waits until `done`, which may become true when something in `dir` is made, renamed or removed.
 pub fn wait_change(dir: &Path, within: Duration, done: impl Fn() -> bool) -> bool {
     let end = Instant::now() + within;
-    let flags = AddWatchFlags::IN_DELETE
-        | AddWatchFlags::IN_CREATE
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_MODIFY;
+    let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
     let watched = watch.add_watch(dir, flags);
     while !done() {

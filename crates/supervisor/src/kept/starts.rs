@@ -69,10 +69,10 @@ impl Kept {
             .map(|keeper| keeper.start_main(&start, &fds));
         let started = match asked {
             Some(Ok(started)) => started.map(|started| (started.pid, started.process, started.pipes, None)),
-            // It is dead: then the process is our own child.
+            // It is dead, and what it may have started did nothing (see `Go`): the process is our own child.
             None | Some(Err(_)) => {
                 let null = super::begin::open_null()?;
-                keeper::start_main(&start, &fds, null.as_fd()).map(|(child, pipes)| {
+                keeper::start_main(&start, &fds, null.as_fd(), None).map(|(child, pipes)| {
                     let process = child.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
                     (child.pid, process, pipes, Some(child))
                 })

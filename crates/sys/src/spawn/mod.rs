@@ -50,12 +50,14 @@ pub enum Stage {
     Guard,
     /// The working directory.
     Chdir,
+    /// The word that it may go on.
+    Go,
     /// The program itself.
     Exec,
 }
 
 impl Stage {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Birth,
         Self::Cgroup,
         Self::Signals,
@@ -69,6 +71,7 @@ impl Stage {
         Self::Uid,
         Self::Guard,
         Self::Chdir,
+        Self::Go,
         Self::Exec,
     ];
 
@@ -89,6 +92,7 @@ impl Stage {
             Self::Uid => "uid",
             Self::Guard => "guard",
             Self::Chdir => "chdir",
+            Self::Go => "go",
             Self::Exec => "exec",
         }
     }
@@ -114,6 +118,16 @@ pub struct Rlimit {
     pub soft: u64,
     /// How far the process may raise it.
     pub hard: u64,
+}
+
+/// A pipe by whose word a child goes on, when somebody else knows of it: a byte. Its end without one is the end of the child,
+/// which fails with `ECANCELED` at [`Stage::Go`] and has done nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Go<'a> {
+    /// What the child reads.
+    pub wait: BorrowedFd<'a>,
+    /// Our end, of which the child has a copy to close.
+    pub hold: BorrowedFd<'a>,
 }
 
 /// Everything about a child that is to be started.
@@ -143,6 +157,8 @@ pub struct Plan<'a> {
     pub no_keystrokes: bool,
     /// A fence to enter ([`crate::landlock`]).
     pub guard: Option<BorrowedFd<'a>>,
+    /// Waits for this before its exec.
+    pub go: Option<Go<'a>>,
     /// The signal mask of the child; `None`: ours.
     pub signal_mask: Option<SigSet>,
 }
