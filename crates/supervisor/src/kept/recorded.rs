@@ -264,7 +264,7 @@ fn watch(
     let package = package::seal_command(&command)?;
     let null = open_null()?;
     let until = Instant::now() + after.timeout;
-    let (child, pipes) = keeper::start_main(&start, &[package.as_fd(), leaf.dir.fd()], null.as_fd())
+    let (child, pipes) = keeper::start_main(&start, &[package.as_fd(), leaf.dir.fd()], null.as_fd(), None)
         .map_err(Failure::system("start it"))?;
     for (output, pipe) in outputs.iter_mut().zip(pipes) {
         output.connect(pipe);
