@@ -10,7 +10,7 @@ mod setup;
 mod start;
 
 pub(crate) use end::merge_cut;
-pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, take_back, uid_of};
+pub(crate) use setup::{make_cage, make_record, new_spec, random, take_back, uid_of};
 pub(crate) use start::{after_command, keystrokes_matter, result_variables};
 
 use crate::capture::{Stdio, Stream};
