@@ -1,0 +1,15 @@
+//! What a job outlives, and what it ends with, on a whole system: the ssh connection and the service that it was started
+//! from, and those who look after it. For the test VM, where there are an ssh server, systemd and kernels of other years.
+
+#[path = "../../support/mod.rs"]
+mod support;
+
+// The change of hands on these kernels, too: not each of them can tell the status of somebody else's child.
+#[path = "../../durable/hands.rs"]
+mod hands;
+#[path = "../../durable/stage.rs"]
+mod stage;
+
+mod memory;
+mod service;
+mod ssh;

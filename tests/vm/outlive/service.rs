@@ -1,0 +1,127 @@
+//! A job and the service that it was started from, which systemd stops: it ends everybody in the service's cgroup.
+
+use crate::support::captured::wait_written;
+use crate::support::job::read_report;
+use crate::support::needs::{Need, met};
+use crate::support::programs;
+use crate::support::world::World;
+use jobcage_job::{Cause, Ending};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::process::{Command, Stdio};
+
+/// A service that runs one shell script; it is stopped at its end.
+struct Service {
+    name: String,
+}
+
+impl Service {
+    fn start(world: &World, test: &str, script: &str) -> Option<Self> {
+        if !met(test, &[Need::Systemd, Need::Program("systemd-run")]) {
+            return None;
+        }
+        let name = format!("jobcage-test-{}-{test}.service", std::process::id());
+        let mut run = Self::of_user("systemd-run");
+        run.args(["--quiet", "--collect", "--unit", &name, "--working-directory"])
+            .arg(&world.dir);
+        for (name, value) in world.command("true").get_envs() {
+            if let Some(value) = value {
+                let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+                run.arg(format!("--setenv={name}={value}"));
+            }
+        }
+        run.arg(format!("--setenv=JOBCAGE={}", programs::jobcage().display()))
+            .args(["--", "/bin/sh", "-c", script]);
+        assert!(run.status().unwrap().success(), "{run:?}");
+        Some(Self { name })
+    }
+
+    /// The manager that is ours: root's is the system's.
+    fn of_user(program: &str) -> Command {
+        let mut command = Command::new(program);
+        if !nix::unistd::geteuid().is_root() {
+            command.arg("--user");
+        }
+        command
+    }
+
+    /// Returns when it is over.
+    fn systemctl(&self, words: &[&str]) {
+        let mut command = Self::of_user("systemctl");
+        command.args(words).arg(&self.name);
+        assert!(command.status().unwrap().success(), "{command:?}");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Most are gone by now.
+        let mut stop = Self::of_user("systemctl");
+        let _ = stop.args(["stop", &self.name]).stderr(Stdio::null()).status();
+    }
+}
+
+/// Waits for a whole line in a file of the world.
+fn told(world: &World, file: &str) -> String {
+    let path = world.dir.join(file);
+    let read = || fs::read_to_string(&path).unwrap_or_default();
+    assert!(wait_written(&world.dir, || read().ends_with('\n')), "no {file}");
+    read().trim().to_owned()
+}
+
+/// Those who look after it are not in the service's cgroup, and nor is the job.
+#[test]
+fn a_detached_job_outlives_its_service() {
+    let mut world = World::new("service-detach");
+    world.fifo("go");
+    let script = "\"$JOBCAGE\" run --detach -- sh -c 'echo up; read word < go; echo $word; exit 7' > id; exec sleep 300";
+    let Some(service) = Service::start(&world, "service-detach", script) else {
+        return;
+    };
+    let job = world.captured(&told(&world, "id"));
+    job.wait_log("log-01", "up\n");
+    let supervisor = job.supervisor(&world);
+    service.systemctl(&["stop"]);
+    assert!(!supervisor.has_ended() && !job.keeper().has_ended());
+    let _go = world.say_into("go", "on");
+    let report = job.wait_over();
+    assert_eq!(report.ending, Ending::Exited { code: 7 }, "{report:#?}");
+    assert!(report.clean && report.notes.is_empty(), "{report:#?}");
+    assert_eq!(job.text("log-01"), "up\non\n");
+    world.assert_nobody_left();
+}
+
+const FOREGROUND: &str = "exec \"$JOBCAGE\" run --report report.json --after 'echo $JOBCAGE_RESULT > after' -- \
+                          sh -c 'sleep 300 & echo up > up; sleep 300'";
+
+/// systemd asks jobcage to end, which ends its job: the after phase runs within the service's own time.
+#[test]
+fn a_foreground_job_ends_with_its_service() {
+    let mut world = World::new("service-run");
+    let Some(service) = Service::start(&world, "service-run", FOREGROUND) else {
+        return;
+    };
+    told(&world, "up");
+    // The stop is over when jobcage is.
+    service.systemctl(&["stop"]);
+    let report = read_report(&world.dir.join("report.json"));
+    let asked = matches!(report.ending, Ending::Cancelled(Cause::Signal { signal: 15, .. }));
+    assert!(asked && report.clean, "{report:#?}");
+    assert_eq!(fs::read_to_string(world.dir.join("after")).unwrap(), "canceled\n");
+    world.assert_nothing_left();
+}
+
+/// Nobody asks it: the watcher, who is not in the service's cgroup, closes the job, and its keeper runs the after phase.
+#[test]
+fn a_service_that_is_killed_leaves_nothing_of_its_job() {
+    let mut world = World::new("service-kill");
+    let Some(service) = Service::start(&world, "service-kill", FOREGROUND) else {
+        return;
+    };
+    told(&world, "up");
+    let cage = world.cages()[0].clone();
+    service.systemctl(&["kill", "--signal", Signal::SIGKILL.as_str()]);
+    assert!(crate::support::cgroup::wait_gone(&cage, crate::support::PATIENCE));
+    assert_eq!(told(&world, "after"), "lost");
+    world.assert_nothing_left();
+}
