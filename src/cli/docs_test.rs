@@ -5,7 +5,7 @@ use jobcage_job::{LogFull, parse_duration, parse_size};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE, LOG_MAX};
+use super::meaning::{AFTER_TIMEOUT, GRACE, KEEP, KEEP_SIZE, LOG_MAX, SPARE};
 use super::values::{Signal, parse_log_full};
 use super::words;
 use crate::config::environ::Environ;
@@ -37,7 +37,15 @@ fn default(opt: Opt) -> &'static str {
         Opt::CgroupRoot => "the one that `jobcage doctor` names",
         Opt::RuntimeDir => "/run/jobcage, for a user $XDG_RUNTIME_DIR/jobcage",
         Opt::StateDir => "/var/lib/jobcage, for a user $XDG_STATE_HOME/jobcage",
-        Opt::Quiet | Opt::Verbose | Opt::Login | Opt::ClearEnv | Opt::BestEffort | Opt::LogSync => "false",
+        Opt::Quiet
+        | Opt::Verbose
+        | Opt::Login
+        | Opt::ClearEnv
+        | Opt::BestEffort
+        | Opt::LogSync
+        | Opt::SshAgent
+        | Opt::Guard => "false",
+        Opt::Spare => SPARE,
         Opt::LogMax => "1G",
         Opt::LogFull => "middle",
         Opt::Signal => "TERM",
@@ -117,7 +125,9 @@ fn every_option_of_a_job_is_in_the_table() {
             .iter()
             .filter_map(Arg::get_long)
             // About this one call: no variable and no file shall detach a job.
-            .filter(|long| !["job", "detach", "log", "stdin"].contains(long))
+            .filter(|long| {
+                !["job", "detach", "log", "stdin", "after-reboot", "after-env-file"].contains(long)
+            })
         {
             let flag = format!("--{long}");
             assert!(

@@ -11,13 +11,13 @@ use std::time::Duration;
 use super::error::Error;
 use super::pick;
 use super::request::{
-    AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common, CreateRequest,
-    DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret, ShowRequest,
-    StepRequest, Voice,
+    AfterRebootRequest, AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common,
+    CreateRequest, DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret,
+    ShowRequest, StepRequest, Voice,
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
-    parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_streams,
+    parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_spare, parse_streams,
 };
 use super::words::{
     CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords,
@@ -29,6 +29,10 @@ use crate::config::{Layers, Origin};
 
 /// `--grace`, unless it is given.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// `--spare`, unless it is given.
+pub const SPARE: &str = "ssh-agent,gpg-agent";
+/// The most keys of one agent: each is a descriptor on its way.
+const MOST_KEYS: usize = 32;
 /// `--log-max`, unless it is given.
 pub const LOG_MAX: u64 = 1 << 30;
 /// `--after-timeout`, unless it is given.
@@ -100,11 +104,13 @@ impl Door<'_> {
 
     fn run(&self, w: RunWords) -> Result<RunRequest, Error> {
         let layers = self.layers;
+        let capture = self.capture(w.capture)?;
+        let reboot = after_reboot(w.after_reboot, w.after_env_file, capture.is_some())?;
         let cage = match w.job {
             Some(id) => CageChoice::Existing(job_id("--job", &id)?),
             None => CageChoice::New {
-                cage: self.cage(w.cage)?,
-                after: self.after(w.after, w.after_timeout)?,
+                cage: self.cage(w.cage)?.into(),
+                after: self.after(w.after, w.after_timeout, reboot)?,
             },
         };
         Ok(RunRequest {
@@ -115,20 +121,14 @@ impl Door<'_> {
             idle_timeout: pick::limit(layers, Opt::IdleTimeout, w.idle_timeout, parse_clock)?,
             signal: pick::value(layers, Opt::Signal, w.signal, str::parse)?.unwrap_or(Signal::TERM),
             grace: self.grace(w.grace)?,
+            spare: self.spare(w.spare)?,
             report: pick::path(layers, Opt::Report, w.report)?,
-            capture: self.capture(w.capture)?,
+            capture,
         })
     }
 
     fn capture(&self, w: CaptureWords) -> Result<Option<CaptureRequest>, Error> {
-        let plain = |flag: &str, word: Option<OsString>| {
-            let value = word.map(|word| pick::text(parse_bool)(&word)).transpose();
-            value.map(|on| on.unwrap_or(false)).map_err(|why| Error::Value {
-                origin: flag.into(),
-                why,
-            })
-        };
-        let (detach, log) = (plain("--detach", w.detach)?, plain("--log", w.log)?);
+        let (detach, log) = (flag("--detach", w.detach)?, flag("--log", w.log)?);
         let streams = pick::value(self.layers, Opt::Streams, w.streams, parse_streams)?;
         let spec = CaptureSpec {
             streams: streams.unwrap_or(if log { Streams::Split } else { Streams::Merged }),
@@ -252,7 +252,38 @@ impl Door<'_> {
                 cpus: pick::limit(layers, Opt::Cpus, w.cpus, parse_cpus)?,
             },
             best_effort: self.switch(Opt::BestEffort, w.best_effort)?,
+            ssh_agent: self.ssh_agent(w.ssh_agent, &w.ssh_key)?,
         })
+    }
+
+    /// A key asks for an agent, unless somebody says that there is to be none.
+    fn ssh_agent(&self, on: Option<OsString>, keys: &[OsString]) -> Result<Option<Vec<PathBuf>>, Error> {
+        let on = pick::value(self.layers, Opt::SshAgent, on, parse_bool)?;
+        let parse = |given: &OsStr, _: Origin<'_>| {
+            if given.is_empty() || given.as_bytes().contains(&0) {
+                return Err("the path is empty or holds a NUL");
+            }
+            Ok(PathBuf::from(given))
+        };
+        let mut keys = pick::list(self.layers, Opt::SshKey, keys, parse)?;
+        // The same file in two layers.
+        let mut known = std::collections::HashSet::new();
+        keys.retain(|key| known.insert(key.clone()));
+        if keys.len() > MOST_KEYS {
+            return Err(Error::Value {
+                origin: "--ssh-key".into(),
+                why: format!(
+                    "an agent gets at most {MOST_KEYS} keys, and these are {}",
+                    keys.len()
+                ),
+            });
+        }
+        Ok(on.unwrap_or(!keys.is_empty()).then_some(keys))
+    }
+
+    fn spare(&self, word: Option<OsString>) -> Result<Vec<String>, Error> {
+        let names = pick::value(self.layers, Opt::Spare, word, parse_spare)?;
+        Ok(names.unwrap_or_else(|| SPARE.split(',').map(str::to_owned).collect()))
     }
 
     /// One limit for each device: rates of the same device come together, and a stronger rate replaces a weaker.
@@ -276,6 +307,7 @@ impl Door<'_> {
         &self,
         script: Option<OsString>,
         timeout: Option<OsString>,
+        reboot: Option<Reboot>,
     ) -> Result<Option<AfterRequest>, Error> {
         let given = |text: &OsStr| {
             if text.as_bytes().contains(&0) {
@@ -287,12 +319,17 @@ impl Door<'_> {
         let script = pick::ranked(self.layers, Opt::After, script, given)?.map(|ranked| ranked.value);
         let timeout = pick::value(self.layers, Opt::AfterTimeout, timeout, parse_clock)?;
         // An empty script takes back the one of a config file.
-        Ok(script
-            .filter(|script| !script.is_empty())
-            .map(|script| AfterRequest {
-                script: Secret::from(script),
-                timeout: timeout.unwrap_or(AFTER_TIMEOUT),
-            }))
+        let script = script.filter(|script| !script.is_empty());
+        let reboot = match (reboot, &script) {
+            (None, _) => None,
+            (Some(reboot), Some(script)) => Some(Box::new(reboot.of(script)?)),
+            (Some(_), None) => return Err(wrong("--after-reboot", "there is no --after to run then")),
+        };
+        Ok(script.map(|script| AfterRequest {
+            script: Secret::from(script),
+            timeout: timeout.unwrap_or(AFTER_TIMEOUT),
+            reboot,
+        }))
     }
 
     fn grace(&self, word: Option<OsString>) -> Result<Duration, Error> {
@@ -317,6 +354,7 @@ impl Door<'_> {
             identity: self.identity(who)?,
             dir: pick::path(layers, Opt::Dir, w.dir)?,
             env: self.env(w.clear_env, w.login, &w.env)?,
+            guard: self.switch(Opt::Guard, w.guard)?,
             nice: pick::limit(layers, Opt::Nice, w.nice, parse_nice)?,
             rlimits: self.rlimits(&w.rlimit)?,
         })
@@ -395,6 +433,72 @@ impl Door<'_> {
                 name = name.display()
             )),
         }
+    }
+}
+
+/// A switch that stands on the command line alone.
+fn flag(name: &str, word: Option<OsString>) -> Result<bool, Error> {
+    let value = word.map(|word| pick::text(parse_bool)(&word)).transpose();
+    value
+        .map(|on| on.unwrap_or(false))
+        .map_err(|why| wrong(name, why))
+}
+
+fn wrong(origin: &str, why: impl Into<String>) -> Error {
+    Error::Value {
+        origin: origin.into(),
+        why: why.into(),
+    }
+}
+
+/// `--after-reboot`, before the script is known.
+struct Reboot {
+    env_file: Option<PathBuf>,
+}
+
+fn after_reboot(
+    word: Option<OsString>,
+    env_file: Option<OsString>,
+    is_captured: bool,
+) -> Result<Option<Reboot>, Error> {
+    let env_file = env_file.map(PathBuf::from);
+    match (flag("--after-reboot", word)?, env_file) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => Err(wrong(
+            "--after-env-file",
+            "it is for after a reboot: give --after-reboot as well, or use --env",
+        )),
+        (true, _) if !is_captured => Err(wrong(
+            "--after-reboot",
+            "nothing of a command in the foreground survives a reboot; give --detach or --log as well",
+        )),
+        (true, env_file) => Ok(Some(Reboot { env_file })),
+    }
+}
+
+impl Reboot {
+    /// The script as a command without a shell.
+    fn of(self, script: &OsStr) -> Result<AfterRebootRequest, Error> {
+        // What has no meaning of its own in a shell: both ways of running it are the same.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+,- ".contains(c);
+        let text = script.to_str().filter(|text| text.chars().all(plain));
+        let argv: Vec<String> = text
+            .unwrap_or_default()
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if !argv.first().is_some_and(|program| program.starts_with('/')) {
+            return Err(wrong(
+                "--after-reboot",
+                "no script is kept on a disk, so --after has to be a plain command: the absolute path of a program and its \
+                 arguments, of letters, digits and _./:=@%+,- with blanks between them; put a script into a file of yours",
+            ));
+        }
+        Ok(AfterRebootRequest {
+            argv,
+            env_file: self.env_file,
+        })
     }
 }
 

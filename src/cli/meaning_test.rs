@@ -386,3 +386,48 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_key_asks_for_an_agent_unless_there_is_to_be_none() {
+    let agent = |call: &Call<'_>, options: &str| {
+        let keys = new_cage(&call.run(options).unwrap()).ssh_agent.clone();
+        keys.map(|keys| {
+            keys.iter()
+                .map(|key| key.display().to_string())
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(agent(&BARE, ""), None);
+    assert_eq!(agent(&BARE, "--ssh-agent"), Some(Vec::new()));
+    assert_eq!(
+        agent(&BARE, "--ssh-key a --ssh-key -"),
+        Some(vec!["a".into(), "-".into()])
+    );
+    assert_eq!(agent(&BARE, "--ssh-key a --ssh-agent=false"), None);
+    let host = files(&["[run]\nssh_key = ['a', 'b']\n"]);
+    assert_eq!(agent(&host, "--ssh-key a"), Some(vec!["a".into(), "b".into()]));
+    assert_eq!(agent(&host, "--ssh-agent=no"), None);
+    assert!(BARE.refused("--ssh-key=").contains("ssh-key"));
+    let many = "--ssh-key x".to_owned();
+    let many: Vec<String> = (0..33).map(|n| format!("{many}{n}")).collect();
+    assert!(BARE.refused(&many.join(" ")).contains("at most 32"));
+    // Its cage has one, or has none.
+    let told = BARE.refused("--job main-00000000 --ssh-key a");
+    assert!(told.contains("--job") && told.contains("--ssh-key"), "{told}");
+    assert!(host.run("--job main-00000000").is_ok());
+}
+
+#[test]
+fn names_to_spare_are_programs() {
+    let spare = |options: &str| BARE.run(options).unwrap().spare;
+    assert_eq!(spare(""), ["ssh-agent", "gpg-agent"]);
+    assert_eq!(spare("--spare a,b"), ["a", "b"]);
+    assert_eq!(spare("--spare none"), [""; 0]);
+    for wrong in ["/usr/bin/ssh-agent", "a,,b", "a,"] {
+        assert!(
+            BARE.refused(&format!("--spare {wrong}"))
+                .contains("no name of a program"),
+            "{wrong}"
+        );
+    }
+}

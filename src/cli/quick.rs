@@ -36,12 +36,17 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--io" => Many(&mut w.cage.io),
         "--cpus" => One(&mut w.cage.cpus),
         "--best-effort" => Switch(&mut w.cage.best_effort),
+        "--ssh-agent" => Switch(&mut w.cage.ssh_agent),
+        "--ssh-key" => Many(&mut w.cage.ssh_key),
+        "--spare" => One(&mut w.spare),
         "--timeout" => One(&mut w.timeout),
         "--idle-timeout" => One(&mut w.idle_timeout),
         "--signal" => One(&mut w.signal),
         "--grace" => One(&mut w.grace),
         "--after" => One(&mut w.after),
         "--after-timeout" => One(&mut w.after_timeout),
+        "--after-reboot" => Switch(&mut w.after_reboot),
+        "--after-env-file" => One(&mut w.after_env_file),
         "--report" => One(&mut w.report),
         "--detach" => Switch(&mut w.capture.detach),
         "--log" => Switch(&mut w.capture.log),
@@ -56,6 +61,7 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--dir" => One(&mut w.step.dir),
         "--env" => Many(&mut w.step.env),
         "--clear-env" => Switch(&mut w.step.clear_env),
+        "--guard" => Switch(&mut w.step.guard),
         "--nice" => One(&mut w.step.nice),
         "--rlimit" => Many(&mut w.step.rlimit),
         _ => return None,
@@ -125,11 +131,14 @@ fn at_odds(w: &RunWords) -> bool {
         &c.pids,
         &c.cpus,
         &c.best_effort,
+        &c.ssh_agent,
     ];
     let new_cage = !c.io.is_empty()
+        || !c.ssh_key.is_empty()
         || one
             .into_iter()
-            .chain([&w.after, &w.after_timeout, &w.capture.detach, &w.capture.log])
+            .chain([&w.after, &w.after_timeout, &w.after_reboot])
+            .chain([&w.capture.detach, &w.capture.log])
             .any(Option::is_some);
     w.capture.detach.is_some() && w.capture.log.is_some()
         || w.job.is_some() && new_cage

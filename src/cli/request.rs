@@ -97,6 +97,8 @@ pub struct RunRequest {
     pub signal: Signal,
     /// `--grace`: the time from the first signal to the kill. Zero: kill at once.
     pub grace: Duration,
+    /// `--spare`: the programs of agents that are spared until the after phase is over.
+    pub spare: Vec<String>,
     /// `--report`: the file that gets the report.
     pub report: Option<PathBuf>,
     /// `--detach` or `--log`: how its output is kept.
@@ -120,7 +122,7 @@ pub enum CageChoice {
     /// A new one, which ends with the command.
     New {
         /// What it is like.
-        cage: CageRequest,
+        cage: Box<CageRequest>,
         /// `--after`: its after phase.
         after: Option<AfterRequest>,
     },
@@ -137,6 +139,8 @@ pub struct CageRequest {
     pub limits: Limits,
     /// `--best-effort`: a limit that cannot be enforced is a note in the report and no error.
     pub best_effort: bool,
+    /// `--ssh-agent` with its keys, `--ssh-key`: files, and `-` for standard input, at most once. `None`: there is none.
+    pub ssh_agent: Option<Vec<PathBuf>>,
 }
 
 /// `--after`: what runs after the command, in a leaf of its own.
@@ -146,6 +150,17 @@ pub struct AfterRequest {
     pub script: Secret,
     /// `--after-timeout`: its own time. Never zero.
     pub timeout: Duration,
+    /// `--after-reboot`: what of it is written down.
+    pub reboot: Option<Box<AfterRebootRequest>>,
+}
+
+/// `--after-reboot`: an after phase that is a plain command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AfterRebootRequest {
+    /// The words of the script, which mean the same without a shell. The first is an absolute path.
+    pub argv: Vec<String>,
+    /// `--after-env-file`, as it was given.
+    pub env_file: Option<PathBuf>,
 }
 
 /// A command and how it is started.
@@ -159,6 +174,8 @@ pub struct StepRequest {
     pub dir: Option<PathBuf>,
     /// Its environment.
     pub env: EnvRequest,
+    /// `--guard`.
+    pub guard: bool,
     /// `--nice`: −20 to 19.
     pub nice: Option<i32>,
     /// `--rlimit`: at most one for each resource.

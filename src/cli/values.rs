@@ -370,6 +370,25 @@ pub fn parse_log_full(text: &str) -> Result<LogFull, String> {
     }
 }
 
+/// `--spare`: names of programs, separated by commas; `none` is no name.
+///
+/// # Errors
+/// If one of them is no name.
+pub fn parse_spare(text: &str) -> Result<Vec<String>, String> {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = text.split(',').map(str::to_owned).collect();
+    let odd = |name: &&String| name.is_empty() || name.contains(|c: char| c == '/' || c.is_control());
+    match names.iter().find(odd) {
+        Some(name) => Err(format!(
+            "{} is no name of a program: write ssh-agent,gpg-agent or none",
+            quoted(name)
+        )),
+        None => Ok(names),
+    }
+}
+
 /// The least that a log is allowed: so that head, tail and the piece that is dropped are whole blocks.
 const LOG_MIN: u64 = 64 * 1024;
 

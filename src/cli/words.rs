@@ -71,6 +71,17 @@ pub struct CageWords {
     #[arg(long, help_heading = "Limits",
           value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub best_effort: Option<OsString>,
+    /// Give the job an ssh-agent of its own: SSH_AUTH_SOCK in every step and in the after phase.
+    ///
+    /// It runs as the job's user, needs OpenSSH's ssh-agent and ssh-add, and ends with the job.
+    #[arg(long, help_heading = "The job",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ssh_agent: Option<OsString>,
+    /// Give that agent the private key in this file, or, for `-`, on standard input. Implies --ssh-agent.
+    ///
+    /// It is read by the caller of jobcage, so the job's user need not be able to. May be given more than once.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The job")]
+    pub ssh_key: Vec<OsString>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
@@ -91,6 +102,10 @@ pub struct StepWords {
     #[arg(long, help_heading = "The command",
           value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub clear_env: Option<OsString>,
+    /// Let the command signal and trace nobody outside of the job (Landlock). Set-user-ID programs then gain nothing.
+    #[arg(long, help_heading = "The command",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub guard: Option<OsString>,
     /// Run with this niceness, -20 to 19.
     #[arg(
         long,
@@ -113,7 +128,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
-        "detach", "log",
+        "detach", "log", "ssh_agent", "ssh_key", "after_reboot",
     ])]
     pub job: Option<OsString>,
     #[command(flatten)]
@@ -143,6 +158,23 @@ pub struct RunWords {
     /// Give the --after script this much time. The default is 5m.
     #[arg(long, value_name = "TIME", help_heading = "The end")]
     pub after_timeout: Option<OsString>,
+    /// When the job is stopped, spare agents of these programs until its after phase is over. `none` spares none.
+    ///
+    /// The names are separated by commas. The default is ssh-agent,gpg-agent.
+    #[arg(long, value_name = "NAMES", help_heading = "The end")]
+    pub spare: Option<OsString>,
+    /// Should the host go down, run the --after program after the reboot.
+    ///
+    /// It stands in the job's record for that, so it has to be the absolute path of a program with plain words as its
+    /// arguments. `jobcage gc` runs it, and the next job that is started does.
+    #[arg(long, help_heading = "The end",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub after_reboot: Option<OsString>,
+    /// Give the --after program these variables after a reboot: lines NAME=value, read at that time.
+    ///
+    /// The environment of the job is gone then.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
+    pub after_env_file: Option<OsString>,
     /// Write the report, as JSON, to this file, whatever happens.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The end")]
     pub report: Option<OsString>,

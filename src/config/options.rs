@@ -41,6 +41,10 @@ pub enum Opt {
     LogMax,
     LogFull,
     LogSync,
+    SshAgent,
+    SshKey,
+    Spare,
+    Guard,
     Keep,
     KeepSize,
 }
@@ -132,6 +136,10 @@ table! {
     LogMax       Some("--log-max"),       Some("JOBCAGE_LOG_MAX"),       "log_max",       RUN,  One;
     LogFull      Some("--log-full"),      Some("JOBCAGE_LOG_FULL"),      "log_full",      RUN,  One;
     LogSync      Some("--log-sync"),      Some("JOBCAGE_LOG_SYNC"),      "log_sync",      RUN,  One;
+    SshAgent     Some("--ssh-agent"),     Some("JOBCAGE_SSH_AGENT"),     "ssh_agent",     RUN,  One;
+    SshKey       Some("--ssh-key"),       Some("JOBCAGE_SSH_KEY"),       "ssh_key",       RUN,  List;
+    Spare        Some("--spare"),         Some("JOBCAGE_SPARE"),         "spare",         RUN,  One;
+    Guard        Some("--guard"),         Some("JOBCAGE_GUARD"),         "guard",         RUN,  One;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
     KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
 }

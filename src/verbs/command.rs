@@ -9,6 +9,7 @@ use jobcage_sys::spawn;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Makes the command ready. Fails before a cage exists if a user or group is unknown or a text holds a NUL byte.
@@ -33,7 +34,41 @@ pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
             })
             .collect(),
         nice: step.nice,
+        guard: step.guard,
         ..assemble(&step.command, &env, dir, who.identity)?
+    })
+}
+
+/// Names the directory of a command that is started by another process than us: as in the foreground, it is ours.
+pub fn settle_dir(command: &mut Command) -> Result<(), VerbError> {
+    let failed = |e: std::io::Error| VerbError::Who(format!("the working directory cannot be named: {e}"));
+    let own = || std::env::current_dir().map_err(failed);
+    let dir = match &command.dir {
+        Some(dir) if dir.to_bytes().starts_with(b"/") => return Ok(()),
+        Some(dir) => own()?.join(OsStr::from_bytes(dir.to_bytes())),
+        // In the foreground a user may stand where it could not go; here it has to go there.
+        None => own()
+            .ok()
+            .filter(|dir| command.identity.as_ref().is_none_or(|who| may_enter(who, dir)))
+            .unwrap_or_else(|| "/".into()),
+    };
+    command.dir = Some(text(dir.as_os_str())?);
+    Ok(())
+}
+
+/// Whether the permissions let a user go to this directory.
+fn may_enter(who: &spawn::Identity, dir: &Path) -> bool {
+    dir.ancestors().all(|dir| {
+        std::fs::metadata(dir).is_ok_and(|meta| {
+            let shift = if meta.uid() == who.uid {
+                6
+            } else if meta.gid() == who.gid || who.groups.contains(&meta.gid()) {
+                3
+            } else {
+                0
+            };
+            who.uid == 0 || meta.mode() >> shift & 1 == 1
+        })
     })
 }
 
@@ -116,6 +151,11 @@ pub fn uid(identity: &Identity) -> Result<u32, VerbError> {
         .map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid))
 }
 
+/// What steps of this identity have to become; `None`: what we are.
+pub fn identity(identity: &Identity) -> Result<Option<spawn::Identity>, VerbError> {
+    look_up(identity).map(|who| who.identity)
+}
+
 fn look_up(asked: &Identity) -> Result<Who, VerbError> {
     if asked.user.is_none() && asked.group.is_none() {
         return Ok(Who {
@@ -147,6 +187,14 @@ fn look_up(asked: &Identity) -> Result<Who, VerbError> {
         })?,
         None => vec![gid],
     };
+    // Who asks for what he is already needs no right to become it, and has none, unless he is root.
+    let is_self = uid == nix::unistd::getuid() && gid == nix::unistd::getgid();
+    if is_self && !nix::unistd::geteuid().is_root() {
+        return Ok(Who {
+            identity: None,
+            account,
+        });
+    }
     let groups = groups.into_iter().map(Gid::as_raw).collect();
     Ok(Who {
         identity: Some(spawn::Identity {

@@ -31,6 +31,8 @@ pub fn exec(request: ExecRequest) -> Outcome {
         detail: false,
         lease: None,
         capture: None,
+        agent: None,
+        spare: Vec::new(),
     };
     let outcome = foreground::run(&job)?;
     let report = &outcome.report;

@@ -7,9 +7,11 @@ mod doctor;
 mod end;
 mod env;
 mod exec;
+mod keys;
 mod logs;
 mod look;
 pub mod pages;
+mod reboot;
 mod run;
 mod wait;
 
@@ -39,6 +41,14 @@ pub enum VerbError {
     Stdin {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A key for the job's ssh-agent.
+    #[error("cannot read the key {name} (--ssh-key): {source}")]
+    Key {
+        /// Where it was to come from.
+        name: String,
         /// Why.
         source: std::io::Error,
     },

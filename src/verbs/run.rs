@@ -1,13 +1,13 @@
 //! `jobcage run` and `jobcage create`.
 
-use super::{Outcome, VerbError, command, places};
+use super::{Outcome, VerbError, command, keys, places, reboot};
 use crate::cli::request::{
     AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, RunRequest, Voice,
 };
 use crate::render;
 use jobcage_cage::Process;
 use jobcage_job::{LeaseHolder, Report};
-use jobcage_supervisor::{After, Job, Target, foreground, kept, sessions};
+use jobcage_supervisor::{Job, Target, foreground, kept, sessions};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -16,17 +16,23 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// If jobcage itself fails; how the command ended is the exit code.
 pub fn run(request: RunRequest) -> Outcome {
-    let command = command::build(&request.step)?;
+    let mut command = command::build(&request.step)?;
+    if request.capture.is_some() {
+        command::settle_dir(&mut command)?;
+    }
+    let agent = match &request.cage {
+        CageChoice::New { cage, .. } => keys::read(cage.ssh_agent.as_deref())?,
+        CageChoice::Existing(_) => None,
+    };
     let target = match request.cage {
         CageChoice::Existing(id) => Target::Existing(id),
         CageChoice::New { cage, after } => Target::New {
             name: cage.name,
             limits: cage.limits,
             best_effort: cage.best_effort,
-            after: after.map(|after| After {
-                script: after.script.expose().to_owned(),
-                timeout: after.timeout,
-            }),
+            after: after
+                .map(|after| reboot::after(after, &command, &request.common.places))
+                .transpose()?,
         },
     };
     let job = Job {
@@ -39,6 +45,8 @@ pub fn run(request: RunRequest) -> Outcome {
         signal: request.signal.number(),
         grace: request.grace,
         detail: request.report.is_some() || request.common.voice == Voice::Verbose,
+        agent,
+        spare: request.spare,
         lease: lease(request.capture.as_ref()),
         capture: request.capture.as_ref().map(|capture| capture.spec),
     };
@@ -104,6 +112,8 @@ pub fn create(request: CreateRequest) -> Outcome {
         limits: request.cage.limits,
         best_effort: request.cage.best_effort,
         uid: command::uid(&request.identity)?,
+        identity: command::identity(&request.identity)?,
+        agent: keys::read(request.cage.ssh_agent.as_deref())?,
         grace: request.grace,
         lease_pid: request.lease_pid,
     })?;

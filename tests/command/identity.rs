@@ -161,3 +161,21 @@ fn a_user_that_we_may_not_become_is_an_error_that_names_it() {
     assert!(told.to_lowercase().contains("not permitted"), "{told}");
     world.assert_clean();
 }
+
+#[test]
+fn whoever_asks_for_what_he_is_gets_it() {
+    let world = World::new("myself");
+    let me = nix::unistd::getuid();
+    let group = nix::unistd::getgid();
+    for user in [
+        Some(me.to_string()),
+        nix::unistd::User::from_uid(me).unwrap().map(|user| user.name),
+    ] {
+        let Some(user) = user else { continue };
+        let done = world
+            .finish(&["--user", &user, "--group", &group.to_string()], &["id", "-u"])
+            .expect(0);
+        assert_eq!(done.text(), me.to_string(), "{user}");
+    }
+    world.assert_clean();
+}

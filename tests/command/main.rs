@@ -5,12 +5,15 @@
 mod support;
 
 mod after;
+mod agent;
 mod capture;
 mod endings;
 mod environment;
+mod guard;
 mod identity;
 mod places;
 mod reports;
 mod secrets;
+mod spare;
 mod stdio;
 mod surroundings;

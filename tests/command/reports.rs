@@ -34,6 +34,7 @@ fn the_whole_report_of_a_plain_job() {
         "ended",
         "wall_seconds",
         "boot_id",
+        "guarantee",
         "cage",
         "root",
         "steps",

@@ -17,7 +17,7 @@ const OPTIONS: [&str; 4] = [
 const SCRIPT: &str = ": SENTINEL-script; sleep 300 & echo up; read line < go; exit 0";
 
 /// Files below a directory that hold the word.
-fn holding(dir: &Path, word: &str) -> Vec<String> {
+pub fn holding(dir: &Path, word: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -2,9 +2,10 @@
 //! then its key has to be documented.
 
 use jobcage_job::{
-    CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending, EnforcedLimit, Escape,
-    ExitStatus, FoundBy, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, NeverStarted,
-    Proof, Quarantine, Report, Root, Stall, StepKind, StepReport, StopRequest, Stream, Streams, Usage,
+    Account, AfterReboot, CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending,
+    EnforcedLimit, Escape, ExitStatus, FoundBy, Guarantee, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull,
+    LogGap, LogReport, NeverStarted, Proof, Quarantine, Report, Root, Stall, StepKind, StepReport,
+    StopRequest, Stream, Streams, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +126,7 @@ fn report() -> Report {
         wall_seconds: 0.0,
         boot_id: String::new(),
         cage: String::new(),
+        guarantee: Guarantee::Guarded,
         root: Some(Root {
             kind: String::new(),
             path: String::new(),
@@ -183,12 +185,26 @@ fn spec() -> JobSpec {
             start_ticks: 1,
         }),
         after: true,
+        after_reboot: Some(AfterReboot {
+            argv: vec![String::new()],
+            dir: String::new(),
+            user: Some(Account {
+                uid: 0,
+                gid: 0,
+                groups: vec![0],
+            }),
+            env_file: Some(String::new()),
+            timeout: std::time::Duration::ZERO,
+            cgroup_root: Some(String::new()),
+        }),
+        guard: true,
         capture: Some(CaptureSpec {
             streams: Streams::Merged,
             log_max: Some(1),
             log_full: LogFull::Middle,
             sync: true,
         }),
+        ssh_agent: true,
         state_dir: Some(String::new()),
     }
 }

@@ -64,7 +64,10 @@ impl Captured {
             limits: jobcage_job::Limits::default(),
             lease: None,
             after: false,
+            ssh_agent: false,
+            after_reboot: None,
             state_dir: None,
+            guard: false,
             capture: Some(capture),
         };
         let (record, lock) = Record::create(&world.dir.join("state"), &spec, Durability::Kernel).unwrap();

@@ -13,6 +13,7 @@ mod lease;
 mod logs;
 mod look;
 mod prune;
+mod reboot;
 mod records;
 mod steps;
 mod stop;

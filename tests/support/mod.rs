@@ -7,7 +7,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod call;
+pub mod captured;
 pub mod cgroup;
+pub mod commit;
 pub mod job;
 pub mod needs;
 pub mod process;

@@ -15,6 +15,8 @@ pub enum Need {
     Fuse,
     /// A program.
     Program(&'static str),
+    /// Landlock that can scope signals.
+    Landlock,
     /// systemd as PID 1.
     Systemd,
     /// A cgroup controller in the unified hierarchy.
@@ -41,6 +43,9 @@ impl Need {
             Self::Systemd if !Path::new("/run/systemd/system").is_dir() => {
                 Some(Lack::NotApplicable("PID 1 is not systemd; the VM runs it".into()))
             }
+            Self::Landlock => jobcage_sys::landlock::signal_fence()
+                .err()
+                .map(|errno| Lack::NotApplicable(format!("no Landlock of Linux 6.12: {errno}"))),
             Self::Controller(name) if !cgroup::has_controller(name) => Some(Lack::NotApplicable(format!(
                 "the {name} controller is not in the unified hierarchy; the VM runs it"
             ))),

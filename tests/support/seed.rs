@@ -25,7 +25,20 @@ pub fn full_sweep() -> bool {
 }
 
 /// SplitMix64: enough for choices.
-pub struct Random(u64);
+pub struct SplitMix(pub u64);
+
+impl SplitMix {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Choices of this run.
+pub struct Random(SplitMix);
 
 impl Random {
     /// A sequence of its own for each name, so that tests do not depend on each other's order.
@@ -33,15 +46,12 @@ impl Random {
         let mixed = name
             .bytes()
             .fold(seed(), |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        Self(mixed)
+        Self(SplitMix(mixed))
     }
 
     /// The next number.
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next()
     }
 
     /// One of them.

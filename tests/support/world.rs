@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Directories of a cgroup root that are jobcage's own.
-const OWN_LEAVES: [&str; 3] = ["hold", "keepers", "supervisors"];
+pub const OWN_LEAVES: [&str; 3] = ["hold", "keepers", "supervisors"];
 
 /// The world.
 pub struct World {

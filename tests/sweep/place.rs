@@ -1,6 +1,7 @@
 //! Where one point is run: directories and a cgroup root that nobody else has, and what can be seen there afterwards.
 
 use crate::support::process::{Process, connected_to, describe, stat};
+use crate::support::world::OWN_LEAVES;
 use crate::support::{cgroup, left, programs};
 use jobcage_job::{JobSpec, Report};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -154,7 +155,8 @@ impl Place {
     /// The cages that exist.
     pub fn cages(&self) -> Vec<PathBuf> {
         let listed = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let dirs = listed.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()) && e.file_name() != "hold");
+        let is_own = |name: &std::ffi::OsStr| OWN_LEAVES.iter().any(|own| name == *own);
+        let dirs = listed.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()) && !is_own(&e.file_name()));
         dirs.map(|e| e.path()).collect()
     }
 
@@ -255,7 +257,7 @@ impl Place {
         for (id, record) in self.records() {
             let is_whole = |f: &str| {
                 matches!(f, "lock" | "spec.json" | "report.json" | "closing")
-                    || (f.starts_with("step-") && f.ends_with(".json"))
+                    || ((f.starts_with("step-") || f.starts_with("status-")) && f.ends_with(".json"))
             };
             found.extend(
                 record

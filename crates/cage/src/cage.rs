@@ -5,6 +5,8 @@
 //! <root>/<job>/steps/NN-step   a step of a job with limits, which stand on steps/
 //! <root>/<job>/after/NN-after  the after phase, outside of the job's limits
 //! <root>/<job>/exec-NN         a command of `jobcage exec`; below steps/ where that is
+//! <root>/<job>/kept            agents that the job has started, spared until the cage is killed
+//! <root>/<job>/kept/agent      the job's ssh-agent that jobcage has started (`--ssh-agent`)
 //! ```
 
 use crate::dir::Dir;
@@ -37,6 +39,8 @@ pub struct Leaf {
 const STEPS: &str = "steps";
 const AFTER: &str = "after";
 const EXEC: &str = "exec-";
+const KEPT: &str = "kept";
+const AGENT: &str = "agent";
 
 /// Makes the first leaf whose name is not in use. The mkdir itself decides who has the number: two clients may start a step
 /// at the same time.
@@ -53,6 +57,9 @@ fn fresh(place: &Dir, name: impl Fn(u32) -> String) -> Result<(Leaf, String)> {
 }
 
 impl Cage {
+    /// Below the cage: where those are that jobcage itself has started in it. They are nothing that a job leaves behind.
+    pub const OURS: &str = "kept/agent";
+
     /// Makes the cage of a job, which must not exist. `limited`: with a `steps/` to carry limits.
     ///
     /// # Errors
@@ -190,10 +197,20 @@ impl Cage {
         }
     }
 
-    /// The place of the after phase, if there is one yet.
-    #[must_use]
-    pub fn after(&self) -> Option<Dir> {
-        self.dir.child(AFTER).ok()
+    /// The leaf of spared agents, outside of the steps and of the job's limits: killed with the cage and not before.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn kept(&self) -> Result<Dir> {
+        self.dir.create_or_open(KEPT)
+    }
+
+    /// The leaf of the job's own ssh-agent.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn agent_leaf(&self) -> Result<Dir> {
+        self.kept()?.create_or_open(AGENT)
     }
 
     /// The cage's own cgroup.

@@ -23,6 +23,8 @@ pub struct Patience {
     /// Above this number of processes there is no freeze: it costs up to a third of the kill itself, and a census
     /// that names a few of thousands gains nothing by being exact.
     pub freeze_most: usize,
+    /// A cgroup below, by its path, whose processes are jobcage's own: killed with the others, and no part of the census.
+    pub ours: Option<&'static str>,
 }
 
 impl Default for Patience {
@@ -32,6 +34,7 @@ impl Default for Patience {
             kill: Duration::from_secs(5),
             detail: 256,
             freeze_most: 512,
+            ours: None,
         }
     }
 }
@@ -112,7 +115,8 @@ fn list(dir: &Dir) -> std::result::Result<Listed, Errno> {
 }
 
 fn census(dir: &Dir, patience: &Patience, frozen: bool) -> std::result::Result<Census, Errno> {
-    let listed = list(dir)?;
+    let mut listed = list(dir)?;
+    listed.retain(|(_, place)| patience.ours != Some(place));
     // A look at a process costs as much as its death, and of a crowd a few tell what it is.
     let detail = if listed.len() > patience.freeze_most {
         patience.detail.min(16)

@@ -19,6 +19,7 @@ mod mount;
 mod root;
 mod selftest;
 mod signal;
+mod spare;
 mod systemd;
 
 pub use cage::{Cage, Leaf};
@@ -34,4 +35,5 @@ pub use mount::{Mount, cgroup_of, own_cgroup};
 pub use root::{Found, HOLD, Kind, Search, find, own_place};
 pub use selftest::{SelfTest, selftest};
 pub use signal::{count, listed, signal_all};
+pub use spare::spare;
 pub use systemd::{Bus, is_in_delegated_unit, start_scope};

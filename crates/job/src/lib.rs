@@ -18,9 +18,12 @@ pub use id::{IdError, JobId};
 pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};
 pub use main_end::{MainEnd, STATUS_VERSION};
 pub use report::{
-    Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Kill, Left, LogGap, LogReport, Proof,
-    Quarantine, REPORT_VERSION, Report, Root, Stall, StepReport, Stream, Usage,
+    Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Guarantee, Kill, Left, LogGap, LogReport,
+    Proof, Quarantine, REPORT_VERSION, Report, Root, Stall, StepReport, Stream, Usage,
 };
-pub use spec::{CaptureSpec, CreatedBy, JobSpec, LeaseHolder, LogFull, SPEC_VERSION, StepKind, Streams};
+pub use spec::{
+    AFTER_VERSION, Account, AfterMark, AfterReboot, CaptureSpec, CreatedBy, JobSpec, LeaseHolder, LogFull,
+    SPEC_VERSION, StepKind, Streams,
+};
 pub use stop::{STOP_VERSION, StopRequest};
 pub use units::{UnitError, format_bytes, format_duration, parse_duration, parse_size};

@@ -42,6 +42,9 @@ pub struct Report {
     pub wall_seconds: f64,
     /// The boot in which it ran.
     pub boot_id: String,
+    /// Whether the job could reach those who look after it.
+    #[serde(default)]
+    pub guarantee: Guarantee,
     /// Where its cage was.
     pub cage: String,
     /// Which root the cage was under, and why.
@@ -65,6 +68,22 @@ pub struct Report {
     pub limits: BTreeMap<String, EnforcedLimit>,
     /// What it used, as far as the kernel tells.
     pub usage: Usage,
+}
+
+/// Whether a job can end or alter the processes of jobcage that look after it: what is promised of its output and status
+/// holds against everybody, but against the job itself only as far as this goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// The job ran as another user, who may neither signal nor read them.
+    OtherUser,
+    /// The job ran behind a fence of Landlock (`--guard`).
+    Guarded,
+    /// The job ran as the same user and could have killed them.
+    #[default]
+    SameUser,
+    /// The job ran as root, who may do everything.
+    Root,
 }
 
 /// Where the cages of this host live.

@@ -51,6 +51,58 @@ pub struct CaptureSpec {
     pub sync: bool,
 }
 
+/// What an after phase needs when all that was in memory is gone (`--after-reboot`).
+///
+/// The words of `argv` are on the disk, so they are those of a plain command and never a script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AfterReboot {
+    /// The program, by its absolute path, and its arguments.
+    pub argv: Vec<String>,
+    /// Its working directory.
+    pub dir: String,
+    /// Who runs it; `None`: whoever owns the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Account>,
+    /// The file with its variables, which is read when it is started. What was in it is nowhere in the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_file: Option<String>,
+    /// Its time.
+    pub timeout: Duration,
+    /// `--cgroup-root` of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_root: Option<String>,
+}
+
+/// A user as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its uid.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// The version of `after.json`. A reader refuses what is newer.
+pub const AFTER_VERSION: u32 = 1;
+
+/// `after.json`: an after phase that outlives a reboot is about to be started. On the disk before it is, so that nobody
+/// starts it a second time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AfterMark {
+    /// [`AFTER_VERSION`] of the writer.
+    pub version: u32,
+    /// The boot in which it is started.
+    pub boot_id: String,
+    /// The cage that it is started in.
+    pub cage: String,
+    /// The number of its step.
+    pub step: u32,
+    /// When.
+    pub at: String,
+}
+
 /// Whether stdout and stderr come into one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -111,9 +163,18 @@ pub struct JobSpec {
     /// Whether there is an after phase; its text is nowhere on disk.
     #[serde(default)]
     pub after: bool,
+    /// What the after phase needs after a reboot; `None`: there it cannot be run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_reboot: Option<AfterReboot>,
+    /// Whether it was kept from reaching processes outside of it (`--guard`).
+    #[serde(default)]
+    pub guard: bool,
     /// How its output is kept; `None`: it is not captured, and goes where its caller's goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureSpec>,
+    /// Whether it has an ssh-agent of its own, whose socket is `ssh-agent.sock` in `state_dir`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ssh_agent: bool,
     /// The absolute path of the directory, on a tmpfs, in which its steps hand variables on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<String>,

@@ -9,6 +9,7 @@ pub mod handed;
 pub mod log;
 mod record;
 mod removal;
+mod reserve;
 mod wishes;
 
 pub use dirs::Places;

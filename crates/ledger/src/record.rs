@@ -4,6 +4,7 @@
 //! lock          locked while somebody looks after the job; its content means nothing
 //! spec.json     the first file, before the cage exists
 //! step-NN.json  each step of a job of `jobcage create`; written at its start and replaced at its end
+//! after.json    an after phase that outlives a reboot is about to be started
 //! closing       present from the moment at which the whole job is being ended from outside
 //! stop.json     who asked for the end, and how it shall be
 //! wanted        somebody waits for the report, so a clean end keeps it
@@ -13,7 +14,8 @@
 use crate::error::{LedgerError, Result};
 use crate::handed;
 use jobcage_job::{
-    JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION, STATUS_VERSION, StepReport,
+    AFTER_VERSION, AfterMark, JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION, STATUS_VERSION,
+    StepReport,
 };
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
@@ -30,6 +32,7 @@ pub(crate) const SPEC: &str = "spec.json";
 pub(crate) const REPORT: &str = "report.json";
 const CLOSING: &str = "closing";
 const PHASE: &str = "phase.json";
+const AFTER: &str = "after.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub struct Record {
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
 #[derive(Debug)]
 pub struct Lock {
-    file: OwnedFd,
+    _file: OwnedFd,
 }
 
 /// How it stands with a job.
@@ -145,15 +148,12 @@ impl Record {
         self.lock(Purpose::Ending)
     }
 
-    /// Changes the purpose of the lock that this process has: from here on it looks after the job. `None`: somebody else has
-    /// it.
+    /// Takes the lock, to look after the job from here on. `None`: somebody else has it.
     ///
     /// # Errors
     /// What the file system answers.
-    pub fn lock_to_tend(&self, held: Lock) -> Result<Option<Lock>> {
-        let taken = lock::try_lock(held.file.as_fd(), Purpose::Tending)
-            .map_err(|errno| LedgerError::io("lock", &self.path.join(LOCK), errno))?;
-        Ok(taken.then_some(held))
+    pub fn lock_to_tend(&self) -> Result<Option<Lock>> {
+        self.lock(Purpose::Tending)
     }
 
     fn lock(&self, purpose: Purpose) -> Result<Option<Lock>> {
@@ -163,7 +163,7 @@ impl Record {
             .map_err(|errno| LedgerError::io("open", &path(), errno))?;
         let taken =
             lock::try_lock(file.as_fd(), purpose).map_err(|errno| LedgerError::io("lock", &path(), errno))?;
-        Ok(taken.then_some(Lock { file }))
+        Ok(taken.then_some(Lock { _file: file }))
     }
 
     fn open_lock(&self) -> jobcage_sys::Result<OwnedFd> {
@@ -259,7 +259,9 @@ impl Record {
         for left in report.census.left.iter_mut().chain(survivors).chain(escaped) {
             left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
         }
-        self.write(REPORT, &report)
+        self.write(REPORT, &report)?;
+        self.forget_reserve();
+        Ok(())
     }
 
     /// As [`Record::close`], and it stays on the disk, whatever the other files of this record do.
@@ -348,6 +350,30 @@ impl Record {
         self.read(PHASE, known)
     }
 
+    /// Marks that an after phase which outlives a reboot is about to be started: on the disk, whatever the other files of this
+    /// record do.
+    ///
+    /// # Errors
+    /// What the file system answers: it must not be started then by whoever comes after a crash.
+    pub fn mark_after(&self, mark: &AfterMark) -> Result<()> {
+        self.write_as(AFTER, mark, Durability::Disk)
+    }
+
+    /// The mark of [`Record::mark_after`]. `None`: it was never started.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or of a newer version.
+    pub fn after_mark(&self) -> Result<Option<AfterMark>> {
+        self.read(AFTER, AFTER_VERSION)
+    }
+
+    /// Whether this record was made by the user that we are. What stands in the record of another user is no reason to run a
+    /// program.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        nix::sys::stat::fstat(&self.dir).is_ok_and(|stat| stat.st_uid == nix::unistd::geteuid().as_raw())
+    }
+
     /// Writes or replaces what is known of a step.
     ///
     /// # Errors
@@ -417,6 +443,10 @@ impl Record {
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.write_as(name, value, self.durability)
+    }
+
+    fn write_as(&self, name: &str, value: &impl Serialize, durability: Durability) -> Result<()> {
         let path = self.path.join(name);
         let mut text = serde_json::to_vec_pretty(value).map_err(|e| LedgerError::Damaged {
             path: path.clone(),
@@ -424,10 +454,13 @@ impl Record {
         })?;
         text.push(b'\n');
         // The first spec needs no rename: a reader who finds it cut off knows that there is no cage yet.
-        let first = name == SPEC && self.durability == Durability::Kernel;
+        let first = name == SPEC && durability == Durability::Kernel;
         let write = if first { file::write_new } else { file::replace };
-        write(self.dir.as_fd(), name, &text, self.durability)
-            .map_err(|errno| LedgerError::io("write", &path, errno))
+        let mut written = write(self.dir.as_fd(), name, &text, durability);
+        while matches!(written, Err(Errno::ENOSPC | Errno::EDQUOT)) && self.make_room(name) {
+            written = write(self.dir.as_fd(), name, &text, durability);
+        }
+        written.map_err(|errno| LedgerError::io("write", &path, errno))
     }
 
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {

@@ -25,8 +25,11 @@ fn spec() -> JobSpec {
         limits: jobcage_job::Limits::default(),
         lease: None,
         after: false,
+        after_reboot: None,
         capture: None,
+        ssh_agent: false,
         state_dir: None,
+        guard: false,
     }
 }
 

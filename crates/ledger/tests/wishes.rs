@@ -25,8 +25,11 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         limits: Limits::default(),
         lease: None,
         after: false,
+        after_reboot: None,
         capture: None,
+        ssh_agent: false,
         state_dir: None,
+        guard: false,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()
 }

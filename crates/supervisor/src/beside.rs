@@ -4,16 +4,6 @@ use crate::error::Result;
 use jobcage_cage::{Cage, Dir, Emptied, Patience, empty};
 use jobcage_job::{CensusMethod, FoundBy, Kill};
 
-/// Whoever is asked to leave. Where others have commands running beside the step, these are the job's as well, and at that
-/// moment there is nothing else in the cage.
-pub(crate) fn place_of_step<'c>(cage: &'c Cage, leaf: &'c Dir) -> Result<&'c Dir> {
-    Ok(if cage.exec_leaves()?.is_empty() {
-        leaf
-    } else {
-        cage.steps()
-    })
-}
-
 /// The commands beside a step are cut with it: the after phase shall not run beside old processes.
 pub(crate) fn cut_beside(cage: &Cage, step: &mut Emptied) -> Result<()> {
     for leaf in cage.exec_leaves()? {

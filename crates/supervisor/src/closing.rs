@@ -5,8 +5,8 @@ use crate::error::Result;
 use jiff::Timestamp;
 use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, read_back, usage};
 use jobcage_job::{
-    Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, JobSpec, Quarantine, REPORT_VERSION, Report,
-    Root, StepReport, Usage,
+    Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, JobSpec, Quarantine, REPORT_VERSION,
+    Report, Root, StepReport, Usage,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -83,6 +83,10 @@ pub fn look_outside(spec: &JobSpec, outside: Outside<'_>, closed: &mut Closed) {
 
 fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut Closed) -> Result<()> {
     let mut first = true;
+    let patience = &Patience {
+        ours: Some(Cage::OURS),
+        ..*patience
+    };
     // A process can come into an emptied cage only from outside, by an administrator's hand: twice is much.
     for _ in 0..3 {
         let emptied = empty(cage.dir(), patience)?;
@@ -195,6 +199,7 @@ pub fn report(story: Story<'_>, closed: Closed) -> Report {
         ended: now(),
         wall_seconds: story.wall.as_secs_f64(),
         boot_id: spec.boot_id.clone(),
+        guarantee: guarantee(spec),
         cage: spec.cage.clone(),
         root: story.root,
         steps: story.steps,
@@ -204,6 +209,15 @@ pub fn report(story: Story<'_>, closed: Closed) -> Report {
         quarantine: closed.quarantine,
         limits: story.limits,
         usage: closed.usage,
+    }
+}
+
+fn guarantee(spec: &JobSpec) -> Guarantee {
+    match spec.uid {
+        _ if spec.guard => Guarantee::Guarded,
+        0 => Guarantee::Root,
+        uid if uid == spec.owner => Guarantee::SameUser,
+        _ => Guarantee::OtherUser,
     }
 }
 

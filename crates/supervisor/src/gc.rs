@@ -5,15 +5,16 @@ use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::hand;
 use crate::host;
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
 use crate::prune::{self, Keep, Pruned};
 use crate::sessions;
+use crate::signals::Signals;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
-use jobcage_sys::pidfd;
+use jobcage_sys::{pidfd, wait};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -102,13 +103,30 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         State::Over(report) => return look_again(&record, *report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
+            // The one that we would start has nobody to tell that it does not understand the record.
+            kept::check(&record)?;
             host::start_closer(places, &spec.id)
                 .map_err(Failure::system("start the next supervisor of the job"))?;
             return Ok(Some(Done::HandedOn(id.clone())));
         }
+        // Its after phase may take its time, and shall not die with us.
+        State::Unattended(spec) if role == Role::Passing && spec.after_reboot.is_some() => {
+            return have_closed(places, &record);
+        }
         State::Unattended(_) | State::NeverBegun => {}
     }
-    let Some(mut lock) = record.lock_to_end()? else {
+    // Before the lock: a stop may come as soon as somebody has it, by a signal that would end this process.
+    let signals = if role == Role::Staying && Keeper::find(&record)?.is_some() {
+        Some(Signals::block()?)
+    } else {
+        None
+    };
+    // Whoever takes a job over has it for long; others who find it being ended wait for that.
+    let taken = match &signals {
+        Some(_) => record.lock_to_tend()?,
+        None => record.lock_to_end()?,
+    };
+    let Some(mut lock) = taken else {
         // Somebody was faster: the watcher's closing, or another gc.
         return match record.state()? {
             State::Closing { by } => wait_for_closing(by),
@@ -124,17 +142,17 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         State::Unattended(spec) => {
             let same_boot = spec.boot_id == boot_id()?;
             let mut why = Vec::new();
-            if same_boot && (spec.capture.is_some() || spec.after) {
-                (lock, why) = match kept::take_over(places.open(id)?, *spec.clone(), lock)? {
+            if same_boot && let Some(signals) = signals {
+                (lock, why) = match kept::take_over(places.open(id)?, *spec.clone(), lock, signals)? {
                     TakeOver::Done => return Ok(Some(Done::HandedOn(id.clone()))),
                     TakeOver::Lost(lock, why) => (lock, why),
                 };
             }
             let report = if same_boot && spec.created_by == CreatedBy::Create && record.is_closing() {
                 // A cleanup that was cut off: what it was about to do.
-                sessions::close_created(&record, &spec, None, "gc")?
+                sessions::close_created(places, &record, &spec, None, "gc")?
             } else {
-                close_lost(&record, &spec, same_boot, why)?
+                close_lost(places, &record, &spec, same_boot, why)?
             };
             drop(lock);
             Ok(Some(if report.clean {
@@ -144,6 +162,24 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
             }))
         }
         State::Over(_) | State::Alive { .. } | State::Closing { .. } => Ok(None),
+    }
+}
+
+/// Starts the closing of an orphan, and waits for it.
+fn have_closed(places: &Places, record: &Record) -> Result<Option<Done>> {
+    wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
+    let closer =
+        host::start_closer(places, record.id()).map_err(Failure::system("start the closing of the job"))?;
+    wait::block(wait::Whom::Pid(closer.pid)).map_err(Failure::system("wait for the closing of the job"))?;
+    match record.state()? {
+        State::Over(report) if report.clean => Ok(Some(Done::Closed(report))),
+        State::Over(report) => Ok(Some(Done::Quarantined(report))),
+        // Another gc's closer has it.
+        State::Closing { by } => wait_for_closing(by),
+        State::Alive { .. } => Ok(Some(Done::HandedOn(record.id().clone()))),
+        State::Unattended(_) | State::NeverBegun => Err(Failure::Refused(
+            "the process that was to close it ended before it had; run \"jobcage gc\" again".into(),
+        )),
     }
 }
 
@@ -163,7 +199,13 @@ fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
         || matches!(lease(spec), Lease::Over))
 }
 
-fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>) -> Result<Report> {
+fn close_lost(
+    places: &Places,
+    record: &Record,
+    spec: &JobSpec,
+    same_boot: bool,
+    why: Vec<String>,
+) -> Result<Report> {
     let ending = if !same_boot {
         Ending::Lost {
             why: "the host went down".into(),
@@ -193,7 +235,11 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
         );
     }
     hand::forget(spec, &mut closed.notes);
-    if spec.after {
+    let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
+    notes.extend(told.notes);
+    let mut steps = record.steps()?;
+    sessions::add_step(&mut steps, told.step);
+    if spec.after && spec.after_reboot.is_none() {
         notes.push(
             "its after phase did not run, or nobody saw its end: the script died with the supervisor".into(),
         );
@@ -203,7 +249,7 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
         ending,
         status: None,
         notes,
-        steps: record.steps()?,
+        steps,
         limits,
         root: None,
         closed_by: "gc",
@@ -211,12 +257,21 @@ fn close_lost(record: &Record, spec: &JobSpec, same_boot: bool, why: Vec<String>
     };
     let report = closing::report(story, closed);
     record.close(&report)?;
+    forget_life(record);
     Ok(report)
+}
+
+/// Takes away what only a living captured job needs, and whoever wrote the report may not have lived to.
+fn forget_life(record: &Record) {
+    for name in [keeper::SOCKET, "phase.json"] {
+        record.forget(name);
+    }
 }
 
 /// A job that is over: its quarantine may be over as well, and something of what it handed on may be left.
 fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     forget(record);
+    forget_life(record);
     let Some(quarantine) = report.quarantine.clone() else {
         return Ok(None);
     };
@@ -230,7 +285,10 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     if now.quarantine.is_none() {
         return Ok(None);
     }
-    let same_boot = report.boot_id == boot_id()?;
+    // Its after phase may have had a cage in a later boot than its command.
+    let after = record.after_mark().ok().flatten();
+    let boots = [Some(&report.boot_id), after.as_ref().map(|mark| &mark.boot_id)];
+    let same_boot = boots.contains(&Some(&boot_id()?));
     if let Some(cage) = Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| same_boot) {
         let patience = Patience {
             kill: Duration::from_secs(1),

@@ -1,18 +1,19 @@
 //! Finding the root of the cages, and having systemd make it where it is systemd's to make.
 
 use crate::error::{Failure, Result};
+use crate::job::Command;
 use crate::watcher;
 use jobcage_cage::{Bus, Dir, Found, Kind, Search, enable, find, own_place};
 use jobcage_job::{Controller, JobId};
 use jobcage_ledger::Places;
-use jobcage_sys::Errno;
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
+use jobcage_sys::{Errno, landlock};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -151,6 +152,21 @@ pub(crate) fn start_closer(places: &Places, id: &JobId) -> jobcage_sys::Result<C
         ..Plan::default()
     };
     spawn(&plan)
+}
+
+/// The fence around a job that asks for one.
+///
+/// # Errors
+/// If this kernel has none.
+pub(crate) fn guard(command: &Command) -> Result<Option<OwnedFd>> {
+    let fence = command.guard.then(landlock::signal_fence).transpose();
+    fence.map_err(|errno| {
+        Failure::Refused(format!(
+            "cannot guard what is outside of the job (--guard): {}: it needs Linux 6.12 or newer with Landlock; leave it out, \
+             or give the job a user of its own (--user)",
+            errno.desc()
+        ))
+    })
 }
 
 /// The named variables of our own environment, where they are set.

@@ -1,7 +1,8 @@
 //! What a supervisor is asked to do, and what comes of it.
 
+use crate::agent::Key;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
-use jobcage_job::{CaptureSpec, JobId, LeaseHolder, Limits, Report};
+use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, Report};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -33,6 +34,10 @@ pub struct Job {
     pub detail: bool,
     /// Whose end is the job's.
     pub lease: Option<LeaseHolder>,
+    /// The keys of its own ssh-agent; `None`: it has none. Only whoever starts the agent has the keys.
+    pub agent: Option<Vec<Key>>,
+    /// The programs of agents that are spared for what comes after a step that is cut.
+    pub spare: Vec<String>,
     /// How its output is kept; `None`: it is not, and the command has our own files.
     pub capture: Option<CaptureSpec>,
 }
@@ -85,6 +90,18 @@ pub struct Command {
     pub rlimits: Vec<Rlimit>,
     /// The nice value.
     pub nice: Option<i32>,
+    /// Whether it may signal and trace nobody outside of the job.
+    pub guard: bool,
+}
+
+impl Job {
+    /// Whether somebody comes after a step that is cut, for whom agents are spared.
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(
+            self.target,
+            Target::New { after: Some(_), .. } | Target::Existing(_)
+        )
+    }
 }
 
 impl Command {
@@ -131,6 +148,8 @@ pub struct After {
     pub script: OsString,
     /// Its own time.
     pub timeout: Duration,
+    /// What is written down of it, so that a reboot does not keep it from being run. Of captured jobs only.
+    pub reboot: Option<Box<AfterReboot>>,
 }
 
 /// What came of a job.

@@ -3,6 +3,7 @@
 //! [`machine`] decides and does no I/O; [`foreground`] fetches events and carries out actions; [`closing`] is the one
 //! way out, used by it, by `cleanup` and by `gc`; [`watcher`] starts `gc` when a supervisor dies.
 
+pub mod agent;
 pub mod asking;
 mod beside;
 mod capture;
@@ -15,6 +16,7 @@ pub mod host;
 mod job;
 pub mod keeper;
 pub mod kept;
+mod leaving;
 pub mod machine;
 mod package;
 pub mod prune;

@@ -7,7 +7,7 @@
 use crate::error::{Failure, Result};
 use crate::host::cstring;
 use crate::job::{After, Command, Job, Target};
-use jobcage_job::{CaptureSpec, LeaseHolder, Limits, Root};
+use jobcage_job::{AfterReboot, CaptureSpec, LeaseHolder, Limits, Root};
 use jobcage_ledger::Places;
 use jobcage_sys::file;
 use jobcage_sys::spawn::{Identity, Rlimit};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Raised when a reader of before would misunderstand it.
@@ -35,6 +35,8 @@ struct CommandHead {
     identity: Option<(u32, u32, Vec<u32>)>,
     rlimits: Vec<(u32, u64, u64)>,
     nice: Option<i32>,
+    #[serde(default)]
+    guard: bool,
 }
 
 /// A job without its strings.
@@ -48,6 +50,8 @@ struct JobHead {
     limits: Limits,
     best_effort: bool,
     after: Option<Duration>,
+    #[serde(default)]
+    after_reboot: Option<AfterReboot>,
     timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
     signal: i32,
@@ -55,6 +59,10 @@ struct JobHead {
     detail: bool,
     lease: Option<LeaseHolder>,
     capture: Option<CaptureSpec>,
+    #[serde(default)]
+    ssh_agent: bool,
+    #[serde(default)]
+    spare: Vec<String>,
     root: Root,
 }
 
@@ -77,6 +85,7 @@ impl CommandHead {
                 .map(|r| (r.resource, r.soft, r.hard))
                 .collect(),
             nice: command.nice,
+            guard: command.guard,
         }
     }
 
@@ -96,6 +105,7 @@ impl CommandHead {
                 .map(|(resource, soft, hard)| Rlimit { resource, soft, hard })
                 .collect(),
             nice: self.nice,
+            guard: self.guard,
         }
     }
 }
@@ -162,7 +172,7 @@ pub fn open_command(package: BorrowedFd<'_>) -> Result<Command> {
     Ok(head.fill(&mut strings.into_iter()))
 }
 
-/// Packs a new job and the place of its cage.
+/// Packs a new job and the place of its cage. Not the keys of its ssh-agent: whoever starts that gets them by themselves.
 ///
 /// # Errors
 /// If there is no memory for it, or the job is a step in the cage of another one.
@@ -178,8 +188,12 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
             "only a job with a cage of its own can be packed".into(),
         ));
     };
+    let command = Command {
+        dir: Some(absolute(job.command.dir.as_deref())?),
+        ..job.command.clone()
+    };
     let head = JobHead {
-        command: CommandHead::of(&job.command),
+        command: CommandHead::of(&command),
         cgroup_root: job.cgroup_root.clone(),
         runtime: job.places.runtime.clone(),
         state: job.places.state.clone(),
@@ -187,6 +201,7 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         limits: limits.clone(),
         best_effort: *best_effort,
         after: after.as_ref().map(|after| after.timeout),
+        after_reboot: after.as_ref().and_then(|after| after.reboot.as_deref().cloned()),
         timeout: job.timeout,
         idle_timeout: job.idle_timeout,
         signal: job.signal,
@@ -194,10 +209,28 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         detail: job.detail,
         lease: job.lease,
         capture: job.capture,
+        ssh_agent: job.agent.is_some(),
+        spare: job.spare.clone(),
         root: root.clone(),
     };
     let script = after.as_ref().map(|after| cstring(&after.script));
-    seal(&head, strings(&job.command).chain(script.as_deref()))
+    seal(&head, strings(&command).chain(script.as_deref()))
+}
+
+/// The directory of the command by its whole path: whoever unpacks it has another one than we.
+fn absolute(dir: Option<&CStr>) -> Result<CString> {
+    let dir = OsStr::from_bytes(dir.unwrap_or_default().to_bytes());
+    if Path::new(dir).is_absolute() {
+        return Ok(cstring(dir));
+    }
+    let here = std::env::current_dir().map_err(|e| {
+        Failure::Refused(format!(
+            "cannot tell the working directory, in which the command is to run ({e}): name one with --dir"
+        ))
+    })?;
+    // Without a name to add there is no slash to add either.
+    let whole = if dir.is_empty() { here } else { here.join(dir) };
+    Ok(cstring(whole.as_os_str()))
 }
 
 /// Unpacks a job.
@@ -215,6 +248,7 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
             .map(|script| OsStr::from_bytes(script.to_bytes()).to_owned())
             .unwrap_or_default(),
         timeout,
+        reboot: head.after_reboot.map(Box::new),
     });
     let job = Job {
         places: Places {
@@ -236,6 +270,8 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         detail: head.detail,
         lease: head.lease,
         capture: head.capture,
+        agent: head.ssh_agent.then(Vec::new),
+        spare: head.spare,
     };
     Ok((job, head.root))
 }
@@ -257,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_command_comes_out_as_it_went_in(programs in list(), args in list(), env in list(), explicit in list(), dir in prop::option::of(text())) {
-            let command = Command { programs, args, env, explicit, dir, ..Command::default() };
+            let command = Command { programs, args, env, explicit, dir, guard: true, ..Command::default() };
             let package = seal_command(&command).unwrap();
             let again = open_command(package.as_fd()).unwrap();
             prop_assert_eq!(again, command);

@@ -1,14 +1,19 @@
 //! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`.
 
+use crate::agent::{self, Key};
 use crate::closing::{self, Outside, Story, report};
 use crate::error::{Failure, Result};
-use crate::foreground::{make_cage, make_record, random};
+use crate::foreground::{make_cage, make_record, random, take_back};
 use crate::hand::{self, Hand};
-use crate::{gc, host, watcher};
+use crate::job::Command;
+use crate::{gc, host, kept, watcher};
 use jobcage_cage::{Cage, Patience, Process};
-use jobcage_job::{Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION};
+use jobcage_job::{
+    Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION, StepReport,
+};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::file::Durability;
+use jobcage_sys::spawn::Identity;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +32,10 @@ pub struct Create {
     pub best_effort: bool,
     /// The uid its steps run as, unless they say otherwise.
     pub uid: u32,
+    /// The user to become for that, if it is another one.
+    pub identity: Option<Identity>,
+    /// The keys of its own ssh-agent; `None`: it has none.
+    pub agent: Option<Vec<Key>>,
     /// From the signal of `stop` to the kill.
     pub grace: Duration,
     /// The process whose end is the job's.
@@ -58,6 +67,7 @@ fn try_create(request: &Create) -> Result<Created> {
     }
     let mut notes = Vec::new();
     let place = hand::choose(&request.places, request.uid, &mut notes);
+    agent::check_place(request.agent.is_some(), place.is_some(), &notes)?;
     let boot = boot_id()?;
     let make_spec = |id: JobId| JobSpec {
         version: SPEC_VERSION,
@@ -76,6 +86,9 @@ fn try_create(request: &Create) -> Result<Created> {
         limits: request.limits.clone(),
         lease,
         after: false,
+        ssh_agent: request.agent.is_some(),
+        after_reboot: None,
+        guard: false,
         capture: None,
     };
     let word = request.name.as_deref().unwrap_or("job");
@@ -90,15 +103,20 @@ fn try_create(request: &Create) -> Result<Created> {
     }
     let (spec, record, lock) = make_record(&request.places.state, &found, make_spec, Durability::Disk)?;
     let root = jobcage_cage::Dir::open(found.dir.path())?;
-    let made = make_cage(found, &spec, request.best_effort);
+    let hand = Hand::make(place.as_ref(), &spec, &mut notes);
+    let made = make_cage(found, &spec, request.best_effort).and_then(|(cage, _)| {
+        let command = Command {
+            env: host::environment(&["PATH", "HOME"]),
+            identity: request.identity.clone(),
+            ..Command::default()
+        };
+        let dir = (hand.is_some(), &notes[..]);
+        agent::start_if(request.agent.as_ref(), &cage, &spec, &command, dir)
+    });
     if let Err(failure) = made {
-        if let Ok(Some(cage)) = Cage::open(Path::new(&spec.cage), spec.limited) {
-            let _ = cage.remove();
-        }
-        let _ = record.remove();
+        take_back(&record, &spec);
         return Err(failure);
     }
-    Hand::make(place.as_ref(), &spec, &mut notes);
     drop(lock);
     if spec.lease.is_some() {
         jobcage_ledger::open_base(&request.places.runtime)?;
@@ -157,13 +175,14 @@ pub fn cleanup(places: &Places, id: &JobId, cause: Option<Cause>) -> Result<Repo
         State::NeverBegun | State::Alive { .. } | State::Closing { .. } => return Err(closing(0)),
     };
     record.mark_closing()?;
-    let report = close_created(&record, &spec, cause, "cleanup")?;
+    let report = close_created(places, &record, &spec, cause, "cleanup")?;
     drop(lock);
     Ok(report)
 }
 
 /// Ends everything of a job of `jobcage create`, whose lock the caller holds, and writes its report.
 pub(crate) fn close_created(
+    places: &Places,
     record: &Record,
     spec: &JobSpec,
     cause: Option<Cause>,
@@ -178,7 +197,7 @@ pub(crate) fn close_created(
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
     hand::forget(spec, &mut closed.notes);
-    let steps = record.steps()?;
+    let mut steps = record.steps()?;
     // A stop that was cut off had begun to end it.
     let cause = cause.or_else(|| Some(record.asked().ok()??.cause()));
     let ending = match (cause, steps.last()) {
@@ -187,11 +206,14 @@ pub(crate) fn close_created(
         (None, Some(step)) => step.ending.clone(),
         (None, None) => Ending::Exited { code: 0 },
     };
+    let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
+    let status = steps.last().and_then(|step| step.status);
+    add_step(&mut steps, told.step);
     let story = Story {
         spec,
-        status: steps.last().and_then(|step| step.status),
+        status,
         ending,
-        notes: Vec::new(),
+        notes: told.notes,
         steps,
         limits,
         root: None,
@@ -201,4 +223,11 @@ pub(crate) fn close_created(
     let report = report(story, closed);
     record.close(&report)?;
     Ok(report)
+}
+
+/// Adds what is known of a step, or replaces what was.
+pub(crate) fn add_step(steps: &mut Vec<StepReport>, step: Option<StepReport>) {
+    let Some(step) = step else { return };
+    steps.retain(|known| known.number != step.number);
+    steps.push(step);
 }

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod file;
+pub mod landlock;
 pub mod lock;
 pub mod memory;
 pub mod pidfd;

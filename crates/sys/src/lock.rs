@@ -26,7 +26,7 @@ pub struct Holder {
     pub purpose: Purpose,
 }
 
-/// Takes the lock if nobody has it: `true`, else `false`. Whoever has it already changes its purpose.
+/// Takes the lock if nobody has it: `true`, else `false`.
 ///
 /// # Errors
 /// `ENOLCK`, or what the file system answers.

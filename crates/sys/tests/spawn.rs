@@ -1,6 +1,6 @@
 //! Real children, real kernel.
 
-use jobcage_sys::spawn::{Plan, Stage, spawn, spawn_moved};
+use jobcage_sys::spawn::{Go, Plan, Stage, spawn, spawn_moved};
 use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, memory};
 use std::ffi::CString;
@@ -103,4 +103,34 @@ fn a_child_may_be_forgotten_before_its_exec() {
     for pid in pids {
         assert_eq!(wait::block(Whom::Pid(pid)).unwrap().1, Change::Exited(0));
     }
+}
+
+#[test]
+fn a_child_that_waits_for_a_word_does_nothing_without_it() {
+    use std::os::fd::AsFd;
+    let mark = std::env::temp_dir().join(format!("jobcage-go-{}", std::process::id()));
+    let script = format!("echo went > {}; exit 5", mark.display());
+    for word in [false, true] {
+        let (wait, hold) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let go = Go {
+            wait: wait.as_fd(),
+            hold: hold.as_fd(),
+        };
+        let child = spawn(&Plan {
+            go: Some(go),
+            ..plan("/bin/sh", &["sh", "-c", &script])
+        })
+        .unwrap();
+        if word {
+            // A second word is one that nobody reads.
+            assert_eq!(nix::unistd::write(&hold, b"gg").unwrap(), 2);
+        }
+        drop(hold);
+        let ended = end_of(&child);
+        assert_eq!(mark.exists(), word);
+        let failure = (!word).then_some((Stage::Go, Errno::ECANCELED));
+        assert_eq!(child.failure(), failure);
+        assert_eq!(ended, Change::Exited(if word { 5 } else { 127 }));
+    }
+    std::fs::remove_file(mark).unwrap();
 }

@@ -144,6 +144,8 @@ impl<'a> Follower<'a> {
                 Look::Nothing if self.sources.end == End::Over => Some(Happening::Over),
                 Look::Nothing if self.sources.end == End::Removed => Some(Happening::Removed),
                 Look::Nothing if !self.is_armed => {
+                    // Only now: what was told is on its way already.
+                    self.watch.clear();
                     self.watch.arm();
                     self.is_armed = true;
                     // What came before the watch was there is not told by it: look at everything once more.
@@ -232,7 +234,6 @@ impl<'a> Follower<'a> {
         out.told(events[0]);
         err.told(told(err_at));
         if watching && (watch_at.is_none() || !told(watch_at).is_empty()) {
-            self.watch.clear();
             self.is_armed = false;
         }
         if out.is_gone() {

@@ -61,12 +61,11 @@ impl Watch {
         }
     }
 
-    /// Takes the event that was told.
+    /// Takes what was told, if anything. What comes later is told again.
     pub(super) fn clear(&self) {
-        // Nothing is told of what failed here but that nothing is pending.
         match &self.way {
-            Way::Inotify(inotify) => while inotify.read_events().is_ok_and(|events| !events.is_empty()) {},
-            Way::Signal(signals, _) => while matches!(signals.read_signal(), Ok(Some(_))) {},
+            Way::Inotify(inotify) => drop(inotify.read_events()),
+            Way::Signal(signals, _) => drop(signals.read_signal()),
             Way::Time => {}
         }
     }

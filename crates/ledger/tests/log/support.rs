@@ -151,7 +151,10 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         limits: jobcage_job::Limits::default(),
         lease: None,
         after: false,
+        ssh_agent: false,
+        after_reboot: None,
         state_dir: None,
+        guard: false,
         capture: Some(capture),
     };
     Record::create(place, &spec, Durability::Kernel).unwrap()

@@ -1,21 +1,21 @@
 //! The ends: of the command, of its leaf, of the after phase, of the cage, and of the whole.
 
-use super::setup::{Setup, program_name};
+use super::setup::{Setup, program_name, uid_of};
 use super::{Running, Supervision};
-use crate::beside::{cut_beside, place_of_step};
+use crate::beside::cut_beside;
 use crate::closing::{self, Closed, Outside, Story};
-use crate::error::{Failure, Result};
+use crate::error::Result;
 use crate::hand;
 use crate::job::{Outcome, Target};
+use crate::leaving::{self, Leaving};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
-use jobcage_cage::{Emptied, EventsFile, Patience, empty, oom_kills, signal_all};
+use jobcage_cage::{Dir, Emptied, Patience, empty, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, NeverStarted, Report, StepKind, StepReport};
 use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::Stage;
 use jobcage_sys::wait::Change;
-use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 
@@ -77,24 +77,28 @@ impl Supervision<'_> {
     }
 
     pub(super) fn signal_step(&mut self) -> Result<()> {
-        let leaf = &self.setup.leaf.dir;
-        let place = if self.is_step_of_another() {
-            leaf
-        } else {
-            place_of_step(&self.setup.cage, leaf)?
-        };
-        self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
-        if self.wish.grace.is_zero() {
-            return Ok(());
+        let others = self.others()?;
+        let Setup {
+            cage, leaf, notes, ..
+        } = &mut self.setup;
+        let leaves = leaving::leaves(&leaf.dir, &others);
+        if self.job.goes_on() {
+            let uid = uid_of(&self.job.command);
+            leaving::spare_agents(cage, &leaves, &self.job.spare, uid, notes);
         }
-        match signal_all(place, &[self.wish.signal, SIGCONT]) {
-            Ok(signalled) => self.crowd = signalled > 64,
-            Err(errno) => self
-                .setup
-                .notes
-                .push(format!("not all could be signalled: {}", errno.desc())),
+        self.leaving = Some(Leaving::of(leaves.iter().copied())?);
+        if !self.wish.grace.is_zero() {
+            self.crowd = leaving::signal(&leaves, self.wish.signal, notes) > 64;
         }
         Ok(())
+    }
+
+    /// The leaves of commands that run beside the step and are cut with it.
+    fn others(&self) -> Result<Vec<Dir>> {
+        if self.is_step_of_another() {
+            return Ok(Vec::new());
+        }
+        Ok(self.setup.cage.exec_leaves()?)
     }
 
     pub(super) fn cut_step(&mut self) -> Result<Event> {

@@ -10,18 +10,20 @@ mod setup;
 mod start;
 
 pub(crate) use end::merge_cut;
-pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, uid_of};
-pub(crate) use start::{after_command, keystrokes_matter};
+pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, take_back, uid_of};
+pub(crate) use start::{after_command, keystrokes_matter, result_variables};
 
 use crate::capture::{Stdio, Stream};
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
+use crate::host;
 use crate::job::{Job, Outcome, Target};
+use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
 use crate::signals::{Signals, stop_by};
 use crate::watcher::{self};
 use crate::wish::Wish;
-use jobcage_cage::{Emptied, EventsFile, oom_kills};
+use jobcage_cage::{Emptied, oom_kills};
 use jobcage_job::{Clock, StepReport};
 use jobcage_sys::clock::{WakeAlarm, boot_time};
 use jobcage_sys::spawn::Child;
@@ -32,7 +34,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use setup::{Setup, cage_beside, existing_cage, new_cage};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Runs a job and stays until it is over.
@@ -44,6 +46,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
     // Of a shell that started them and then called exec: they, and what they leave, cannot be told from ours later on.
     let strangers = wait::any_child();
+    let guard = host::guard(&job.command)?;
     let setup = match &job.target {
         Target::New {
             name,
@@ -56,7 +59,7 @@ pub fn run(job: &Job) -> Result<Outcome> {
     };
     // Only now: a watcher that was just started is our child, and its own orphans are not ours.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
-    Supervision::new(job, signals, setup, strangers)?.run()
+    Supervision::new(job, signals, setup, strangers, guard)?.run()
 }
 
 /// A started process of the job and what is known of it.
@@ -76,8 +79,8 @@ struct Supervision<'a> {
     after: Option<Running>,
     steps: Vec<StepReport>,
     cut: Option<Emptied>,
-    /// The step's leaf, while its emptiness is waited for.
-    leaving: Option<EventsFile>,
+    /// The step's leaf and those beside it, while their emptiness is waited for.
+    leaving: Option<Leaving>,
     closed: Option<Closed>,
     streams: Vec<Stream>,
     stdio: Stdio,
@@ -90,6 +93,8 @@ struct Supervision<'a> {
     terminal_signal: Option<Signal>,
     /// The first signal and the grace: the job's own, until somebody asks for others.
     wish: Wish,
+    /// The fence that the job's processes enter.
+    guard: Option<OwnedFd>,
     oom_before: u64,
     /// Nothing has happened for a moment.
     quiet: bool,
@@ -98,7 +103,13 @@ struct Supervision<'a> {
 }
 
 impl<'a> Supervision<'a> {
-    fn new(job: &'a Job, signals: Signals, setup: Setup, strangers: bool) -> Result<Self> {
+    fn new(
+        job: &'a Job,
+        signals: Signals,
+        setup: Setup,
+        strangers: bool,
+        guard: Option<OwnedFd>,
+    ) -> Result<Self> {
         let has_after = matches!(&job.target, Target::New { after: Some(_), .. });
         let owner = job.command.identity.as_ref().map(|i| i.uid);
         let streams = match job.idle_timeout {
@@ -134,6 +145,7 @@ impl<'a> Supervision<'a> {
             _alarm: alarm,
             terminal_signal: None,
             wish: Wish::new(job.signal, job.grace),
+            guard,
             quiet: false,
             crowd: false,
         })
@@ -193,7 +205,7 @@ impl<'a> Supervision<'a> {
             fds.push(PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN));
         }
         if let Some(leaf) = &self.leaving {
-            fds.push(PollFd::new(leaf.as_fd(), PollFlags::POLLPRI));
+            fds.extend(leaf.fds().map(|leaf| PollFd::new(leaf, PollFlags::POLLPRI)));
         }
         let fixed = fds.len();
         let polled: Vec<usize> = (0..self.streams.len())
@@ -335,11 +347,10 @@ impl<'a> Supervision<'a> {
     }
 
     fn look_at_leaf(&mut self) -> Result<()> {
-        let Some(leaf) = &self.leaving else { return Ok(()) };
-        let populated = leaf
-            .read()
-            .map_err(Failure::system("read cgroup.events"))?
-            .is_some_and(|now| now.populated);
+        let Some(leaving) = &self.leaving else {
+            return Ok(());
+        };
+        let populated = leaving.is_populated()?;
         // The main process counts until it is reaped, or its status would be lost.
         if !populated && self.main.is_none() {
             self.event(Event::LeafEmpty)

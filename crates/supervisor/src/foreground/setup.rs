@@ -1,16 +1,17 @@
 //! What has to be there before a command starts: record, watcher, cage, limits and leaf.
 
+use crate::agent;
 use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::hand::{self, Hand};
 use crate::host::{self};
-use crate::job::{Command, Job};
+use crate::job::{Command, Job, Target};
 use crate::keeper::{KEEPERS, Keeper};
 use crate::package;
 use crate::watcher::{self, Watch};
-use jobcage_cage::{Cage, Found, Leaf, apply, enable};
+use jobcage_cage::{Cage, Found, Leaf, Patience, apply, enable};
 use jobcage_job::{
-    Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
+    AfterReboot, Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
 use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Record, boot_id};
@@ -62,9 +63,10 @@ fn try_new_cage(
     }
     let mut notes = Vec::new();
     // Without an after phase nobody could read what the command hands on.
-    let place = after
+    let place = (after || job.agent.is_some())
         .then(|| hand::choose(&job.places, uid_of(&job.command), &mut notes))
         .flatten();
+    agent::check_place(job.agent.is_some(), place.is_some(), &notes)?;
     let boot = boot_id()?;
     let make_spec = || new_spec(job, name, limits, after, &boot, place.as_ref());
     let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
@@ -81,9 +83,16 @@ fn try_new_cage(
     } else {
         None
     };
-    match furnish(found, &spec, best_effort) {
+    let hand = Hand::make(place.as_ref(), &spec, &mut notes);
+    let furnished = furnish(found, &spec, best_effort).and_then(|furnished| {
+        let dir = (hand.is_some(), &notes[..]);
+        agent::start_if(job.agent.as_ref(), &furnished.0, &spec, &job.command, dir)?;
+        Ok(furnished)
+    });
+    match furnished {
         Ok((cage, leaf, limits)) => Ok(Setup {
-            hand: Hand::make(place.as_ref(), &spec, &mut notes),
+            // Without an after phase it is the agent's alone.
+            hand: hand.filter(|_| after),
             command: None,
             spec,
             record,
@@ -100,13 +109,29 @@ fn try_new_cage(
             if let Some(keeper) = keeper {
                 keeper.leave();
             }
-            // Nothing has run in it, so it can go as it is; the failure is what to tell.
-            if let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited) {
-                let _ = cage.remove();
-            }
-            let _ = record.remove();
+            take_back(&record, &spec);
             Err(failure)
         }
+    }
+}
+
+/// Takes back what was made of a job that cannot begin; the failure is what to tell. Nothing but its ssh-agent has run in
+/// it. Where something is left, the record stays, for gc.
+pub(crate) fn take_back(record: &Record, spec: &JobSpec) {
+    if let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited) {
+        let ended = if spec.ssh_agent {
+            closing::end_cage(Some(&cage), &Patience::default(), false)
+                .is_ok_and(|closed| closed.quarantine.is_none())
+        } else {
+            let _ = cage.remove();
+            true
+        };
+        if !ended {
+            return;
+        }
+    }
+    if hand::forget(spec, &mut Vec::new()) {
+        let _ = record.remove();
     }
 }
 
@@ -132,6 +157,15 @@ fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>
         ))
     })
     .ok()
+}
+
+fn after_reboot(job: &Job) -> Option<AfterReboot> {
+    match &job.target {
+        Target::New {
+            after: Some(after), ..
+        } => after.reboot.as_deref().cloned(),
+        _ => None,
+    }
 }
 
 /// What is written down of a new job, under a new id; its cage is still to be named.
@@ -162,6 +196,9 @@ pub(crate) fn new_spec(
         limits: limits.clone(),
         lease: job.lease,
         after,
+        ssh_agent: job.agent.is_some(),
+        after_reboot: after_reboot(job),
+        guard: job.command.guard,
         capture: job.capture,
     }
 }

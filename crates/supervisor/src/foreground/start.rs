@@ -1,7 +1,8 @@
 //! Starting the processes of a job: the command and the after phase.
 
-use super::setup::program_name;
+use super::setup::{program_name, uid_of};
 use super::{Running, Supervision};
+use crate::agent;
 use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::hand::Hand;
@@ -9,8 +10,8 @@ use crate::host::cstring;
 use crate::job::{After, Command, Target};
 use crate::kept::Phase;
 use crate::machine::Event;
-use jobcage_cage::Leaf;
-use jobcage_job::{Ending, NeverStarted, StepKind, StepReport};
+use jobcage_cage::{Leaf, Process};
+use jobcage_job::{Ending, LeaseHolder, NeverStarted, StepKind, StepReport};
 use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
@@ -64,7 +65,7 @@ impl Supervision<'_> {
 
     /// What every process of the job has in common.
     pub(super) fn plan_of<'p>(
-        &self,
+        &'p self,
         command: &Command,
         leaf: std::os::fd::BorrowedFd<'p>,
         more: Vec<CString>,
@@ -73,6 +74,7 @@ impl Supervision<'_> {
         env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
         env.extend(more);
         env.extend(self.setup.hand.iter().flat_map(Hand::variables));
+        agent::name_in(&mut env, &self.setup.spec, uid_of(command));
         Plan {
             env,
             cgroup: Some(leaf),
@@ -82,6 +84,7 @@ impl Supervision<'_> {
             nice: command.nice,
             // Where there is a terminal that the job would share with another user.
             no_keystrokes: keystrokes_matter(command),
+            guard: self.guard.as_ref().map(AsFd::as_fd),
             signal_mask: Some(self.signals.original),
             ..Plan::default()
         }
@@ -152,10 +155,18 @@ impl Supervision<'_> {
             self.setup.command = Some(hand.pass(&changed, &mut self.setup.notes));
         }
         let step = self.begin_step(StepKind::After);
-        self.mark_after(step.number, after);
+        self.mark_after(step.number, after, None);
         let plan = self.after_plan(after, &leaf);
         match self.spawn(plan, false)? {
             Ok(child) => {
+                self.mark_after(
+                    step.number,
+                    after,
+                    Process::read(child.pid).map(|p| LeaseHolder {
+                        pid: child.pid,
+                        start_ticks: p.start_ticks,
+                    }),
+                );
                 self.after = Some(Running { child, step });
                 self.after_until = Some(Instant::now() + after.timeout);
                 Ok(None)
@@ -170,7 +181,7 @@ impl Supervision<'_> {
     }
 
     /// Whoever closes the job if we are killed must not run the after phase a second time.
-    fn mark_after(&mut self, number: u32, after: &After) {
+    fn mark_after(&mut self, number: u32, after: &After, process: Option<LeaseHolder>) {
         if self.setup.keeper.is_none() {
             return;
         }
@@ -178,6 +189,7 @@ impl Supervision<'_> {
         let phase = Phase {
             after_until: Some(now + after.timeout),
             after: Some(number),
+            after_process: process,
             ..Phase::new(
                 self.machine.clone(),
                 self.began,
@@ -192,7 +204,7 @@ impl Supervision<'_> {
         }
     }
 
-    pub(super) fn after_plan<'p>(&self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
+    pub(super) fn after_plan<'p>(&'p self, after: &After, leaf: &'p Leaf) -> Plan<'p> {
         let (command, more) = after_command(self.command(), after, self.machine.ending());
         Plan {
             programs: command.programs.clone(),
@@ -205,17 +217,6 @@ impl Supervision<'_> {
 /// The command of an after phase, and what it finds in its environment besides that of the job.
 pub(crate) fn after_command(of: &Command, after: &After, ending: Option<&Ending>) -> (Command, Vec<CString>) {
     let ending = ending.cloned().unwrap_or(Ending::Lost { why: String::new() });
-    let signal = match &ending {
-        Ending::Signalled { signal } => signal.to_string(),
-        _ => String::new(),
-    };
-    let more = [
-        ("JOBCAGE_RESULT", ending.result().to_owned()),
-        ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
-        ("JOBCAGE_SIGNAL", signal),
-        ("JOBCAGE_ENDING", ending.kind().to_owned()),
-    ];
-    let more = more.map(|(name, value)| cstring(format!("{name}={value}").as_ref()));
     let command = Command {
         programs: vec![c"/bin/sh".into()],
         args: vec![
@@ -225,7 +226,24 @@ pub(crate) fn after_command(of: &Command, after: &After, ending: Option<&Ending>
         ],
         ..of.clone()
     };
-    (command, more.to_vec())
+    (command, result_variables(&ending))
+}
+
+/// What an after phase is told of the job's ending.
+pub(crate) fn result_variables(ending: &Ending) -> Vec<CString> {
+    let signal = match ending {
+        Ending::Signalled { signal } => signal.to_string(),
+        _ => String::new(),
+    };
+    let variables = [
+        ("JOBCAGE_RESULT", ending.result().to_owned()),
+        ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
+        ("JOBCAGE_SIGNAL", signal),
+        ("JOBCAGE_ENDING", ending.kind().to_owned()),
+    ];
+    variables
+        .map(|(name, value)| cstring(format!("{name}={value}").as_ref()))
+        .to_vec()
 }
 
 /// Whether the job is of another user and shares a terminal with us, into which it could push keystrokes.

@@ -8,7 +8,7 @@ use jobcage_cage::Dir;
 use jobcage_job::{JobId, MainEnd};
 use jobcage_ledger::{Places, Record};
 use jobcage_sys::spawn::{Child, Plan, spawn};
-use jobcage_sys::{Errno, socket, wait};
+use jobcage_sys::{Errno, file, socket, wait};
 use nix::fcntl::OFlag;
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{Backlog, bind, connect};
@@ -154,11 +154,14 @@ impl Keeper {
         match answer {
             Answer::Started { pid, pidfd } => {
                 let mut fds = fds.into_iter();
-                Ok(Ok(Started {
+                let started = Started {
                     pid,
                     pipes: fds.by_ref().take(start.output.pipes()).collect(),
                     process: pidfd.then(|| fds.next()).flatten(),
-                }))
+                };
+                // The keeper gives the word, too, unless it has died behind its answer. One that has gone on reads no second one.
+                let _ = fds.next().map(|go| file::write_all(go.as_fd(), b"g"));
+                Ok(Ok(started))
             }
             Answer::NotStarted { errno } => Ok(Err(Errno::from_raw(errno))),
             _ => Err(gone()),

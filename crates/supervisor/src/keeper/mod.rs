@@ -17,9 +17,9 @@ use crate::package;
 use crate::quiet::rest;
 use jobcage_job::{ExitStatus, JobId, MainEnd, STATUS_VERSION};
 use jobcage_ledger::{Places, Record};
-use jobcage_sys::spawn::{Child, Plan, spawn};
+use jobcage_sys::spawn::{Child, Go, Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
-use jobcage_sys::{Errno, file, socket};
+use jobcage_sys::{Errno, file, landlock, socket};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -182,15 +182,7 @@ impl Keeping {
                 self.held.extend(names.into_iter().zip(fds));
                 say(connection.as_fd(), &Answer::Done, &[])
             }
-            Ask::Start(start) => {
-                let (answer, main) = self.start(&start, &fds);
-                self.mains.extend(main);
-                let main = matches!(answer, Answer::Started { .. })
-                    .then(|| self.mains.last())
-                    .flatten();
-                let fds: Vec<BorrowedFd<'_>> = main.map(Main::fds).unwrap_or_default();
-                say(self.connections[i].as_fd(), &answer, &fds)
-            }
+            Ask::Start(start) => self.answer_start(i, &start, &fds),
             Ask::Forget { step } => {
                 for main in self.mains.iter_mut().filter(|main| main.step == step) {
                     main.pipes.clear();
@@ -231,28 +223,51 @@ impl Keeping {
         )
     }
 
-    fn start(&self, start: &Start, fds: &[OwnedFd]) -> (Answer, Option<Main>) {
-        let refused = |errno: Errno| (Answer::NotStarted { errno: errno as i32 }, None);
+    /// Starts a main process, which waits until its supervisor has been told of it. If we die before, it ends without having
+    /// done anything, and the supervisor, who has no answer, can start it itself: so it is never started twice.
+    fn answer_start(&mut self, i: usize, start: &Start, fds: &[OwnedFd]) -> jobcage_sys::Result<()> {
+        match self.start(start, fds) {
+            Ok((main, go)) => {
+                let answer = Answer::Started {
+                    pid: main.child.pid,
+                    pidfd: main.child.pidfd.is_some(),
+                };
+                // The supervisor gives the word as well, should we die right behind the answer.
+                let mut given = main.fds();
+                given.push(go.as_fd());
+                let told = say(self.connections[i].as_fd(), &answer, &given);
+                drop(given);
+                self.mains.push(main);
+                // Also where the supervisor is gone: the next one finds it here.
+                let _ = file::write_all(go.as_fd(), b"g");
+                told
+            }
+            Err(errno) => {
+                let answer = Answer::NotStarted { errno: errno as i32 };
+                say(self.connections[i].as_fd(), &answer, &[])
+            }
+        }
+    }
+
+    /// The started process, and the pipe that it waits for.
+    fn start(&self, start: &Start, fds: &[OwnedFd]) -> jobcage_sys::Result<(Main, OwnedFd)> {
         if self.mains.iter().any(|main| main.step == start.step) {
-            return refused(Errno::EEXIST);
+            return Err(Errno::EEXIST);
         }
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        match start_main(start, &fds, self.null.as_fd()) {
-            Ok((child, pipes)) => {
-                let answer = Answer::Started {
-                    pid: child.pid,
-                    pidfd: child.pidfd.is_some(),
-                };
-                let main = Main {
-                    step: start.step,
-                    child,
-                    pipes,
-                    ended: None,
-                };
-                (answer, Some(main))
-            }
-            Err(errno) => refused(errno),
-        }
+        let (wait, hold) = pipe2(OFlag::O_CLOEXEC)?;
+        let go = Go {
+            wait: wait.as_fd(),
+            hold: hold.as_fd(),
+        };
+        let (child, pipes) = start_main(start, &fds, self.null.as_fd(), Some(go))?;
+        let main = Main {
+            step: start.step,
+            child,
+            pipes,
+            ended: None,
+        };
+        Ok((main, hold))
     }
 
     /// Writes down and tells how mains ended, then reaps them, and whatever else there is to reap: orphans of the job.
@@ -326,6 +341,7 @@ pub(crate) fn start_main(
     start: &Start,
     fds: &[BorrowedFd<'_>],
     null: BorrowedFd<'_>,
+    go: Option<Go<'_>>,
 ) -> jobcage_sys::Result<(Child, Vec<OwnedFd>)> {
     let [package, leaf, rest @ ..] = fds else {
         return Err(Errno::EBADMSG);
@@ -352,6 +368,7 @@ pub(crate) fn start_main(
             _ => return Err(Errno::EBADMSG),
         },
     };
+    let guard = command.guard.then(landlock::signal_fence).transpose()?;
     let plan = Plan {
         programs: command.programs,
         args: command.args,
@@ -364,6 +381,8 @@ pub(crate) fn start_main(
         nice: command.nice,
         new_session: true,
         no_keystrokes: start.no_keystrokes,
+        guard: guard.as_ref().map(AsFd::as_fd),
+        go,
         signal_mask: Some(SigSet::empty()),
     };
     spawn(&plan).map(|child| (child, pipes))

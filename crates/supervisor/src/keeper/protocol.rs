@@ -94,7 +94,7 @@ pub(super) enum Answer {
     },
     /// Done.
     Done,
-    /// Started: with the read ends, and its pidfd.
+    /// Started: with the read ends, its pidfd, and the end of a pipe: the process waits for a byte there.
     Started {
         /// Its pid.
         pid: i32,

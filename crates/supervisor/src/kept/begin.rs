@@ -2,6 +2,7 @@
 
 use super::phase::Phase;
 use super::{Kept, Whole};
+use crate::agent::{self, Key};
 use crate::closing;
 use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, new_spec, program_name, uid_of};
@@ -73,8 +74,15 @@ fn start_supervisor(job: &Job, found: &Found, stdin: BorrowedFd<'_>) -> Result<J
         signal_mask: Some(SigSet::empty()),
         ..Plan::default()
     };
-    socket::send(ours.as_fd(), b"job", &[package.as_fd(), stdin])
-        .map_err(Failure::system("hand the job over"))?;
+    let keys = job.agent.as_deref().unwrap_or_default();
+    let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+    let fds: Vec<BorrowedFd<'_>> = [package.as_fd(), stdin]
+        .into_iter()
+        .chain(keys.iter().map(|key| key.content.as_fd()))
+        .collect();
+    // The keys are not in the package, which is kept for as long as the job runs.
+    let text = serde_json::to_vec(&names).unwrap_or_default();
+    socket::send(ours.as_fd(), &text, &fds).map_err(Failure::system("hand the job over"))?;
     let mut child = spawn(&plan).map_err(Failure::system("start the supervisor"))?;
     // A kernel with the bug of kernel-facts 3 kills it at birth where our own cgroup was once killed as a whole.
     if has_died_at_birth(&child) {
@@ -139,15 +147,25 @@ fn tell(client: OwnedFd, word: &Word) {
 }
 
 fn begin(client: &OwnedFd, signals: Signals) -> Result<Kept> {
-    let (_, fds) = socket::receive(client.as_fd(), 100).map_err(Failure::system("hear from the client"))?;
-    let Ok([package, stdin]) = <[OwnedFd; 2]>::try_from(fds) else {
+    let (names, fds) =
+        socket::receive(client.as_fd(), 64 * 1024).map_err(Failure::system("hear from the client"))?;
+    let mut fds = fds.into_iter();
+    let (Some(package), Some(stdin)) = (fds.next(), fds.next()) else {
         return Err(Failure::Refused("the client has handed over no job".into()));
     };
-    let (job, root) = package::open_job(package.as_fd())?;
+    let (mut job, root) = package::open_job(package.as_fd())?;
+    let names: Vec<String> = serde_json::from_slice(&names).unwrap_or_default();
+    if let Some(keys) = &mut job.agent {
+        let given = names.into_iter().zip(fds);
+        keys.extend(given.map(|(name, content)| Key { name, content }));
+    }
     let found = Found::again(&root)?;
+    // Made by the keeper; here it is only asked for.
+    host::guard(&job.command)?;
     let keepers = found.dir.create_or_open(KEEPERS)?;
     let mut notes = Vec::new();
     let place = hand::choose(&job.places, uid_of(&job.command), &mut notes);
+    agent::check_place(job.agent.is_some(), place.is_some(), &notes)?;
     let (spec, record, lock) = new_record(&job, &found, place.as_ref())?;
     let hand = Hand::make(place.as_ref(), &spec, &mut notes);
     let id = spec.id.clone();
@@ -177,7 +195,7 @@ struct Prepared {
     notes: Vec<String>,
 }
 
-fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: Signals) -> Result<Kept> {
+fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signals: Signals) -> Result<Kept> {
     let Prepared {
         spec,
         package,
@@ -185,6 +203,8 @@ fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: 
         mut notes,
         ..
     } = prepared;
+    // A log can fill a disk, and how the job ended is to be told all the same.
+    record.reserve()?;
     // Before the cage, so that it starts while that is made.
     let mut keeper = Keeper::start(&record, &job.places, &prepared.keepers)?;
     // Where the watcher's socket is.
@@ -206,6 +226,8 @@ fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: 
         }
     );
     let (cage, limits) = make_cage(found, &spec, best_effort)?;
+    let dir = (prepared.hand.is_some(), &notes[..]);
+    agent::start_if(job.agent.take().as_ref(), &cage, &spec, &job.command, dir)?;
     keeper.hello(true)?;
     keeper.hold(&[("package", package.as_fd()), ("stdin", stdin.as_fd())])?;
     let phase = new_phase(&job, &cage, spec.limited, prepared.root, notes);
@@ -224,8 +246,15 @@ fn furnish(job: Job, found: Found, record: Record, prepared: Prepared, signals: 
         hand: prepared.hand,
         phase,
     });
+    let is_for_later = kept.whole.spec.after_reboot.is_some();
+    if is_for_later {
+        // What a later boot owes has to be there before the command does anything.
+        kept.whole.record.settle()?;
+    }
     kept.start_main()?;
-    kept.whole.record.settle()?;
+    if !is_for_later {
+        kept.whole.record.settle()?;
+    }
     Ok(kept)
 }
 

@@ -2,21 +2,23 @@
 //! the whole.
 
 use super::{Kept, Step, output::Moved};
-use crate::beside::{cut_beside, place_of_step};
+use crate::beside::cut_beside;
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::foreground::{merge_cut, program_name};
 use crate::hand;
 use crate::keeper::{self, SOCKET};
+use crate::leaving::{self, Leaving};
 use crate::machine::Event;
-use jobcage_cage::{EventsFile, Patience, empty, oom_kills, signal_all};
+use jobcage_cage::{Patience, empty, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, MainEnd, NeverStarted, StepKind, StepReport};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, pidfd};
-use nix::libc::SIGCONT;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::time::TimeSpec;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 impl Kept {
     /// What the keeper tells; or that it is gone.
@@ -219,33 +221,68 @@ impl Kept {
         let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
             return Ok(());
         };
-        let place = place_of_step(cage, leaf)?;
-        self.leaving = EventsFile::open(place).map_err(Failure::system("open cgroup.events"))?;
-        let wish = &self.whole.phase.wish;
-        if wish.grace.is_zero() {
+        let others = cage.exec_leaves()?;
+        let leaves = leaving::leaves(leaf, &others);
+        let phase = &mut self.whole.phase;
+        if self.whole.job.goes_on() {
+            leaving::spare_agents(
+                cage,
+                &leaves,
+                &self.whole.job.spare,
+                self.whole.spec.uid,
+                &mut phase.notes,
+            );
+        }
+        self.leaving = Some(Leaving::of(leaves.iter().copied())?);
+        // A predecessor may have done it, and who is asked twice takes that for a second stop.
+        if phase.wish.grace.is_zero() || phase.signalled {
             return Ok(());
         }
-        match signal_all(place, &[wish.signal, SIGCONT]) {
-            Ok(signalled) => self.crowd = signalled > 64,
-            Err(errno) => self.note(format!("not all could be signalled: {}", errno.desc())),
-        }
-        self.whole.phase.signalled = true;
+        self.crowd = leaving::signal(&leaves, phase.wish.signal, &mut phase.notes) > 64;
+        phase.signalled = true;
         self.persist();
         Ok(())
     }
 
     pub(super) fn cut_step(&mut self) -> Result<Event> {
-        self.leaving = None;
+        let has_left = self.leaving.take().is_some();
         self.crowd = false;
         let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
             return Ok(Event::Cut { proven: true });
         };
+        // A command that nobody knows the end of is cut without being asked to leave before.
+        if !has_left && self.whole.job.goes_on() {
+            let (names, uid) = (&self.whole.job.spare, self.whole.spec.uid);
+            leaving::spare_agents(cage, &[leaf], names, uid, &mut self.whole.phase.notes);
+        }
         let mut emptied = empty(leaf, &Patience::default())?;
         cut_beside(cage, &mut emptied)?;
         let proven = emptied.proven();
         self.cut = Some(emptied);
-        self.look_at_keeper()?;
+        self.hear_of_the_dead(proven)?;
         Ok(Event::Cut { proven })
+    }
+
+    /// A main process whose cgroup is empty is dead, and the keeper is about to tell how it ended: waits for that word, so
+    /// that no status is missing in the report for being a moment late.
+    fn hear_of_the_dead(&mut self, empty: bool) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            self.look_at_keeper()?;
+            let awaited = self.main.iter().chain(&self.after).any(|step| step.runs);
+            let left = end.saturating_duration_since(Instant::now());
+            let Some(keeper) = self.whole.keeper.as_ref().filter(|_| empty && awaited) else {
+                return Ok(());
+            };
+            let mut fds = [PollFd::new(keeper.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
+                // Stopped, perhaps; the report says that the status was not seen.
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Failure::system("wait for the keeper's word")(errno)),
+            }
+        }
     }
 
     pub(super) fn empty_cage(&mut self) -> Result<Event> {
@@ -253,7 +290,7 @@ impl Kept {
             || !matches!(self.whole.phase.machine.ending(), Some(Ending::Exited { .. }));
         let mut closed = closing::end_cage(self.whole.cage.as_ref(), &Patience::default(), detail)?;
         // The killed tell their ends before the look outside.
-        self.look_at_keeper()?;
+        self.hear_of_the_dead(closed.quarantine.is_none())?;
         let keeper = self.whole.keeper.as_mut();
         let outside = if keeper.is_some_and(|keeper| !keeper.has_children().unwrap_or(true)) {
             Outside::Nobody
@@ -314,7 +351,10 @@ impl Kept {
             },
             self.closed.take().unwrap_or_default(),
         );
-        self.whole.record.close_for_good(&report)?;
+        if let Err(error) = self.whole.record.close_for_good(&report) {
+            super::pause();
+            return Err(error.into());
+        }
         if let Some(keeper) = self.whole.keeper.take() {
             keeper.leave();
         }

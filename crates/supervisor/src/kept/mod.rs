@@ -5,22 +5,27 @@ mod begin;
 mod ends;
 mod output;
 mod phase;
+mod recorded;
 mod starts;
 mod take_over;
 
 pub use begin::{detach, supervise};
 pub use phase::Phase;
-pub use take_over::{TakeOver, take_over};
+pub use recorded::read_env_file;
+pub(crate) use recorded::run as run_recorded;
+pub use take_over::check;
+pub(crate) use take_over::{TakeOver, take_over};
 
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
 use crate::hand::Hand;
 use crate::job::Job;
 use crate::keeper::Keeper;
+use crate::leaving::Leaving;
 use crate::machine::{Action, Event, State};
 use crate::signals::{Meaning, Signals};
 use crate::watcher::{self, Lease, Watch, lease};
-use jobcage_cage::{Cage, Dir, Emptied, EventsFile};
+use jobcage_cage::{Cage, Dir, Emptied};
 use jobcage_job::{Cause, Clock, EnforcedLimit, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Lock, Record};
 use jobcage_sys::clock::boot_time;
@@ -77,8 +82,10 @@ struct Kept {
     steps: Vec<StepReport>,
     cut: Option<Emptied>,
     closed: Option<Closed>,
-    leaving: Option<EventsFile>,
+    leaving: Option<Leaving>,
     lease: Option<OwnedFd>,
+    /// The after phase of a command in the foreground, whose parent died.
+    orphan: Option<OwnedFd>,
     last_output: Option<Instant>,
     /// Since when there has been no output, if there was none since we came.
     silent_since: Instant,
@@ -104,6 +111,7 @@ impl Kept {
             closed: None,
             leaving: None,
             lease,
+            orphan: None,
             last_output: None,
             silent_since: Instant::now(),
             quiet: false,
@@ -131,6 +139,7 @@ impl Kept {
     fn give_up(&mut self, failure: &Failure) {
         self.whole.phase.failures.push(failure.to_string());
         self.persist();
+        pause();
     }
 
     fn turn(&mut self) -> Result<()> {
@@ -139,6 +148,7 @@ impl Kept {
         self.look_at_keeper()?;
         self.look_at_mains()?;
         self.look_at_lease()?;
+        self.look_at_orphan()?;
         self.look_at_clocks()?;
         self.look_at_leaf()?;
         self.look_at_watcher();
@@ -220,9 +230,10 @@ impl Kept {
         others.extend(self.whole.watch.as_ref().map(|watch| watch.connection.as_fd()));
         others.extend(self.whole.keeper.as_ref().map(AsFd::as_fd));
         others.extend(self.lease.as_ref().map(AsFd::as_fd));
+        others.extend(self.orphan.as_ref().map(AsFd::as_fd));
         fds.extend(others.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         if let Some(leaf) = &self.leaving {
-            fds.push(PollFd::new(leaf.as_fd(), PollFlags::POLLPRI));
+            fds.extend(leaf.fds().map(|leaf| PollFd::new(leaf, PollFlags::POLLPRI)));
         }
         if self.whole.keeper.is_none() {
             // Nobody tells of their ends; a zombie makes it readable, and the reaping hangs it up.
@@ -397,6 +408,19 @@ impl Kept {
         Ok(())
     }
 
+    fn look_at_orphan(&mut self) -> Result<()> {
+        let over = self
+            .orphan
+            .as_ref()
+            .is_some_and(|process| jobcage_sys::pidfd::has_ended(process.as_fd()));
+        if over {
+            self.orphan = None;
+            self.note("the after phase went on without its supervisor, and nobody saw how it ended".into());
+            return self.event(Event::AfterEnded);
+        }
+        Ok(())
+    }
+
     fn look_at_clocks(&mut self) -> Result<()> {
         let now = boot_time();
         let ran_out = |at: Option<Duration>| at.is_some_and(|at| at <= now);
@@ -420,14 +444,10 @@ impl Kept {
     }
 
     fn look_at_leaf(&mut self) -> Result<()> {
-        let Some(leaf) = &self.leaving else { return Ok(()) };
-        let now = leaf.read().map_err(Failure::system("read cgroup.events"))?;
-        let populated = now.is_some_and(|now| now.populated);
-        if !populated && self.state() == State::After {
-            self.leaving = None;
-            self.note("nobody saw how the after phase ended".into());
-            return self.event(Event::AfterEnded);
-        }
+        let Some(leaving) = &self.leaving else {
+            return Ok(());
+        };
+        let populated = leaving.is_populated()?;
         // The main process counts until its status is known.
         if !populated && !self.main.as_ref().is_some_and(|main| main.runs) {
             self.event(Event::LeafEmpty)
@@ -472,6 +492,14 @@ impl Kept {
     fn write_step(&self, step: &StepReport) -> Result<()> {
         Ok(self.whole.record.write_step(step)?)
     }
+}
+
+/// Before we fail, with the lock still ours: the next supervisor is started as soon as we are gone, and meets the same trouble.
+/// Where that cannot even be counted, as on a full disk, nothing else keeps them from following each other as fast as they can.
+fn pause() {
+    const MOMENT: Duration = Duration::from_secs(1);
+    // There is no event for it: nobody tells when a disk has room again.
+    let _ = nix::poll::ppoll(&mut [], Some(TimeSpec::from_duration(MOMENT)), None);
 }
 
 fn is_readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::machine::Machine;
 use crate::wish::Wish;
-use jobcage_job::Root;
+use jobcage_job::{LeaseHolder, Root};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub struct Phase {
     pub after_until: Option<Duration>,
     /// The number of the after phase's step, from the moment before it is started.
     pub after: Option<u32>,
+    /// The after phase's main process, where it is not the keeper's child: of a command in the foreground.
+    pub after_process: Option<LeaseHolder>,
     /// How many OOM kills the cage had seen before.
     pub oom_before: u64,
     /// The pid of the supervisor that wrote this.
@@ -59,6 +61,7 @@ impl Phase {
             signalled: false,
             after_until: None,
             after: None,
+            after_process: None,
             oom_before: 0,
             supervisor: std::process::id().cast_signed(),
             root,

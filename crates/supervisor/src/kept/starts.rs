@@ -2,15 +2,17 @@
 
 use super::output::{self, Output};
 use super::{Kept, Step};
+use crate::agent;
+use crate::closing;
 use crate::error::{Failure, Result};
-use crate::foreground::{after_command, keystrokes_matter};
+use crate::foreground::{after_command, keystrokes_matter, uid_of};
 use crate::hand::Hand;
 use crate::host::cstring;
 use crate::job::{Command, Target};
 use crate::keeper::{self, Output as Way, Start};
 use crate::machine::Event;
 use crate::package;
-use jobcage_job::{StepKind, StepReport, Stream, Streams};
+use jobcage_job::{AFTER_VERSION, AfterMark, StepKind, StepReport, Stream, Streams};
 use jobcage_sys::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,6 +41,8 @@ impl Kept {
         command
             .env
             .extend(self.whole.hand.iter().flat_map(Hand::variables));
+        let uid = uid_of(&command);
+        agent::name_in(&mut command.env, &self.whole.spec, uid);
         let start = Start {
             step: step.number,
             output: match self.whole.job.capture.map(|capture| capture.streams) {
@@ -65,10 +69,10 @@ impl Kept {
             .map(|keeper| keeper.start_main(&start, &fds));
         let started = match asked {
             Some(Ok(started)) => started.map(|started| (started.pid, started.process, started.pipes, None)),
-            // It is dead: then the process is our own child.
+            // It is dead, and what it may have started did nothing (see `Go`): the process is our own child.
             None | Some(Err(_)) => {
                 let null = super::begin::open_null()?;
-                keeper::start_main(&start, &fds, null.as_fd()).map(|(child, pipes)| {
+                keeper::start_main(&start, &fds, null.as_fd(), None).map(|(child, pipes)| {
                     let process = child.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
                     (child.pid, process, pipes, Some(child))
                 })
@@ -110,6 +114,26 @@ impl Kept {
         opened.map_err(Failure::system("open the log of the step"))
     }
 
+    /// An after phase that a later boot could run is marked for that one as well.
+    fn mark_after(&mut self, step: u32) {
+        let whole = &self.whole;
+        if whole.spec.after_reboot.is_none() {
+            return;
+        }
+        let mark = AfterMark {
+            version: AFTER_VERSION,
+            boot_id: whole.spec.boot_id.clone(),
+            cage: whole.spec.cage.clone(),
+            step,
+            at: closing::now(),
+        };
+        if let Err(error) = whole.record.mark_after(&mark) {
+            self.note(format!(
+                "should the host go down now, the after phase would be run again after the reboot: {error}"
+            ));
+        }
+    }
+
     /// Starts the after phase: marked before, so that it is started once at most.
     pub(super) fn start_after(&mut self) -> Result<Option<Event>> {
         let Target::New {
@@ -141,6 +165,7 @@ impl Kept {
         self.whole.phase.after_until = Some(jobcage_sys::clock::boot_time() + timeout);
         // That it cannot be written down is no reason not to run it.
         let _ = self.write_step(&step);
+        self.mark_after(number);
         self.persist();
         match self.start(step, &command, more, None)? {
             Ok(step) => {

@@ -1,6 +1,7 @@
 //! A supervisor has died: the next one gets from the keeper what it holds, reads on disk where its predecessor stood, and
 //! goes on from there.
 
+use super::output::Output;
 use super::phase::{MOST_FAILURES, PHASE_VERSION, Phase};
 use super::{Kept, Step, Whole};
 use crate::closing;
@@ -10,20 +11,20 @@ use crate::keeper::{Held, Keeper, StepTaken};
 use crate::machine::{Action, Event, Machine, State};
 use crate::package;
 use crate::signals::Signals;
-use crate::watcher;
+use crate::watcher::{self, Lease};
 use crate::wish::Wish;
-use jobcage_cage::{Cage, Dir, EventsFile};
+use jobcage_cage::{Cage, Dir};
 use jobcage_job::{Ending, JobSpec, StepKind, StepReport};
-use jobcage_ledger::{Lock, Record};
+use jobcage_ledger::{Lock, Record, log};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait;
 use nix::libc::SIGTERM;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a try to take a job over came to.
-pub enum TakeOver {
+pub(crate) enum TakeOver {
     /// It was, and is over now.
     Done,
     /// There is nothing to take over: nobody holds what it takes. The lock comes back, to close the job as lost.
@@ -37,11 +38,21 @@ fn age(spec: &JobSpec) -> Duration {
     boot_time().saturating_sub(closing::began(spec).elapsed().unwrap_or_default())
 }
 
-/// Takes over a job whose lock we have, and stays until it is over.
+/// Whether this program understands where the last supervisor of the job stood.
+///
+/// # Errors
+/// If it cannot be read, is damaged, or a newer jobcage has written it.
+pub fn check(record: &Record) -> Result<()> {
+    record.phase::<Phase>(PHASE_VERSION)?;
+    Ok(())
+}
+
+/// Takes over a job whose lock we have, to tend it, and stays until it is over. `signals` were blocked before the lock was
+/// taken.
 ///
 /// # Errors
 /// If jobcage itself fails.
-pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> {
+pub(crate) fn take_over(record: Record, spec: JobSpec, lock: Lock, signals: Signals) -> Result<TakeOver> {
     let Some(mut keeper) = Keeper::find(&record)? else {
         return Ok(TakeOver::Lost(lock, Vec::new()));
     };
@@ -74,11 +85,7 @@ pub fn take_over(record: Record, spec: JobSpec, lock: Lock) -> Result<TakeOver> 
             vec!["its supervisor died before the command was started".into()],
         ));
     };
-    let lock = record
-        .lock_to_tend(lock)?
-        .ok_or_else(|| Failure::Refused("the lock of the job went to somebody else".into()))?;
     let (job, root) = package::open_job(package.as_fd())?;
-    let signals = Signals::block()?;
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
     move_to_leaf(&spec);
     let cage = Cage::open(Path::new(&spec.cage), spec.limited)?;
@@ -157,6 +164,17 @@ impl Kept {
         self.look_at_request()
     }
 
+    /// When the last output came, which its log tells: the idle clock goes on where it stood.
+    fn silence_began(&self, outputs: &[Output], step: u32) -> Instant {
+        let path = |output: &Output| self.whole.record.path().join(log::name(step, output.stream()));
+        let ages = outputs
+            .iter()
+            .filter_map(|output| std::fs::metadata(path(output)).ok()?.modified().ok());
+        let youngest = ages.filter_map(|at| at.elapsed().ok()).min();
+        let now = Instant::now();
+        youngest.and_then(|age| now.checked_sub(age)).unwrap_or(now)
+    }
+
     /// Its processes were its supervisor's own children, and how they end is nobody's to know any more.
     fn take_up_foreground(&mut self) -> Result<()> {
         let cage = self.whole.cage.as_ref();
@@ -169,16 +187,13 @@ impl Kept {
         if self.state() != State::After {
             return self.repeat_action();
         }
-        // It runs on without its parent: it has its time, and is not started again.
-        self.leaving = match cage.and_then(|cage| cage.after()) {
-            Some(after) => EventsFile::open(&after).map_err(Failure::system("open cgroup.events"))?,
-            None => None,
-        };
-        if self.leaving.is_none() {
-            self.note("the after phase was cut short by the death of its supervisor, or never began".into());
-            return self.event(Event::AfterEnded);
+        // It may run on without its parent: then it has its time, and it is not started again.
+        if let Some(Lease::Held(process)) = self.whole.phase.after_process.map(watcher::process) {
+            self.orphan = Some(process);
+            return Ok(());
         }
-        Ok(())
+        self.note("the after phase had ended, or was cut short by the death of its supervisor".into());
+        self.event(Event::AfterEnded)
     }
 
     /// What a predecessor may have begun in this state is done again: each action first looks whether it is done.
@@ -210,6 +225,7 @@ impl Kept {
         let known = written.iter().find(|step| step.number == number).cloned();
         let report = known.unwrap_or_else(|| self.new_step(number, name, kind));
         let mut outputs = self.open_outputs(number)?;
+        self.silent_since = self.silence_began(&outputs, number);
         let given_up = matches!(self.whole.phase.machine.ending(), Some(Ending::LogFull { .. }));
         for (output, pipe) in outputs.iter_mut().zip(taken.pipes) {
             output.connect(pipe);

@@ -14,7 +14,7 @@ use crate::error::{Failure, Result};
 use crate::host;
 use crate::quiet::rest;
 use jobcage_cage::{Dir, HOLD, Process};
-use jobcage_job::{Controller, CreatedBy, JobId, JobSpec};
+use jobcage_job::{Controller, CreatedBy, JobId, JobSpec, LeaseHolder};
 use jobcage_ledger::{LedgerError, Places, State};
 use jobcage_sys::spawn::Child;
 use jobcage_sys::{Errno, file, pidfd, wait};
@@ -197,9 +197,11 @@ pub(crate) enum Lease {
 }
 
 pub(crate) fn lease(spec: &JobSpec) -> Lease {
-    let Some(holder) = spec.lease else {
-        return Lease::None;
-    };
+    spec.lease.map_or(Lease::None, process)
+}
+
+/// How it stands with a process whose start time is known.
+pub(crate) fn process(holder: LeaseHolder) -> Lease {
     match pidfd::open(holder.pid) {
         // An unreaped zombie holds nothing.
         Ok(fd) if pidfd::has_ended(fd.as_fd()) => Lease::Over,

@@ -31,6 +31,8 @@ pub(super) struct ChildMemory {
     nice: Option<i32>,
     new_session: bool,
     no_keystrokes: bool,
+    guard: RawFd,
+    go: Option<(RawFd, RawFd)>,
     signal_mask: u64,
     /// The slot, and below its page the stack.
     mapping: Mapping,
@@ -80,6 +82,8 @@ impl ChildMemory {
             nice: plan.nice,
             new_session: plan.new_session,
             no_keystrokes: plan.no_keystrokes,
+            guard: fd(&plan.guard),
+            go: plan.go.map(|go| (go.wait.as_raw_fd(), go.hold.as_raw_fd())),
             signal_mask: kernel_mask(plan.signal_mask.as_ref().unwrap_or(&blocked.0)),
             mapping: Mapping::new(!shared_memory)?,
             _texts: texts,
@@ -234,9 +238,23 @@ unsafe fn become_program(memory: &ChildMemory) -> Raw {
         enter(Stage::Uid);
         run!(libc::SYS_setresuid, identity.uid, identity.uid, identity.uid);
     }
+    enter(Stage::Guard);
+    if memory.guard >= 0 {
+        run!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        run!(libc::SYS_landlock_restrict_self, memory.guard, 0);
+    }
     enter(Stage::Chdir);
     if !memory.dir.is_null() {
         run!(libc::SYS_chdir, memory.dir);
+    }
+    if let Some((wait, hold)) = memory.go {
+        enter(Stage::Go);
+        // Our own copy would keep the end of the file away.
+        run!(libc::SYS_close, hold);
+        let mut word = 0_u8;
+        if run!(libc::SYS_read, wait, &raw mut word, 1) == 0 {
+            return -(libc::ECANCELED as Raw);
+        }
     }
     enter(Stage::Exec);
     run!(

@@ -46,14 +46,18 @@ pub enum Stage {
     Gid,
     /// The user.
     Uid,
+    /// The fence around the job.
+    Guard,
     /// The working directory.
     Chdir,
+    /// The word that it may go on.
+    Go,
     /// The program itself.
     Exec,
 }
 
 impl Stage {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Birth,
         Self::Cgroup,
         Self::Signals,
@@ -65,7 +69,9 @@ impl Stage {
         Self::Groups,
         Self::Gid,
         Self::Uid,
+        Self::Guard,
         Self::Chdir,
+        Self::Go,
         Self::Exec,
     ];
 
@@ -84,7 +90,9 @@ impl Stage {
             Self::Groups => "groups",
             Self::Gid => "gid",
             Self::Uid => "uid",
+            Self::Guard => "guard",
             Self::Chdir => "chdir",
+            Self::Go => "go",
             Self::Exec => "exec",
         }
     }
@@ -112,6 +120,16 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
+/// A pipe by whose word a child goes on, when somebody else knows of it: a byte. Its end without one is the end of the child,
+/// which fails with `ECANCELED` at [`Stage::Go`] and has done nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Go<'a> {
+    /// What the child reads.
+    pub wait: BorrowedFd<'a>,
+    /// Our end, of which the child has a copy to close.
+    pub hold: BorrowedFd<'a>,
+}
+
 /// Everything about a child that is to be started.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
@@ -137,6 +155,10 @@ pub struct Plan<'a> {
     pub new_session: bool,
     /// Refuse keystrokes into the terminal (see [`crate::seccomp`]).
     pub no_keystrokes: bool,
+    /// A fence to enter ([`crate::landlock`]).
+    pub guard: Option<BorrowedFd<'a>>,
+    /// Waits for this before its exec.
+    pub go: Option<Go<'a>>,
     /// The signal mask of the child; `None`: ours.
     pub signal_mask: Option<SigSet>,
 }
