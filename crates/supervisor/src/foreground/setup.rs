@@ -142,14 +142,19 @@ fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>
         let package = package::seal_job(job, &found.root())?;
         let leaf = found.dir.create_or_open(KEEPERS)?;
         let mut keeper = Keeper::start(record, &job.places, &leaf)?;
-        keeper.hello(true)?;
         let (out, err) = (std::io::stdout(), std::io::stderr());
-        keeper.hold(&[
+        let files = [
             ("package", package.as_fd()),
             ("stdout", out.as_fd()),
             ("stderr", err.as_fd()),
-        ])?;
-        Ok::<_, Failure>(keeper)
+        ];
+        match keeper.hello(true).and_then(|_| keeper.hold(&files)) {
+            Ok(()) => Ok(keeper),
+            Err(failure) => {
+                keeper.leave();
+                Err(failure)
+            }
+        }
     })();
     kept.map_err(|failure| {
         notes.push(format!(

@@ -8,8 +8,9 @@ use jobcage_cage::Dir;
 use jobcage_job::{JobId, MainEnd};
 use jobcage_ledger::{Places, Record};
 use jobcage_sys::spawn::{Child, Plan, spawn};
-use jobcage_sys::{Errno, file, socket, wait};
+use jobcage_sys::{Errno, file, pidfd, socket, wait};
 use nix::fcntl::OFlag;
+use nix::libc::SIGKILL;
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{Backlog, bind, connect};
 use std::collections::VecDeque;
@@ -189,8 +190,12 @@ impl Keeper {
 
     /// Tells it that the job is over, and waits until it has heard. One that is gone already is fine.
     pub fn leave(mut self) {
-        let _ = self.ask(&Ask::Leave, &[]);
+        let told = self.ask(&Ask::Leave, &[]).is_ok();
         if let Some(child) = &self.child {
+            // Who cannot be told is ended: the job is over, so it holds nothing that anybody wants.
+            if !told {
+                let _ = pidfd::signal_pid(child.pid, SIGKILL);
+            }
             // It ends at once; nobody else would reap it while we live.
             let _ = wait::block(wait::Whom::Pid(child.pid));
         }

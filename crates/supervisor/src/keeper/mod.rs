@@ -16,7 +16,7 @@ use crate::host;
 use crate::package;
 use crate::quiet::rest;
 use jobcage_job::{ExitStatus, JobId, MainEnd, STATUS_VERSION};
-use jobcage_ledger::{Places, Record};
+use jobcage_ledger::{LedgerError, Places, Record};
 use jobcage_sys::spawn::{Child, Go, Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, file, landlock, socket};
@@ -158,7 +158,8 @@ impl Keeping {
 
     /// Our supervisor is gone: the next one. Another may come by way of the watcher: the record's lock decides.
     fn start_supervisor(&mut self) {
-        if self.over || matches!(self.record.report(), Ok(Some(_))) {
+        let removed = matches!(self.places.open(self.record.id()), Err(LedgerError::NoSuchJob(_)));
+        if self.over || removed || matches!(self.record.report(), Ok(Some(_))) {
             self.over = true;
             return;
         }
