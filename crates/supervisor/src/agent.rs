@@ -125,12 +125,7 @@ impl Of<'_> {
         let name = name.unwrap_or_default();
         let failed = |errno: Errno| refused(format!("{name}: {}", errno.desc()));
         let (output, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(failed)?;
-        let null = nix::fcntl::open(
-            "/dev/null",
-            OFlag::O_RDWR | OFlag::O_CLOEXEC,
-            nix::sys::stat::Mode::empty(),
-        )
-        .map_err(failed)?;
+        let null = file::open_null().map_err(failed)?;
         let plan = Plan {
             programs: candidates(args[0], self.variable(b"PATH")),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),

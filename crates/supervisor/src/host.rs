@@ -8,10 +8,9 @@ use jobcage_job::{Controller, JobId};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
-use jobcage_sys::{Errno, landlock};
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use jobcage_sys::{Errno, file, landlock};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::SigSet;
-use nix::sys::stat::Mode;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -138,7 +137,7 @@ pub fn enable_below(found: &Found, controllers: &[Controller]) -> Result<()> {
 /// # Errors
 /// The kernel's refusal.
 pub(crate) fn start_closer(places: &Places, id: &JobId) -> jobcage_sys::Result<Child> {
-    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    let null = file::open_null()?;
     let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
     let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
     let plan = Plan {

@@ -2,7 +2,7 @@
 
 use crate::agent::Key;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
-use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, Report};
+use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, NeverStarted, Report};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -105,6 +105,24 @@ impl Job {
 }
 
 impl Command {
+    /// The program's name without its directory; not its arguments, which may hold secrets.
+    pub(crate) fn program_name(&self) -> String {
+        let name = self.args.first().map(|arg| arg.to_string_lossy().into_owned());
+        let name = name.unwrap_or_default();
+        name.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// What to tell where this command could not be started, at this stage of its start.
+    pub(crate) fn never_started(&self, stage: &str, errno: i32) -> NeverStarted {
+        let dir = self.dir.as_ref().filter(|_| stage == "chdir");
+        let what = dir.map(|dir| dir.to_string_lossy().into_owned());
+        NeverStarted {
+            stage: stage.into(),
+            errno,
+            what: what.unwrap_or_else(|| self.program_name()),
+        }
+    }
+
     /// This command after what earlier steps have handed on: its environment, and the places of its program.
     #[must_use]
     pub fn after(&self, handed: &Handed) -> Self {

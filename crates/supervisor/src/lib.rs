@@ -24,6 +24,7 @@ mod quiet;
 pub mod sessions;
 mod signals;
 mod sockets;
+mod step;
 pub mod watcher;
 mod wish;
 

@@ -1,8 +1,9 @@
-//! Waiting for a long time at little cost.
+//! Waiting for a long time at little cost, and looking without waiting.
 
 use crate::error::{Failure, Result};
 use jobcage_sys::{Errno, memory};
-use nix::poll::{PollFd, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 /// Waits until something happens: `false` if nothing did in `patience`. After a quiet moment the process gives its own code
@@ -31,4 +32,10 @@ pub(crate) fn rest(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> Result
             return Ok(false);
         }
     }
+}
+
+/// Whether there is something to read at this moment, or the other end is gone.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

@@ -56,6 +56,14 @@ pub fn open_distrusted(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, flags: OFla
     }
 }
 
+/// `/dev/null`, for the standard files of a process that is to have none (null(4)).
+///
+/// # Errors
+/// As open(2).
+pub fn open_null() -> Result<OwnedFd> {
+    nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+}
+
 /// Reads a whole small file below a directory. For files of procfs, cgroupfs and our own records.
 ///
 /// # Errors

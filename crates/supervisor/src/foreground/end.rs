@@ -1,6 +1,6 @@
 //! The ends: of the command, of its leaf, of the after phase, of the cage, and of the whole.
 
-use super::setup::{Setup, program_name, uid_of};
+use super::setup::{Setup, uid_of};
 use super::{Running, Supervision};
 use crate::beside::cut_beside;
 use crate::closing::{self, Closed, Outside, Story};
@@ -10,8 +10,9 @@ use crate::job::{Outcome, Target};
 use crate::leaving::{self, Leaving};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
+use crate::step::exit_status;
 use jobcage_cage::{Dir, Emptied, Patience, empty, oom_kills};
-use jobcage_job::{Cause, Clock, Ending, ExitStatus, NeverStarted, Report, StepKind, StepReport};
+use jobcage_job::{Cause, Clock, Ending, ExitStatus, Report, StepKind, StepReport};
 use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::Stage;
@@ -55,20 +56,8 @@ impl Supervision<'_> {
             ended: Some(closing::now()),
             ..step
         });
-        let command = &self.job.command;
-        let what = match stage {
-            "chdir" => command
-                .dir
-                .as_ref()
-                .map(|d| d.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-            _ => program_name(command),
-        };
-        self.event(Event::StartFailed(NeverStarted {
-            stage: stage.into(),
-            errno: errno as i32,
-            what,
-        }))
+        let why = self.job.command.never_started(stage, errno as i32);
+        self.event(Event::StartFailed(why))
     }
 
     pub(super) fn oom_killed(&self) -> bool {
@@ -358,13 +347,6 @@ impl Supervision<'_> {
             }
             self.streams[i].step(&self.stdio, &mut self.last_output);
         }
-    }
-}
-
-fn exit_status(change: Change) -> ExitStatus {
-    match change {
-        Change::Exited(code) => ExitStatus::Code(code),
-        Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
     }
 }
 

@@ -10,7 +10,7 @@ mod setup;
 mod start;
 
 pub(crate) use end::merge_cut;
-pub(crate) use setup::{make_cage, make_record, new_spec, program_name, random, take_back, uid_of};
+pub(crate) use setup::{make_cage, make_record, new_spec, random, take_back, uid_of};
 pub(crate) use start::{after_command, keystrokes_matter, result_variables};
 
 use crate::capture::{Stdio, Stream};
@@ -20,6 +20,7 @@ use crate::host;
 use crate::job::{Job, Outcome, Target};
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
+use crate::quiet::is_readable;
 use crate::signals::{Signals, stop_by};
 use crate::watcher::{self};
 use crate::wish::Wish;
@@ -362,8 +363,7 @@ impl<'a> Supervision<'a> {
     /// A watcher that is gone is replaced: the next crash may be ours.
     fn look_at_watcher(&mut self) {
         let Some(watch) = &self.setup.watch else { return };
-        let mut fds = [PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN)];
-        if nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap_or(0) == 0 {
+        if !is_readable(watch.connection.as_fd()) {
             return;
         }
         let cage = std::path::Path::new(&self.setup.spec.cage);

@@ -182,7 +182,7 @@ pub(crate) fn new_spec(
     boot: &str,
     place: Option<&HandedPlace>,
 ) -> JobSpec {
-    let word = name.map_or_else(|| program_name(&job.command), str::to_owned);
+    let word = name.map_or_else(|| job.command.program_name(), str::to_owned);
     let id = JobId::generate(&word, random());
     JobSpec {
         version: SPEC_VERSION,
@@ -190,7 +190,7 @@ pub(crate) fn new_spec(
         id,
         name: name.map(str::to_owned),
         created_by: CreatedBy::Run,
-        program: Some(program_name(&job.command)),
+        program: Some(job.command.program_name()),
         cage: String::new(),
         limited: !limits.is_empty(),
         boot_id: boot.to_owned(),
@@ -351,16 +351,6 @@ fn guest(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
 pub(crate) fn uid_of(command: &Command) -> u32 {
     let identity = command.identity.as_ref();
     identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid)
-}
-
-/// The program's name without its directory; not its arguments, which may hold secrets.
-pub(crate) fn program_name(command: &Command) -> String {
-    let name = command
-        .args
-        .first()
-        .map(|arg| arg.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    name.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 /// Random bits for an id: the hasher's keys come from getrandom(2).

@@ -1,17 +1,17 @@
 //! Starting the processes of a job: the command and the after phase.
 
-use super::setup::{program_name, uid_of};
+use super::setup::uid_of;
 use super::{Running, Supervision};
 use crate::agent;
-use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::hand::Hand;
 use crate::host::cstring;
 use crate::job::{After, Command, Target};
 use crate::kept::Phase;
 use crate::machine::Event;
+use crate::step;
 use jobcage_cage::{Leaf, Process};
-use jobcage_job::{Ending, LeaseHolder, NeverStarted, StepKind, StepReport};
+use jobcage_job::{Ending, LeaseHolder, StepKind, StepReport};
 use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
@@ -29,12 +29,7 @@ impl Supervision<'_> {
             Ok(child) => self.main = Some(Running { child, step }),
             Err(errno) => {
                 self.steps.push(step);
-                let program = program_name(&self.job.command);
-                let why = NeverStarted {
-                    stage: "clone".into(),
-                    errno: errno as i32,
-                    what: program,
-                };
+                let why = self.job.command.never_started("clone", errno as i32);
                 self.event(Event::StartFailed(why))?;
             }
         }
@@ -102,24 +97,12 @@ impl Supervision<'_> {
     }
 
     pub(super) fn begin_step(&self, kind: StepKind) -> StepReport {
-        let name = if kind == StepKind::After { "after" } else { "main" };
         let number = if kind == StepKind::After {
             self.setup.leaf.number + 1
         } else {
             self.setup.leaf.number
         };
-        let step = StepReport {
-            number,
-            name: name.into(),
-            kind,
-            ending: Ending::Lost {
-                why: "nobody saw its end".into(),
-            },
-            status: None,
-            started: closing::now(),
-            ended: None,
-            logs: Vec::new(),
-        };
+        let step = step::begun(number, kind);
         if matches!(self.job.target, Target::Existing(_)) {
             // That it cannot be written down is no reason not to run it; its end is written as well.
             let _ = self.setup.record.write_step(&step);

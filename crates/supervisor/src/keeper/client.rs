@@ -3,13 +3,13 @@
 use super::protocol::{Answer, Ask, SOCKET, Start, StepHeld, hear, say};
 use crate::error::{Failure, Result};
 use crate::host::{self, SELF, cstring};
+use crate::quiet::is_readable;
 use crate::sockets::short_address;
 use jobcage_cage::Dir;
 use jobcage_job::{JobId, MainEnd};
 use jobcage_ledger::{Places, Record};
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::{Errno, file, pidfd, socket, wait};
-use nix::fcntl::OFlag;
 use nix::libc::SIGKILL;
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{Backlog, bind, connect};
@@ -80,12 +80,7 @@ impl Keeper {
     /// If its socket cannot be made or it cannot be started.
     pub fn start(record: &Record, places: &Places, leaf: &Dir) -> Result<Self> {
         let listener = listen_in(record.path()).map_err(Failure::system("make the keeper's socket"))?;
-        let null = nix::fcntl::open(
-            "/dev/null",
-            OFlag::O_RDWR | OFlag::O_CLOEXEC,
-            nix::sys::stat::Mode::empty(),
-        )
-        .map_err(Failure::system("open /dev/null"))?;
+        let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
         let plan = plan(record.id(), places, leaf, &listener, &null);
         let child = spawn(&plan).map_err(Failure::system("start the keeper"))?;
         let connection = reach(record.path()).map_err(Failure::system("reach the keeper"))?;
@@ -238,12 +233,6 @@ impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
     }
-}
-
-fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn plan<'p>(

@@ -15,6 +15,7 @@ use crate::error::{Failure, Result};
 use crate::host;
 use crate::package;
 use crate::quiet::rest;
+use crate::step::exit_status;
 use jobcage_job::{ExitStatus, JobId, MainEnd, STATUS_VERSION};
 use jobcage_ledger::{LedgerError, Places, Record};
 use jobcage_sys::spawn::{Child, Go, Plan, spawn};
@@ -68,12 +69,7 @@ pub fn keep(places: &Places, id: &JobId) -> Result<()> {
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let deaths = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), flags)
         .map_err(Failure::system("make a signalfd"))?;
-    let null = nix::fcntl::open(
-        "/dev/null",
-        OFlag::O_RDWR | OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .map_err(Failure::system("open /dev/null"))?;
+    let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
     let mut keeping = Keeping {
         record: places.open(id)?,
         places: places.clone(),
@@ -290,7 +286,7 @@ impl Keeping {
 
     fn main_ended(&mut self, i: usize, change: Change) {
         let main = &mut self.mains[i];
-        let end = end_of(main, change);
+        let end = end(main.step, &main.child, exit_status(change));
         // A disk that does not take it is for the supervisor to tell, who hears of the status all the same.
         let _ = self.record.write_status(&end);
         main.ended = Some(end.clone());
@@ -306,14 +302,6 @@ impl Main {
         let pipes = self.pipes.iter().map(AsFd::as_fd);
         pipes.chain(self.child.pidfd.as_ref().map(AsFd::as_fd)).collect()
     }
-}
-
-fn end_of(main: &Main, change: Change) -> MainEnd {
-    let status = match change {
-        Change::Exited(code) => ExitStatus::Code(code),
-        Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
-    };
-    end(main.step, &main.child, status)
 }
 
 /// What is told of a main process that has ended so.

@@ -5,7 +5,7 @@ use super::{Kept, Whole};
 use crate::agent::{self, Key};
 use crate::closing;
 use crate::error::{Failure, Result};
-use crate::foreground::{make_cage, make_record, new_spec, program_name, uid_of};
+use crate::foreground::{make_cage, make_record, new_spec, uid_of};
 use crate::gc;
 use crate::hand::{self, Hand};
 use crate::host::{self, SELF};
@@ -14,17 +14,17 @@ use crate::keeper::{KEEPERS, Keeper};
 use crate::machine::{Event, Machine};
 use crate::package;
 use crate::signals::Signals;
+use crate::step;
 use crate::watcher;
 use crate::wish::Wish;
 use jobcage_cage::{Cage, Dir, Found, Patience, oom_kills};
-use jobcage_job::{JobId, JobSpec, NeverStarted, Root, StepKind};
+use jobcage_job::{JobId, JobSpec, Root, StepKind};
 use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Places, Record, boot_id};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::Durability;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use jobcage_sys::{file, socket, wait};
-use nix::fcntl::OFlag;
 use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -61,7 +61,7 @@ fn start_supervisor(job: &Job, found: &Found, stdin: BorrowedFd<'_>) -> Result<J
     let package = package::seal_job(job, &found.root())?;
     let leaf = found.dir.create_or_open(SUPERVISORS)?;
     let (ours, theirs) = socket::pair().map_err(Failure::system("make a socket"))?;
-    let null = open_null()?;
+    let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
     let plan = Plan {
         programs: vec![SELF.into()],
         args: vec![c"jobcage".into(), c"__supervise".into()],
@@ -107,15 +107,6 @@ fn start_supervisor(job: &Job, found: &Found, stdin: BorrowedFd<'_>) -> Result<J
 /// Whether the kernel has killed a child before its first instruction: it is dead as soon as it is born.
 fn has_died_at_birth(child: &Child) -> bool {
     matches!(wait::peek(wait::Whom::Pid(child.pid)), Ok(Some(_))) && child.died_at_birth()
-}
-
-pub(super) fn open_null() -> Result<OwnedFd> {
-    nix::fcntl::open(
-        "/dev/null",
-        OFlag::O_RDWR | OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .map_err(Failure::system("open /dev/null"))
 }
 
 /// The supervisor of a captured job, from its start to its end. Standard input is the connection with its client.
@@ -320,7 +311,7 @@ impl Kept {
         };
         let leaf = cage.leaf(StepKind::Step)?;
         self.leaf = Some(leaf.dir);
-        let step = self.new_step(leaf.number, "main", StepKind::Step);
+        let step = step::begun(leaf.number, StepKind::Step);
         let command = self.whole.job.command.clone();
         let stdin = self.whole.stdin.as_ref().and_then(|fd| fd.try_clone().ok());
         // Where it stands is written down before there is anything to lose.
@@ -330,11 +321,7 @@ impl Kept {
             Ok(step) => self.main = Some(step),
             Err((step, errno)) => {
                 self.steps.push(step);
-                let why = NeverStarted {
-                    stage: "clone".into(),
-                    errno: errno as i32,
-                    what: program_name(&command),
-                };
+                let why = command.never_started("clone", errno as i32);
                 self.event(Event::StartFailed(why))?;
             }
         }

@@ -5,15 +5,16 @@ use super::{Kept, Step, output::Moved};
 use crate::beside::cut_beside;
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
-use crate::foreground::{merge_cut, program_name};
+use crate::foreground::merge_cut;
 use crate::hand;
 use crate::keeper::{self, SOCKET};
 use crate::leaving::{self, Leaving};
 use crate::machine::Event;
+use crate::step::exit_status;
 use jobcage_cage::{Patience, empty, oom_kills};
-use jobcage_job::{Cause, Clock, Ending, ExitStatus, MainEnd, NeverStarted, StepKind, StepReport};
+use jobcage_job::{Cause, Clock, Ending, ExitStatus, MainEnd, StepKind, StepReport};
 use jobcage_sys::clock::boot_time;
-use jobcage_sys::wait::{self, Change, Whom};
+use jobcage_sys::wait::{self, Whom};
 use jobcage_sys::{Errno, pidfd};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::time::TimeSpec;
@@ -58,7 +59,7 @@ impl Kept {
             let Some(step) = steps.clone().find(|step| step.pid == pid && step.runs) else {
                 continue;
             };
-            let status = status_of(change);
+            let status = exit_status(change);
             let end = match &step.ours {
                 Some(child) => keeper::end(step.report.number, child, status),
                 None => plain_end(step, status),
@@ -93,7 +94,7 @@ impl Kept {
             }
             match pidfd::exit_of_reaped(process.as_fd()) {
                 Ok(Some(change)) => {
-                    let end = plain_end(step, status_of(change));
+                    let end = plain_end(step, exit_status(change));
                     let _ = self.whole.record.write_status(&end);
                     self.main_ended(&end)?;
                 }
@@ -147,20 +148,8 @@ impl Kept {
         }
         match (&end.never_started, end.status) {
             (Some((stage, errno)), _) => {
-                let command = &self.whole.job.command;
-                let what = match stage.as_str() {
-                    "chdir" => command
-                        .dir
-                        .as_ref()
-                        .map(|d| d.to_string_lossy().into_owned())
-                        .unwrap_or_default(),
-                    _ => program_name(command),
-                };
-                self.event(Event::StartFailed(NeverStarted {
-                    stage: stage.clone(),
-                    errno: *errno,
-                    what,
-                }))
+                let why = self.whole.job.command.never_started(stage, *errno);
+                self.event(Event::StartFailed(why))
             }
             (None, Some(status)) => {
                 let oom = status == ExitStatus::Signal(9) && self.oom_killed();
@@ -389,13 +378,6 @@ fn plain_end(step: &Step, status: ExitStatus) -> MainEnd {
         status: Some(status),
         never_started: None,
         at: closing::now(),
-    }
-}
-
-fn status_of(change: Change) -> ExitStatus {
-    match change {
-        Change::Exited(code) => ExitStatus::Code(code),
-        Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
     }
 }
 

@@ -23,10 +23,11 @@ use crate::job::Job;
 use crate::keeper::Keeper;
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, State};
+use crate::quiet::is_readable;
 use crate::signals::{Meaning, Signals};
 use crate::watcher::{self, Lease, Watch, lease};
 use jobcage_cage::{Cage, Dir, Emptied};
-use jobcage_job::{Cause, Clock, EnforcedLimit, JobSpec, StepKind, StepReport};
+use jobcage_job::{Cause, Clock, EnforcedLimit, JobSpec, StepReport};
 use jobcage_ledger::{Lock, Record};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::{Errno, memory};
@@ -474,21 +475,6 @@ impl Kept {
         });
     }
 
-    fn new_step(&self, number: u32, name: &str, kind: StepKind) -> StepReport {
-        StepReport {
-            number,
-            name: name.into(),
-            kind,
-            ending: jobcage_job::Ending::Lost {
-                why: "nobody saw its end".into(),
-            },
-            status: None,
-            started: crate::closing::now(),
-            ended: None,
-            logs: Vec::new(),
-        }
-    }
-
     fn write_step(&self, step: &StepReport) -> Result<()> {
         Ok(self.whole.record.write_step(step)?)
     }
@@ -500,10 +486,4 @@ fn pause() {
     const MOMENT: Duration = Duration::from_secs(1);
     // There is no event for it: nobody tells when a disk has room again.
     let _ = nix::poll::ppoll(&mut [], Some(TimeSpec::from_duration(MOMENT)), None);
-}
-
-fn is_readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {
-    use nix::poll::{PollTimeout, poll};
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

@@ -1,7 +1,6 @@
 //! `--after-reboot`: the after phase as it stands in the record, for when the host went down, or keeper and supervisor both
 //! died, and with them what was in memory. It is marked on the disk before it is started, so that it is once at most.
 
-use super::begin::open_null;
 use super::output::Output;
 use crate::closing::{self, Closed, Outside};
 use crate::error::{Failure, Result};
@@ -10,15 +9,16 @@ use crate::host::{self, cstring};
 use crate::job::Command;
 use crate::keeper::{self, Output as Way, Start};
 use crate::package;
+use crate::step::{self, exit_status};
 use jobcage_cage::{Cage, Leaf, Patience};
 use jobcage_job::handed::{DEFAULT_PATH, Handed, MAX_TOTAL, wrong_lines};
 use jobcage_job::{
-    AFTER_VERSION, AfterMark, AfterReboot, Clock, Ending, ExitStatus, JobSpec, StepKind, StepReport, Streams,
+    AFTER_VERSION, AfterMark, AfterReboot, Clock, Ending, JobSpec, StepKind, StepReport, Streams,
 };
 use jobcage_ledger::{Places, Record, boot_id};
-use jobcage_sys::Errno;
 use jobcage_sys::spawn::{Child, Identity};
 use jobcage_sys::wait::{self, Change, Whom};
+use jobcage_sys::{Errno, file};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
@@ -131,7 +131,10 @@ fn cut_short(
         "its after phase was started at {} and interrupted by {by}; it is not repeated",
         mark.at
     ));
-    let mut step = known.unwrap_or_else(|| new_step(mark.step, mark.at.clone()));
+    let mut step = known.unwrap_or_else(|| StepReport {
+        started: mark.at.clone(),
+        ..step::begun(mark.step, StepKind::After)
+    });
     step.ending = Ending::Lost {
         why: format!("it was interrupted by {by}"),
     };
@@ -164,7 +167,10 @@ fn start(
         step: number,
         at: closing::now(),
     };
-    let mut step = new_step(number, mark.at.clone());
+    let mut step = StepReport {
+        started: mark.at.clone(),
+        ..step::begun(number, StepKind::After)
+    };
     let marked = record.mark_after(&mark).and_then(|()| record.write_step(&step));
     let ran = match marked {
         Ok(()) => watch(record, spec, after, ending, &leaf, &mut step, told),
@@ -262,7 +268,7 @@ fn watch(
         .collect::<jobcage_sys::Result<Vec<_>>>()
         .map_err(Failure::system("open the log of the after phase"))?;
     let package = package::seal_command(&command)?;
-    let null = open_null()?;
+    let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
     let until = Instant::now() + after.timeout;
     let (child, pipes) = keeper::start_main(&start, &[package.as_fd(), leaf.dir.fd()], null.as_fd(), None)
         .map_err(Failure::system("start it"))?;
@@ -272,7 +278,7 @@ fn watch(
     match move_until_end(&child, &mut outputs, until)? {
         None => step.ending = Ending::TimedOut { clock: Clock::Wall },
         Some(change) => {
-            let end = keeper::end(step.number, &child, status_of(change));
+            let end = keeper::end(step.number, &child, exit_status(change));
             let _ = record.write_status(&end);
             step.status = end.status;
             step.ended = Some(end.at);
@@ -361,27 +367,5 @@ fn command(spec: &JobSpec, after: &AfterReboot, ending: &Ending, notes: &mut Vec
         dir: Some(cstring(after.dir.as_ref())),
         guard: spec.guard,
         ..Command::default()
-    }
-}
-
-fn new_step(number: u32, started: String) -> StepReport {
-    StepReport {
-        number,
-        name: "after".into(),
-        kind: StepKind::After,
-        ending: Ending::Lost {
-            why: "nobody saw its end".into(),
-        },
-        status: None,
-        started,
-        ended: None,
-        logs: Vec::new(),
-    }
-}
-
-fn status_of(change: Change) -> ExitStatus {
-    match change {
-        Change::Exited(code) => ExitStatus::Code(code),
-        Change::Killed(signal) | Change::Stopped(signal) => ExitStatus::Signal(signal),
     }
 }

@@ -12,8 +12,9 @@ use crate::job::{Command, Target};
 use crate::keeper::{self, Output as Way, Start};
 use crate::machine::Event;
 use crate::package;
+use crate::step;
 use jobcage_job::{AFTER_VERSION, AfterMark, StepKind, StepReport, Stream, Streams};
-use jobcage_sys::Errno;
+use jobcage_sys::{Errno, file};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -71,7 +72,7 @@ impl Kept {
             Some(Ok(started)) => started.map(|started| (started.pid, started.process, started.pipes, None)),
             // It is dead, and what it may have started did nothing (see `Go`): the process is our own child.
             None | Some(Err(_)) => {
-                let null = super::begin::open_null()?;
+                let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
                 keeper::start_main(&start, &fds, null.as_fd(), None).map(|(child, pipes)| {
                     let process = child.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
                     (child.pid, process, pipes, Some(child))
@@ -160,7 +161,7 @@ impl Kept {
         let leaf = cage.leaf(StepKind::After)?;
         self.after_leaf = Some(leaf.dir);
         let number = 1 + self.main.as_ref().map_or(1, |main| main.report.number);
-        let step = self.new_step(number, "after", StepKind::After);
+        let step = step::begun(number, StepKind::After);
         self.whole.phase.after = Some(number);
         self.whole.phase.after_until = Some(jobcage_sys::clock::boot_time() + timeout);
         // That it cannot be written down is no reason not to run it.

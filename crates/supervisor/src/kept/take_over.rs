@@ -11,6 +11,7 @@ use crate::keeper::{Held, Keeper, StepTaken};
 use crate::machine::{Action, Event, Machine, State};
 use crate::package;
 use crate::signals::Signals;
+use crate::step;
 use crate::watcher::{self, Lease};
 use crate::wish::Wish;
 use jobcage_cage::{Cage, Dir};
@@ -80,10 +81,7 @@ pub(crate) fn take_over(record: Record, spec: JobSpec, lock: Lock, signals: Sign
     };
     let Some(package) = held.take("package") else {
         keeper.leave();
-        return Ok(TakeOver::Lost(
-            lock,
-            vec!["its supervisor died before the command was started".into()],
-        ));
+        return Ok(TakeOver::Lost(lock, vec![UNBORN.into()]));
     };
     let (job, root) = package::open_job(package.as_fd())?;
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
@@ -221,9 +219,8 @@ impl Kept {
         } else {
             StepKind::Step
         };
-        let name = if kind == StepKind::After { "after" } else { "main" };
         let known = written.iter().find(|step| step.number == number).cloned();
-        let report = known.unwrap_or_else(|| self.new_step(number, name, kind));
+        let report = known.unwrap_or_else(|| step::begun(number, kind));
         let mut outputs = self.open_outputs(number)?;
         self.silent_since = self.silence_began(&outputs, number);
         let given_up = matches!(self.whole.phase.machine.ending(), Some(Ending::LogFull { .. }));

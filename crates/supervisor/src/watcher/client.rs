@@ -12,7 +12,6 @@ use jobcage_sys::{Errno, file, wait};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType};
-use nix::sys::stat::Mode;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -79,8 +78,7 @@ fn announce(connection: OwnedFd, message: &str) -> jobcage_sys::Result<OwnedFd> 
 /// started is only its parent, which ends at once.
 fn start(places: &Places, hold: Option<&Dir>, ready: Option<&OwnedFd>) -> Result<Child> {
     let listener = listen(&places.runtime).map_err(Failure::system("make the watcher's socket"))?;
-    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(Failure::system("open /dev/null"))?;
+    let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
     let mut args = vec![c"jobcage".into(), c"__watch".into()];
     args.extend([&places.runtime, &places.state].map(|path| cstring(path.as_os_str())));
     args.extend(ready.map(|_| c"detach".into()));

@@ -15,7 +15,7 @@ use crate::host;
 use crate::quiet::rest;
 use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, CreatedBy, JobId, JobSpec, LeaseHolder};
-use jobcage_ledger::{LedgerError, Places, State};
+use jobcage_ledger::{LedgerError, Places, Record, State};
 use jobcage_sys::spawn::Child;
 use jobcage_sys::{Errno, file, pidfd, wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -119,18 +119,8 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
     let message = std::str::from_utf8(&text[..n]).ok()?;
     if let Some(id) = message.strip_prefix(LEASE) {
         let id: JobId = id.parse().ok()?;
-        let State::Unattended(spec) = places.open(&id).and_then(|record| record.state()).ok()? else {
-            return None;
-        };
-        return match lease(&spec) {
-            Lease::Held(process) => Some(Watched {
-                id,
-                process,
-                kind: Kind::Lease,
-            }),
-            Lease::Over => start_closing(places, id),
-            Lease::None => None,
-        };
+        let record = places.open(&id).ok()?;
+        return watch_lease(places, id, &record);
     }
     let id = message.parse().ok()?;
     let process = match pidfd::open(peer.pid()) {
@@ -143,6 +133,21 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
         process,
         kind: Kind::Supervisor(connection),
     })
+}
+
+/// Watches the holder of a job's lease. Who has the record's lock does not matter: a lock is held for a step or a moment
+/// only, the lease for the job's life.
+fn watch_lease(places: &Places, id: JobId, record: &Record) -> Option<Watched> {
+    let spec = record.spec().ok()??;
+    match lease(&spec) {
+        Lease::Held(process) => Some(Watched {
+            id,
+            process,
+            kind: Kind::Lease,
+        }),
+        Lease::Over => start_closing(places, id),
+        Lease::None => None,
+    }
 }
 
 /// Starts the closing of a job, if there is anything to close.
@@ -169,18 +174,13 @@ fn start_closing(places: &Places, id: JobId) -> Option<Watched> {
 fn leases_and_orphans(places: &Places) -> Vec<Watched> {
     let mut watched = Vec::new();
     for id in places.all().unwrap_or_default() {
-        match places.open(&id).and_then(|record| record.state()) {
-            Ok(State::Unattended(spec)) if spec.created_by == CreatedBy::Create => match lease(&spec) {
-                Lease::None => {}
-                Lease::Held(process) => watched.push(Watched {
-                    id,
-                    process,
-                    kind: Kind::Lease,
-                }),
-                Lease::Over => watched.extend(start_closing(places, id)),
-            },
+        let Ok(record) = places.open(&id) else { continue };
+        let created = matches!(record.spec(), Ok(Some(spec)) if spec.created_by == CreatedBy::Create);
+        match record.state() {
+            Ok(State::Over(_)) | Err(_) => {}
+            Ok(_) if created => watched.extend(watch_lease(places, id, &record)),
             Ok(State::Unattended(_)) => watched.extend(start_closing(places, id)),
-            _ => {}
+            Ok(_) => {}
         }
     }
     watched
