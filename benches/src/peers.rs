@@ -101,7 +101,8 @@ impl Bundle {
     pub fn conmon(&mut self, tools: &Tools) -> Result<(Command, String)> {
         self.started += 1;
         let name = format!("conmon-{}", self.started);
-        let place = self.state.join(&name);
+        // Not below the state: the runtime has a directory of that name there.
+        let place = self.dir.join(&name);
         fs::create_dir_all(&place)?;
         let mut command = tools.command(on_path("conmon")?)?;
         for (option, value) in [

@@ -9,7 +9,7 @@ use crate::procs::{self, Process};
 use crate::table::{Table, Target};
 use crate::tools::milliseconds;
 use crate::watcher;
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,8 @@ fn lifetimes(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
     std::thread::sleep(Duration::from_secs(1));
     let asleep = switches()? - asleep;
     let start = Instant::now();
-    let mut followers = follow(context, &place, &ids)?;
+    // The pipe stays: a follower whose output nobody reads ends at once.
+    let (mut followers, _pipe) = follow(context, &place, &ids)?;
     let followed = milliseconds(start);
     let start = Instant::now();
     end(context, &place, &ids, &mut followers)?;
@@ -90,7 +91,7 @@ fn lifetimes(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
 }
 
 /// A follower of each job; all have read the byte that their job has written.
-fn follow(context: &Context<'_>, place: &Place<'_>, ids: &[String]) -> Result<Vec<Child>> {
+fn follow(context: &Context<'_>, place: &Place<'_>, ids: &[String]) -> Result<(Vec<Child>, PipeReader)> {
     let (mut reader, writer) = std::io::pipe()?;
     let mut followers = Vec::with_capacity(ids.len());
     for id in ids {
@@ -101,7 +102,7 @@ fn follow(context: &Context<'_>, place: &Place<'_>, ids: &[String]) -> Result<Ve
     reader
         .read_exact(&mut vec![0; ids.len()])
         .map_err(|_| format!("not all followers came up{}", context.tools.last_error()))?;
-    Ok(followers)
+    Ok((followers, reader))
 }
 
 fn end(context: &Context<'_>, place: &Place<'_>, ids: &[String], followers: &mut [Child]) -> Result<()> {

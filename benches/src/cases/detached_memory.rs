@@ -20,6 +20,7 @@ pub fn memory(context: &Context<'_>) -> Result<Vec<Table>> {
     }
     let many = context.options.size(50, 3);
     let mut tables = Vec::new();
+    let mut bundle = Err("not made yet".to_string());
     for (count, limit) in [(1, 600.0), (many, 160.0)] {
         let view = View::open(context.ground).map_err(|why| why.to_string());
         let contestants = vec![
@@ -28,7 +29,7 @@ pub fn memory(context: &Context<'_>) -> Result<Vec<Table>> {
                 weighing(context, count, run, Signal::SIGTERM)
             }),
             Contestant::needed("run --detach", move || detached(context, count)),
-            conmon(context, count, &view),
+            conmon(context, count, &view, &mut bundle),
         ];
         let (measures, notes) = context.hold(&context.rules(5, 2), contestants)?;
         let [pss, idle] = measures.try_into().map_err(|_| "two measures expected")?;
@@ -67,13 +68,13 @@ fn conmon<'a>(
     context: &'a Context<'a>,
     count: usize,
     view: &'a std::result::Result<View, String>,
+    bundle: &'a mut std::result::Result<Bundle, String>,
 ) -> Contestant<'a> {
-    let mut bundle = Err("not made yet".to_string());
     Contestant::peer("conmon", move || {
         let view = view.as_ref().map_err(String::clone)?;
         if bundle.is_err() {
             let made = Bundle::make(context.ground, context.tools, "crun", &JOB);
-            bundle = made.map_err(|why| why.to_string());
+            *bundle = made.map_err(|why| why.to_string());
         }
         let bundle = bundle.as_mut().map_err(|why| why.clone())?;
         let started = (0..count).try_for_each(|_| one(context.tools, view, bundle));
