@@ -11,6 +11,7 @@ mod builds;
 mod endings;
 mod follow;
 mod hands;
+mod large;
 mod output;
 mod refusals;
 mod stage;

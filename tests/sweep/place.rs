@@ -191,13 +191,24 @@ impl Place {
 
     /// Waits until every job is over, with its cage gone and its report written, or until `hopeless`.
     pub fn wait_over(&self, hopeless: impl Fn() -> bool) {
-        let over =
-            || self.cages().is_empty() && self.records().values().all(|r| !r.spec || r.report.is_some());
+        self.wait_until(|| self.is_over() || hopeless());
+    }
+
+    /// Waits until whoever closes the jobs has also put away what only living ones need, which comes behind the report.
+    pub fn wait_settled(&self) {
+        self.wait_until(|| self.is_over() && self.unfinished().is_empty());
+    }
+
+    fn is_over(&self) -> bool {
+        self.cages().is_empty() && self.records().values().all(|r| !r.spec || r.report.is_some())
+    }
+
+    fn wait_until(&self, done: impl Fn() -> bool) {
         let end = Instant::now() + WATCHER;
-        while Instant::now() < end && !over() && !hopeless() {
+        while Instant::now() < end && !done() {
             // The report comes in another directory, soon after the cage is gone.
             let soon = (Instant::now() + Duration::from_millis(20)).min(end);
-            cgroup::wait_change(&self.root, soon.saturating_duration_since(Instant::now()), over);
+            cgroup::wait_change(&self.root, soon.saturating_duration_since(Instant::now()), &done);
         }
     }
 

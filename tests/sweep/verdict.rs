@@ -44,7 +44,7 @@ pub fn killed(scene: &Scene, place: &Place, heir: Heir) -> Verdict {
     collect(place)?;
     if heir == Heir::Watcher {
         // What it had begun to close is left to it by gc.
-        place.wait_over(|| false);
+        place.wait_settled();
     }
     settle(scene, place)?;
     nothing_left(place)?;
