@@ -94,10 +94,13 @@ impl Ground {
         Ok(self.cgroup.join(below).strip_prefix(&self.mount)?.to_path_buf())
     }
 
-    /// How many cgroups are left below one of ours, `hold` not counted: that one belongs to the watcher.
+    /// How many cgroups are left below one of ours, those not counted that stay: of the watcher, keepers and supervisors.
     pub fn left_below(&self, below: &str) -> Result<usize> {
         let entries = fs::read_dir(self.cgroup.join(below))?;
-        let is_left = |entry: &fs::DirEntry| entry.path().is_dir() && entry.file_name() != "hold";
+        let ours = ["hold", "keepers", "supervisors"];
+        let is_left = |entry: &fs::DirEntry| {
+            entry.path().is_dir() && !ours.iter().any(|name| entry.file_name() == *name)
+        };
         Ok(entries
             .filter_map(std::result::Result::ok)
             .filter(is_left)

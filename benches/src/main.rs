@@ -12,6 +12,7 @@
     reason = "counts and times far below the limits of a double"
 )]
 
+mod captured;
 mod cases;
 mod contest;
 mod ground;
@@ -21,6 +22,7 @@ mod peers;
 mod procs;
 mod stats;
 mod table;
+mod talk;
 mod tools;
 mod watcher;
 

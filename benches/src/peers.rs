@@ -6,6 +6,7 @@ use crate::tools::{Tools, on_path};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -92,6 +93,45 @@ impl Bundle {
             .arg("--bundle")
             .arg(&self.dir);
         command.arg(format!("bench-{}", self.started));
+        Ok(command)
+    }
+
+    /// What Podman and CRI-O have for a captured job: conmon as the keeper of a container of this bundle, its output in a
+    /// log file. It goes into the background; the container is then to be started. The command, and the container's name.
+    pub fn conmon(&mut self, tools: &Tools) -> Result<(Command, String)> {
+        self.started += 1;
+        let name = format!("conmon-{}", self.started);
+        // Not below the state: the runtime has a directory of that name there.
+        let place = self.dir.join(&name);
+        fs::create_dir_all(&place)?;
+        let mut command = tools.command(on_path("conmon")?)?;
+        for (option, value) in [
+            ("--cid", name.as_ref()),
+            ("--cuuid", name.as_ref()),
+            ("--name", name.as_ref()),
+            ("--runtime", on_path(self.runtime)?.as_os_str()),
+            ("--bundle", self.dir.as_os_str()),
+            ("--container-pidfile", place.join("pid").as_os_str()),
+            ("--socket-dir-path", place.as_os_str()),
+            ("--runtime-arg", "--cgroup-manager=disabled".as_ref()),
+            ("--runtime-arg", "--root".as_ref()),
+            ("--runtime-arg", self.state.as_os_str()),
+        ] {
+            command.arg(option).arg(value);
+        }
+        let mut log = OsString::from("k8s-file:");
+        log.push(place.join("log"));
+        command.arg("--log-path").arg(log);
+        Ok((command, name))
+    }
+
+    /// Starts the container that conmon has made.
+    pub fn start(&self, tools: &Tools, name: &str) -> Result<Command> {
+        let mut command = tools.command(on_path(self.runtime)?)?;
+        command
+            .args(["--cgroup-manager=disabled", "--root"])
+            .arg(&self.state)
+            .args(["start", name]);
         Ok(command)
     }
 }

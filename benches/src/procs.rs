@@ -139,6 +139,14 @@ pub fn switches(pid: i32) -> Result<u64> {
     Ok(count.trim().parse()?)
 }
 
+/// Seconds of processor time that a process of one thread has used, to the nanosecond.
+pub fn processor_time(pid: i32) -> Result<f64> {
+    let file = format!("/proc/{pid}/schedstat");
+    let text = fs::read_to_string(&file).map_err(|why| format!("{file}: {why}"))?;
+    let first = text.split(' ').next().unwrap_or_default();
+    Ok(first.parse::<f64>()? / 1e9)
+}
+
 /// Reaps orphans that came to us. Only where no child is waited for by anyone else.
 pub fn reap_strays() {
     let is_one = |status| !matches!(status, Ok(WaitStatus::StillAlive) | Err(_));

@@ -17,6 +17,8 @@ pub struct Target {
     pub base: Option<String>,
     /// At most; `None`: no goal, only told.
     pub limit: Option<f64>,
+    /// Not at most but at least.
+    pub at_least: bool,
     /// Over the rounds: the median, or for `true` the 99th percentile.
     pub p99: bool,
 }
@@ -30,6 +32,7 @@ impl Target {
             case: case.into(),
             base: Some(base.into()),
             limit: Some(limit),
+            at_least: false,
             p99: false,
         }
     }
@@ -44,6 +47,15 @@ impl Target {
         }
     }
 
+    /// The same goal from the other side: more is better.
+    #[must_use]
+    pub fn at_least(self) -> Self {
+        Self {
+            at_least: true,
+            ..self
+        }
+    }
+
     /// The value itself.
     #[must_use]
     pub fn value(id: &str, case: &str, limit: f64) -> Self {
@@ -52,6 +64,7 @@ impl Target {
             case: case.into(),
             base: None,
             limit: Some(limit),
+            at_least: false,
             p99: false,
         }
     }
@@ -65,8 +78,16 @@ impl Target {
         let Summary { q1, median, q3, p99 } = Summary::of(&measured)?;
         let judged = if self.p99 { p99 } else { median };
         let verdict = self.limit.map_or_else(String::new, |limit| {
-            let verdict = if judged <= limit { "met" } else { "MISSED" };
-            format!(", target {}: {verdict}", short(limit))
+            let is_met = if self.at_least {
+                judged >= limit
+            } else {
+                judged <= limit
+            };
+            let (verdict, least) = (
+                if is_met { "met" } else { "MISSED" },
+                if self.at_least { "at least " } else { "" },
+            );
+            format!(", target {least}{}: {verdict}", short(limit))
         });
         let what = self
             .base
@@ -223,9 +244,14 @@ impl Table {
         let rows: Vec<_> = self.samples.names.iter().zip(&self.samples.values).map(|(name, values)| {
             json!({"name": name, "samples": values, "value": summary(values), "ratio": summary(&ratios(values, base))})
         }).collect();
-        let targets: Vec<_> = self.targets.iter().map(|target| {
-            json!({"id": target.id, "case": target.case, "base": target.base, "limit": target.limit, "p99": target.p99})
-        }).collect();
+        let targets: Vec<_> = self
+            .targets
+            .iter()
+            .map(|target| {
+                json!({"id": target.id, "case": target.case, "base": target.base, "limit": target.limit,
+                   "at_least": target.at_least, "p99": target.p99})
+            })
+            .collect();
         json!({"id": self.id, "title": self.title, "unit": self.unit, "base": self.base, "rows": rows,
                "targets": targets, "notes": self.notes})
     }
@@ -252,6 +278,7 @@ impl Table {
                 case: text(target, "case")?,
                 base: target["base"].as_str().map(String::from),
                 limit: target["limit"].as_f64(),
+                at_least: target["at_least"].as_bool().unwrap_or(false),
                 p99: target["p99"].as_bool().unwrap_or(false),
             })
         };
@@ -309,6 +336,10 @@ mod tests {
             .aim(vec![Target::ratio("L1", "jobcage", "floor", 1.1)])
             .render(false);
         assert!(missed.contains("MISSED"), "{missed}");
+        let more = table()
+            .aim(vec![Target::ratio("D3", "jobcage", "floor", 1.1).at_least()])
+            .render(false);
+        assert!(more.contains("target at least 1.10: met"), "{more}");
         let beside = table()
             .aim(vec![Target::beside("L2", "jobcage", "floor")])
             .render(false);
@@ -337,6 +368,7 @@ mod tests {
             .aim(vec![
                 Target::value("K2", "jobcage", 2.0),
                 Target::beside("L2", "jobcage", "floor"),
+                Target::ratio("D3", "jobcage", "floor", 0.6).at_least(),
             ])
             .note(&["a note".into()]);
         assert_eq!(Table::from_json(&table.to_json()).expect("our own"), table);

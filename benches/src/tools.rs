@@ -22,9 +22,10 @@ pub struct Tools {
 }
 
 /// Name, source, further words for the compiler.
-const HELPERS: [(&str, &str, &[&str]); 3] = [
+const HELPERS: [(&str, &str, &[&str]); 4] = [
     ("hive", include_str!("../helpers/hive.c"), &[]),
     ("bomb", include_str!("../helpers/bomb.c"), &[]),
+    ("talk", include_str!("../helpers/talk.c"), &[]),
     (
         "idle",
         include_str!("../helpers/idle.c"),

@@ -65,7 +65,7 @@ fn contestants<'a>(context: &'a Context<'a>, count: usize) -> Result<Vec<Contest
     Ok(contestants)
 }
 
-fn weighing<'a>(
+pub fn weighing<'a>(
     context: &'a Context<'a>,
     count: usize,
     command: Result<Command>,
@@ -105,7 +105,7 @@ pub fn supervisors(context: &Context<'_>) -> Result<Vec<Process>> {
     Ok(found)
 }
 
-fn weigh(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
+pub fn weigh(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
     let found = supervisors(context)?;
     // The job may be there before its supervisor has come to rest, and what waits for hours is what is weighed. Nobody
     // announces rest.
@@ -125,7 +125,7 @@ fn weigh(context: &Context<'_>, count: usize) -> Result<Vec<f64>> {
 }
 
 /// Ends them. A peer need not pass SIGTERM on, so peers are killed.
-fn end_all(context: &Context<'_>, mut children: Vec<Child>, ending: Signal) -> Result<()> {
+pub fn end_all(context: &Context<'_>, mut children: Vec<Child>, ending: Signal) -> Result<()> {
     for child in &children {
         kill(Pid::from_raw(child.id().cast_signed()), ending)?;
     }

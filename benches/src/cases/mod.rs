@@ -2,10 +2,15 @@
 
 mod bombs;
 mod calls;
+mod detach;
+mod detached_many;
+mod detached_memory;
 mod end;
+mod latency;
 mod launch;
 mod many;
 mod memory;
+mod output;
 mod rootless;
 
 use crate::Result;
@@ -115,6 +120,42 @@ pub const CASES: &[Case] = &[
         measures: &["s1", "s2"],
         helpers: true,
         run: many::many,
+    },
+    Case {
+        name: "detach",
+        measures: &["d1"],
+        helpers: true,
+        run: detach::detach,
+    },
+    Case {
+        name: "detached-memory",
+        measures: &["d2"],
+        helpers: true,
+        run: detached_memory::memory,
+    },
+    Case {
+        name: "output",
+        measures: &["d3"],
+        helpers: true,
+        run: output::output,
+    },
+    Case {
+        name: "slow-reader",
+        measures: &["d3"],
+        helpers: true,
+        run: output::slow_reader,
+    },
+    Case {
+        name: "latency",
+        measures: &["d4"],
+        helpers: true,
+        run: latency::latency,
+    },
+    Case {
+        name: "detached-many",
+        measures: &["d5"],
+        helpers: true,
+        run: detached_many::many,
     },
     Case {
         name: "rootless",

@@ -27,6 +27,8 @@ pub struct Keeper {
     /// The keeper, if we have started it.
     pub child: Option<Child>,
     ends: VecDeque<MainEnd>,
+    /// How many answers are still to come that nobody waits for.
+    unread: usize,
 }
 
 /// What a keeper holds.
@@ -88,6 +90,7 @@ impl Keeper {
             connection,
             child: Some(child),
             ends: VecDeque::new(),
+            unread: 0,
         })
     }
 
@@ -101,6 +104,7 @@ impl Keeper {
                 connection,
                 child: None,
                 ends: VecDeque::new(),
+                unread: 0,
             })),
             Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE) => Ok(None),
             Err(errno) => Err(Failure::system("reach the keeper of the job")(errno)),
@@ -132,9 +136,23 @@ impl Keeper {
     /// # Errors
     /// If the keeper is gone.
     pub fn hold(&mut self, files: &[(&str, BorrowedFd<'_>)]) -> Result<()> {
-        let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let fds: Vec<BorrowedFd<'_>> = files.iter().map(|(_, fd)| *fd).collect();
-        self.ask(&Ask::Hold { names }, &fds).map(drop)
+        let (ask, fds) = holding(files);
+        self.ask(&ask, &fds).map(drop)
+    }
+
+    /// Introduces this process as the supervisor to a keeper that it has started itself, and has it hold descriptors. Does
+    /// not wait for it: it may still be on its way, and the first step may be asked for meanwhile. It starts none before it holds
+    /// these, since it takes one message after the other and none after an answer that nobody took.
+    ///
+    /// # Errors
+    /// If the keeper is gone.
+    pub fn furnish(&mut self, files: &[(&str, BorrowedFd<'_>)]) -> Result<()> {
+        let (hold, fds) = holding(files);
+        self.tell(&Ask::Hello { supervise: true }, &[])?;
+        self.unread += 1;
+        self.tell(&hold, &fds)?;
+        self.unread += 1;
+        Ok(())
     }
 
     /// Has it start the main process of a step; the inner error is the kernel's refusal.
@@ -209,19 +227,28 @@ impl Keeper {
         }
         match hear::<Answer>(self.connection.as_fd())? {
             Some((Answer::Ended(end), _)) => Ok(Some(end)),
-            Some(_) => Ok(None),
+            Some(_) => {
+                self.unread = self.unread.saturating_sub(1);
+                Ok(None)
+            }
             None => Err(gone()),
         }
     }
 
-    fn ask(&mut self, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Vec<OwnedFd>)> {
+    fn tell(&self, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<()> {
         say(self.connection.as_fd(), ask, fds).map_err(|errno| match errno {
             Errno::EPIPE | Errno::ECONNRESET => gone(),
             errno => Failure::system("ask the keeper")(errno),
-        })?;
+        })
+    }
+
+    fn ask(&mut self, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Vec<OwnedFd>)> {
+        self.tell(ask, fds)?;
         loop {
             match hear::<Answer>(self.connection.as_fd())? {
                 Some((Answer::Ended(end), _)) => self.ends.push_back(end),
+                // They come in the order of the questions.
+                Some(_) if self.unread > 0 => self.unread -= 1,
                 Some(answer) => return Ok(answer),
                 None => return Err(gone()),
             }
@@ -233,6 +260,11 @@ impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
     }
+}
+
+fn holding<'fd>(files: &[(&str, BorrowedFd<'fd>)]) -> (Ask, Vec<BorrowedFd<'fd>>) {
+    let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+    (Ask::Hold { names }, files.iter().map(|(_, fd)| *fd).collect())
 }
 
 fn plan<'p>(

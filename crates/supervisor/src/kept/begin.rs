@@ -219,8 +219,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
     let (cage, limits) = make_cage(found, &spec, best_effort)?;
     let dir = (prepared.hand.is_some(), &notes[..]);
     agent::start_if(job.agent.take().as_ref(), &cage, &spec, &job.command, dir)?;
-    keeper.hello(true)?;
-    keeper.hold(&[("package", package.as_fd()), ("stdin", stdin.as_fd())])?;
+    keeper.furnish(&[("package", package.as_fd()), ("stdin", stdin.as_fd())])?;
     let phase = new_phase(&job, &cage, spec.limited, prepared.root, notes);
     let mut kept = Kept::new(Whole {
         job,
