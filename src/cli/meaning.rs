@@ -13,7 +13,7 @@ use super::pick;
 use super::request::{
     AfterRebootRequest, AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common,
     CreateRequest, DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret,
-    ShowRequest, StepRequest, Voice,
+    ShowRequest, Stdin, StepRequest, Voice,
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
@@ -104,7 +104,10 @@ impl Door<'_> {
 
     fn run(&self, w: RunWords) -> Result<RunRequest, Error> {
         let layers = self.layers;
-        let capture = self.capture(w.capture)?;
+        let idle_timeout = pick::limit(layers, Opt::IdleTimeout, w.idle_timeout, parse_clock)?;
+        // A step in a cage of `jobcage create` has no log of its own.
+        let shown = idle_timeout.is_some() && w.job.is_none();
+        let capture = self.capture(w.capture, shown)?;
         let reboot = after_reboot(w.after_reboot, w.after_env_file, capture.is_some())?;
         let cage = match w.job {
             Some(id) => CageChoice::Existing(job_id("--job", &id)?),
@@ -118,7 +121,7 @@ impl Door<'_> {
             cage,
             step: self.step(w.command, w.identity, w.step)?,
             timeout: pick::limit(layers, Opt::Timeout, w.timeout, parse_clock)?,
-            idle_timeout: pick::limit(layers, Opt::IdleTimeout, w.idle_timeout, parse_clock)?,
+            idle_timeout,
             signal: pick::value(layers, Opt::Signal, w.signal, str::parse)?.unwrap_or(Signal::TERM),
             grace: self.grace(w.grace)?,
             spare: self.spare(w.spare)?,
@@ -127,19 +130,19 @@ impl Door<'_> {
         })
     }
 
-    fn capture(&self, w: CaptureWords) -> Result<Option<CaptureRequest>, Error> {
+    /// `shown`: its output has to be captured, whatever the words say.
+    fn capture(&self, w: CaptureWords, shown: bool) -> Result<Option<CaptureRequest>, Error> {
         let (detach, log) = (flag("--detach", w.detach)?, flag("--log", w.log)?);
         let streams = pick::value(self.layers, Opt::Streams, w.streams, parse_streams)?;
         let spec = CaptureSpec {
-            streams: streams.unwrap_or(if log { Streams::Split } else { Streams::Merged }),
+            streams: streams.unwrap_or(if detach { Streams::Merged } else { Streams::Split }),
             log_max: pick::value(self.layers, Opt::LogMax, w.log_max, parse_log_max)?
                 .unwrap_or(Some(LOG_MAX)),
             log_full: pick::value(self.layers, Opt::LogFull, w.log_full, parse_log_full)?
                 .unwrap_or(LogFull::Middle),
             sync: self.switch(Opt::LogSync, w.log_sync)?,
         };
-        let stdin = w.stdin.map(PathBuf::from);
-        if stdin.is_some() && !(detach || log) {
+        if w.stdin.is_some() && !(detach || log) {
             return Err(Error::Value {
                 origin: "--stdin".into(),
                 why: "a command in the foreground has the standard input of jobcage itself; write < FILE, or give --detach \
@@ -147,8 +150,13 @@ impl Door<'_> {
                     .into(),
             });
         }
-        Ok((detach || log).then_some(CaptureRequest {
-            attached: log,
+        let stdin = match w.stdin {
+            Some(file) => Stdin::File(file.into()),
+            None if detach || log => Stdin::Empty,
+            None => Stdin::Own,
+        };
+        Ok((detach || log || shown).then_some(CaptureRequest {
+            attached: !detach,
             spec,
             stdin,
         }))

@@ -101,19 +101,30 @@ pub struct RunRequest {
     pub spare: Vec<String>,
     /// `--report`: the file that gets the report.
     pub report: Option<PathBuf>,
-    /// `--detach` or `--log`: how its output is kept.
+    /// `--detach`, `--log` or `--idle-timeout`: how its output is kept.
     pub capture: Option<CaptureRequest>,
 }
 
 /// A captured job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureRequest {
-    /// `--log`: its output is shown, and it is stopped when this jobcage dies.
+    /// Its output is shown, and it is stopped when this jobcage dies: not with `--detach`.
     pub attached: bool,
     /// Its logs.
     pub spec: CaptureSpec,
-    /// `--stdin`: the file that it reads; `None`: an empty one.
-    pub stdin: Option<PathBuf>,
+    /// What it reads.
+    pub stdin: Stdin,
+}
+
+/// The standard input of a captured job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stdin {
+    /// An empty file.
+    Empty,
+    /// `--stdin`: this file.
+    File(PathBuf),
+    /// That of jobcage, since nobody asked for the job to be on its own: `--idle-timeout` alone.
+    Own,
 }
 
 /// The cage that a command runs in.

@@ -136,7 +136,7 @@ pub struct RunWords {
     /// Stop the command after this time, such as 90, 1.5h or 1h30m. The exit code is then 124.
     #[arg(long, value_name = "TIME", help_heading = "The end")]
     pub timeout: Option<OsString>,
-    /// Stop the command when it has written nothing for this time.
+    /// Stop the command when it has written nothing for this time. Its output is kept, as with --log.
     #[arg(long, value_name = "TIME", help_heading = "The end")]
     pub idle_timeout: Option<OsString>,
     /// Send this signal first when the command is stopped. The default is TERM.

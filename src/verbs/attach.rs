@@ -23,10 +23,17 @@ pub fn attach(request: AttachRequest) -> Outcome {
     job.warn_of_orphan()?;
     let mut follower = Follower::new(&job.record, job.capture, Wanted::default(), start, Until::JobOver)?;
     let (mut out, mut err) = outlets()?;
+    let mut is_gone = false;
     loop {
         match follower.next(&mut out, &mut err, Some(signals.as_fd()))? {
             lost @ Happening::Lost { .. } => tell_lost(lost),
-            Happening::OutputGone => return Ok(OUTPUT_GONE),
+            Happening::OutputGone if !request.stop_on_interrupt => return Ok(OUTPUT_GONE),
+            Happening::OutputGone => {
+                // Without us its next write would end it. Its end is to be seen and told all the same.
+                ask_to_stop(&request);
+                out = nowhere()?;
+                is_gone = true;
+            }
             Happening::OutputFailed(errno) => return Err(VerbError::Stdout(errno.into())),
             Happening::Removed => return Err(job.removed()),
             Happening::Over => break,
@@ -50,7 +57,16 @@ pub fn attach(request: AttachRequest) -> Outcome {
     {
         crate::complain(&error);
     }
+    if is_gone {
+        return Ok(OUTPUT_GONE);
+    }
     Ok((report.exit_code & 0xff) as u8)
+}
+
+/// Where the output of a job goes that nobody reads any more.
+fn nowhere() -> Result<Outlet, VerbError> {
+    let null = jobcage_sys::file::open_null().and_then(|null| Outlet::new(null.as_fd()));
+    null.map_err(|errno| VerbError::Stdout(errno.into()))
 }
 
 /// Ctrl-C and SIGTERM, to be seen while we wait. Blocked before any thread is there, which then has them blocked too.

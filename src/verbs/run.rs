@@ -2,7 +2,7 @@
 
 use super::{Outcome, VerbError, command, keys, places, reboot};
 use crate::cli::request::{
-    AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, RunRequest, Voice,
+    AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, RunRequest, Stdin, Voice,
 };
 use crate::render;
 use jobcage_cage::Process;
@@ -68,7 +68,7 @@ pub fn run(request: RunRequest) -> Outcome {
     std::process::exit(outcome.report.exit_code & 0xff)
 }
 
-/// With `--log` the job is ours: it ends with us, whatever becomes of us.
+/// Without `--detach` the job is ours: it ends with us, whatever becomes of us.
 fn lease(capture: Option<&CaptureRequest>) -> Option<LeaseHolder> {
     let pid = std::process::id().cast_signed();
     let process = capture
@@ -80,14 +80,19 @@ fn lease(capture: Option<&CaptureRequest>) -> Option<LeaseHolder> {
     })
 }
 
-/// `run --detach` and `run --log`: the job runs by itself, and with `--log` we follow it.
+/// The job runs by itself, and without `--detach` we follow it.
 fn captured(job: &Job, capture: &CaptureRequest, common: Common, report: Option<PathBuf>) -> Outcome {
-    let path = capture.stdin.as_deref().unwrap_or(Path::new("/dev/null"));
-    let stdin = std::fs::File::open(path).map_err(|source| VerbError::Stdin {
-        path: path.into(),
-        source,
-    })?;
-    let id = kept::detach(job, stdin.as_fd())?;
+    let open = |path: &Path| {
+        std::fs::File::open(path).map_err(|source| VerbError::Stdin {
+            path: path.into(),
+            source,
+        })
+    };
+    let id = match &capture.stdin {
+        Stdin::Empty => kept::detach(job, open(Path::new("/dev/null"))?.as_fd()),
+        Stdin::File(path) => kept::detach(job, open(path)?.as_fd()),
+        Stdin::Own => kept::detach(job, std::io::stdin().as_fd()),
+    }?;
     if !capture.attached {
         return super::pages::print(format!("{id}\n").as_bytes());
     }

@@ -77,7 +77,7 @@ fn it_knows_how_the_command_ended() {
         told(&world),
         format!("after:failed:127::never_started:{}\n", done.report().job)
     );
-    world.assert_clean();
+    world.assert_clean_after_gc();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::support::process::Process;
 use crate::support::world::World;
 use crate::support::{PATIENCE, programs};
 use nix::sys::signal::Signal;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 
 /// A command of jobcage that goes on beside the test.
@@ -116,6 +116,32 @@ fn run_with_log_is_run_and_keeps_the_output() {
     let stderr = world.call(&["logs", "--stream", "stderr", &id]).expect(0);
     assert_eq!(stderr.text(), "err");
     world.call(&["logs", "--verify", &id]).expect(0);
+    world.assert_nobody_left();
+}
+
+/// Its output has to be captured, so it is there for others, too; what it reads is still ours.
+#[test]
+fn a_job_with_idle_timeout_can_be_followed() {
+    let mut world = World::new("idle-followed");
+    let mut client: Command = world.command(programs::jobcage());
+    let script = "echo up; read word; echo $word; exit 4";
+    client.args(["run", "--idle-timeout", "1h", "--", "sh", "-c", script]);
+    client
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut client = client.spawn().unwrap();
+    assert_eq!(read(&mut client, 3), "up\n");
+    let id = world.records()[0].clone();
+    let mut follower = start(&world, &["attach", &id]);
+    assert_eq!(read(&mut follower, 3), "up\n");
+    assert_eq!(world.call(&["logs", &id]).expect(0).text(), "up");
+    client.stdin.take().unwrap().write_all(b"word\n").unwrap();
+    for child in [client, follower] {
+        let (code, out, err) = end(child);
+        assert_eq!((code, out.as_str()), (4, "word\n"), "{err}");
+    }
+    assert_eq!(world.call(&["logs", &id]).expect(0).text(), "up\nword");
     world.assert_nobody_left();
 }
 

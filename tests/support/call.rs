@@ -126,6 +126,13 @@ impl World {
         assert_eq!(self.records(), Vec::<String>::new(), "records are left");
     }
 
+    /// As [`World::assert_clean`], once `gc` has removed the records of captured jobs.
+    #[track_caller]
+    pub fn assert_clean_after_gc(&self) {
+        self.call(&["gc", "--keep", "0s"]).expect(0);
+        self.assert_clean();
+    }
+
     /// Puts a line into a FIFO of the world, for whoever reads it. The caller holds it until that is done.
     pub fn say_into(&self, fifo: &str, line: &str) -> std::fs::File {
         let path = self.dir.join(fifo);

@@ -82,12 +82,16 @@ pub fn all() -> Vec<Scene> {
             ..plain
         },
         Scene {
+            // A step: alone, --idle-timeout makes a captured job, of which tests/faults has more to say.
             name: "idle",
-            prepare: |_| {
+            prepare: |place| {
+                let id = create(place);
                 let script = "touch began; echo out; echo err >&2; sleep 100";
-                run(&["--idle-timeout", "50ms", "--grace", "1s"], script)
+                run(&["--job", &id, "--idle-timeout", "50ms", "--grace", "1s"], script)
             },
             right: 124,
+            open: true,
+            watched: false,
             ..plain
         },
         Scene {
