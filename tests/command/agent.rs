@@ -1,13 +1,14 @@
 //! `--ssh-agent` and `--ssh-key`: an agent of the job's own, from its first step to its after phase.
 
 use crate::secrets::holding;
+use crate::support::captured::wait_written;
 use crate::support::job::Job;
 use crate::support::needs::{self, Need};
 use crate::support::process::Process;
 use crate::support::world::World;
 use crate::support::{PATIENCE, cgroup, programs};
 use nix::sys::signal::Signal;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -293,6 +294,52 @@ fn it_ends_when_the_supervisor_is_killed() {
     world.assert_nothing_left();
 }
 
+/// One that says that it listens after we have found that out by ourselves, and have gone on.
+#[test]
+fn it_does_not_die_of_words_that_nobody_hears() {
+    if !needs::met("agent-late", &[Need::Program("python3")]) {
+        return;
+    }
+    let mut world = World::new("agent-late");
+    let slow = "#!/usr/bin/env python3
+import os, signal, socket, sys
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+door = socket.socket(socket.AF_UNIX)
+door.bind(sys.argv[sys.argv.index('-a') + 1])
+door.listen()
+door.accept()
+open('late', 'w').close()
+# Whoever has started us is gone on when the command is there.
+while not os.path.exists('begun'):
+    signal.sigtimedwait([signal.SIGUSR1], 0.01)
+try:
+    os.write(1, b'I listen')
+except BrokenPipeError:
+    pass
+open('spoken', 'w').close()
+signal.pause()
+";
+    let bin = world.dir.join("bin");
+    fs::create_dir(&bin).unwrap();
+    let here = world.dir.display();
+    let slow = slow.replace("'late'", &format!("'{here}/late'"));
+    let slow = slow.replace("'begun'", &format!("'{here}/begun'"));
+    fs::write(
+        bin.join("ssh-agent"),
+        slow.replace("'spoken'", &format!("'{here}/spoken'")),
+    )
+    .unwrap();
+    fs::set_permissions(bin.join("ssh-agent"), Permissions::from_mode(0o755)).unwrap();
+    let path = format!("PATH={}:/usr/bin:/bin", bin.display());
+    let script = format!("touch {here}/begun; until [ -e {here}/spoken ]; do sleep 0.01; done");
+    let done = world.finish(
+        &["--env", &path, "--timeout", "20s", "--ssh-agent"],
+        &["sh", "-c", &script],
+    );
+    done.expect(0);
+    world.assert_nothing_left();
+}
+
 #[test]
 fn it_outlives_a_supervisor_that_is_followed_by_another() {
     let Some((mut world, print)) = world_with_key("agent-handed") else {
@@ -312,7 +359,7 @@ fn it_outlives_a_supervisor_that_is_followed_by_another() {
     let _held = world.say_into("go", "");
     let record = world.dir.join("state").join(&id);
     let said = || fs::read_to_string(record.join("log-01")).is_ok_and(|text| text.contains(&print));
-    assert!(cgroup::wait_change(&record, PATIENCE, said));
+    assert!(wait_written(&record, said));
     world.call(&["stop", &id]).expect(0);
     let text = world.call(&["logs", &id]).expect(0).text();
     assert_eq!(count(&text, &print), 2, "{text}");

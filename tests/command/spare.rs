@@ -1,6 +1,7 @@
 //! `--spare`: an agent that the job itself has started lives until the after phase is over.
 
 use crate::agent::{count, start, words, world_with_key};
+use crate::support::captured::wait_written;
 use crate::support::needs::{self, Need};
 use crate::support::world::World;
 use crate::support::{PATIENCE, cgroup};
@@ -82,7 +83,7 @@ fn one_of_a_captured_job_is_spared_as_well() {
     let id = id.expect(0).text();
     let record = world.dir.join("state").join(&id);
     let up = || fs::read_to_string(record.join("log-01")).is_ok_and(|text| text.contains("up"));
-    assert!(cgroup::wait_change(&record, PATIENCE, up));
+    assert!(wait_written(&record, up));
     world.call(&["stop", &id]).expect(0);
     let text = world.call(&["logs", &id]).expect(0).text();
     assert_eq!(count(&text, &print), 1, "{text}");
@@ -142,7 +143,9 @@ fn other_programs_can_be_named() {
     let sleep = std::path::Path::new("/usr/bin/sleep");
     fs::copy(sleep, world.dir.join("my-agent")).unwrap();
     // By the program, not by what it calls itself, nor by its arguments.
-    let script = "./my-agent 301 & (exec -a my-agent sleep 302) & echo up; wait";
+    // A child is bash itself until it has become its program.
+    let script = "./my-agent 301 & until [ $(readlink /proc/$!/exe) = $PWD/my-agent ]; do sleep 0.01; done; \
+                  (exec -a my-agent sleep 302) & echo up; wait";
     let options = words(&["--after", "true", "--spare", "my-agent"]);
     let mut job = world.run(&[], &options, &words(&["bash", "-c", script]));
     assert!(job.wait_line("up"), "{}", job.stderr());

@@ -14,7 +14,7 @@ use jobcage_sys::wait::{self, Change, Whom};
 use jobcage_sys::{Errno, file, pidfd};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket as new_socket};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Whence, lseek, pipe2, read};
@@ -139,7 +139,8 @@ impl Of<'_> {
             identity: self.command.identity.clone(),
             dir: Some(c"/".into()),
             new_session: true,
-            signal_mask: Some(SigSet::empty()),
+            // It listens before it says so: its first words may come when nobody hears them any more, and are not to end it.
+            signal_mask: Some([Signal::SIGPIPE].into_iter().collect()),
             ..Plan::default()
         };
         let mut child = spawn(&plan).map_err(failed)?;
