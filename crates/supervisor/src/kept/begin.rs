@@ -32,13 +32,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The leaf of all supervisors, below the root.
 pub const SUPERVISORS: &str = "supervisors";
 
-/// What a new supervisor tells its client, once.
+/// What a new supervisor tells its client.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
-    /// The job runs.
+    /// There is a record of it.
+    Begun(JobId),
+    /// The job runs. The last word.
     Started(JobId),
-    /// It does not, and why.
+    /// It does not, and why. The last word.
     Failed(String),
 }
 
@@ -89,19 +91,32 @@ fn start_supervisor(job: &Job, found: &Found, stdin: BorrowedFd<'_>) -> Result<J
         child = spawn_moved(&plan).map_err(Failure::system("start the supervisor"))?;
     }
     drop(theirs);
-    let heard =
-        socket::receive(ours.as_fd(), 64 * 1024).map_err(Failure::system("hear from the supervisor"))?;
-    match serde_json::from_slice(&heard.0) {
-        Ok(Word::Started(id)) => Ok(id),
-        Ok(Word::Failed(why)) => Err(Failure::Refused(why)),
-        Err(_) => {
-            let ended = wait::block(wait::Whom::Pid(child.pid));
-            Err(Failure::Refused(format!(
-                "the supervisor ended before it had started the job ({ended:?}); what it had made is closed by the \
-                 watcher, or by \"jobcage gc\""
-            )))
+    let mut begun = None;
+    loop {
+        let heard = socket::receive(ours.as_fd(), 64 * 1024);
+        let (text, _) = heard.map_err(Failure::system("hear from the supervisor"))?;
+        match serde_json::from_slice(&text) {
+            Ok(Word::Begun(id)) => begun = Some(id),
+            Ok(Word::Started(id)) => return Ok(id),
+            Ok(Word::Failed(why)) => return Err(Failure::Refused(why)),
+            Err(_) => return Err(cut_off(&child, begun)),
         }
     }
+}
+
+/// What is known of a job whose supervisor was killed before its last word. Its successor may have it: it may run.
+fn cut_off(child: &Child, begun: Option<JobId>) -> Failure {
+    let how = match wait::block(wait::Whom::Pid(child.pid)) {
+        Ok(change) => format!("{change:?}"),
+        Err(errno) => errno.to_string(),
+    };
+    Failure::Refused(match begun {
+        Some(id) => format!(
+            "the supervisor of the job {id} ended while it started it ({how}); \"jobcage show {id}\" tells whether it runs \
+             all the same, \"jobcage stop {id}\" ends it"
+        ),
+        None => format!("the supervisor ended before it had begun the job ({how})"),
+    })
 }
 
 /// Whether the kernel has killed a child before its first instruction: it is dead as soon as it is born.
@@ -120,19 +135,19 @@ pub fn supervise() -> Result<()> {
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
     match begin(&client, signals) {
         Ok(kept) => {
-            let word = Word::Started(kept.whole.spec.id.clone());
-            tell(client, &word);
+            tell(&client, &Word::Started(kept.whole.spec.id.clone()));
+            drop(client);
             kept.run()
         }
         Err(failure) => {
-            tell(client, &Word::Failed(failure.to_string()));
+            tell(&client, &Word::Failed(failure.to_string()));
             Err(failure)
         }
     }
 }
 
 /// A client that is gone does not hear it, and the job goes on.
-fn tell(client: OwnedFd, word: &Word) {
+fn tell(client: &OwnedFd, word: &Word) {
     let text = serde_json::to_vec(word).unwrap_or_default();
     let _ = socket::send(client.as_fd(), &text, &[]);
 }
@@ -160,6 +175,7 @@ fn begin(client: &OwnedFd, signals: Signals) -> Result<Kept> {
     let (spec, record, lock) = new_record(&job, &found, place.as_ref())?;
     let hand = Hand::make(place.as_ref(), &spec, &mut notes);
     let id = spec.id.clone();
+    tell(client, &Word::Begun(id.clone()));
     let prepared = Prepared {
         package,
         stdin,
