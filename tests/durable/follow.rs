@@ -243,18 +243,35 @@ fn supervisors(world: &World) -> Vec<Process> {
 }
 
 #[test]
-fn a_slow_follower_does_not_slow_the_job() {
-    let mut world = World::new("slow-follower");
-    // More than any pipe holds; the follower reads nothing of it.
-    let script = "head -c 8000000 /dev/zero; exit 2";
+fn ten_slow_followers_do_not_slow_the_job() {
+    let mut world = World::new("slow-followers");
+    world.fifo("go");
+    // More than any pipe holds.
+    let script = "echo up; read word < go; head -c 8000000 /dev/zero; exit 2";
     let job = world.detach(&[], &["sh", "-c", script]);
-    let mut follower = start(&world, &["attach", &job.id]);
+    let mut followers: Vec<Child> = (0..10).map(|_| start(&world, &["attach", &job.id])).collect();
+    for follower in &mut followers {
+        assert_eq!(read(follower, 3), "up\n");
+    }
+    // Half of them are stopped, and nobody reads what the others show.
+    let stopped = |follower: &Child| Process::open(i32::try_from(follower.id()).unwrap());
+    followers
+        .iter()
+        .take(5)
+        .for_each(|follower| stopped(follower).signal(Signal::SIGSTOP));
+    let _go = world.say_into("go", "on");
     let report = job.wait_over();
-    assert_eq!((report.exit_code, report.steps[0].logs[0].bytes), (2, 8_000_000));
-    let mut all = Vec::new();
-    follower.stdout.as_mut().unwrap().read_to_end(&mut all).unwrap();
-    assert_eq!(all.len(), 8_000_000);
-    assert_eq!(follower.wait().unwrap().code(), Some(2));
+    assert_eq!((report.exit_code, report.steps[0].logs[0].bytes), (2, 8_000_003));
+    followers
+        .iter()
+        .take(5)
+        .for_each(|follower| stopped(follower).signal(Signal::SIGCONT));
+    for mut follower in followers {
+        let mut rest = Vec::new();
+        follower.stdout.as_mut().unwrap().read_to_end(&mut rest).unwrap();
+        assert_eq!(rest.len(), 8_000_000);
+        assert_eq!(follower.wait().unwrap().code(), Some(2));
+    }
     world.assert_nobody_left();
 }
 

@@ -1,11 +1,14 @@
 //! What a detached job writes is in its log: all of it, in order, at once, and never twice.
 
 use crate::support::PATIENCE;
+use crate::support::needs::{Need, met};
 use crate::support::process::Process;
 use crate::support::seed::Random;
 use crate::support::world::World;
 use jobcage_job::{Ending, LogReport, Report};
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
 /// Bytes of every value, and more of them than any pipe holds.
 fn noise(name: &str, len: usize) -> Vec<u8> {
@@ -173,6 +176,44 @@ fn the_pipe_is_drained_behind_the_kill() {
     assert!(logs(&report, 1)[0].whole && !log.is_empty());
     let lines = log.chunks(2).filter(|line| line == b"y\n").count();
     assert!(lines >= log.len() / 2, "it is not what yes(1) writes");
+    world.assert_nobody_left();
+}
+
+/// `--log-sync`: no piece is taken before the last one is on the disk.
+#[test]
+fn every_piece_can_be_on_the_disk_before_the_next() {
+    if !met("log-sync", &[Need::Program("strace")]) {
+        return;
+    }
+    let mut world = World::new("log-sync");
+    world.fifo("go");
+    let script = "echo up; read word < go; for word in one two three; do echo $word; sleep 0.05; done";
+    let job = world.detach(&["--log-sync"], &["sh", "-c", script]);
+    job.wait_log("log-01", "up\n");
+    let supervisor = job.supervisor(&world).pid.to_string();
+    let mut strace = world.command("strace");
+    strace.args(["-e", "trace=splice,fdatasync", "-o", "calls", "-p", &supervisor]);
+    let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(strace.stderr.as_mut().unwrap())
+        .read_line(&mut told)
+        .unwrap();
+    assert!(told.contains("attached"), "{told}");
+    let _go = world.say_into("go", "on");
+    assert_eq!(job.wait_over().exit_code, 0);
+    strace.wait().unwrap();
+    let calls = fs::read_to_string(world.dir.join("calls")).unwrap();
+    let lines: Vec<&str> = calls.lines().collect();
+    let taken = |line: &&str| line.starts_with("splice(") && !line.contains("= -1") && !line.ends_with("= 0");
+    let pieces: Vec<usize> = (0..lines.len()).filter(|at| taken(&lines[*at])).collect();
+    assert!(pieces.len() >= 3, "{calls}");
+    let synced = |at: &usize| {
+        lines
+            .get(at + 1)
+            .is_some_and(|next| next.starts_with("fdatasync("))
+    };
+    assert!(pieces.iter().all(synced), "{calls}");
+    assert_eq!(job.text("log-01"), "up\none\ntwo\nthree\n");
     world.assert_nobody_left();
 }
 
