@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod gitlab;
 mod inner;
 mod render;
 mod verbs;
@@ -23,6 +24,11 @@ static ALLOCATOR: jobcage_sys::memory::Allocator = jobcage_sys::memory::Allocato
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
+    let failed: fn(&dyn std::fmt::Display) -> ExitCode = if gitlab::is_called(&words) {
+        failed_for_the_runner
+    } else {
+        failed
+    };
     match inner::perform(&words) {
         None => {}
         Some(Ok(code)) => return ExitCode::from(code),
@@ -45,6 +51,7 @@ fn perform(request: Request) -> verbs::Outcome {
     match request {
         Request::Run(request) => verbs::run(*request),
         Request::Create(request) => verbs::create(*request),
+        Request::Gitlab(request) => gitlab::perform(*request),
         Request::Cleanup(request) => verbs::cleanup(request),
         Request::List(request) => verbs::list(request),
         Request::Show(request) => verbs::show(request),
@@ -65,6 +72,12 @@ fn perform(request: Request) -> verbs::Outcome {
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     complain(error);
     ExitCode::from(FAILED)
+}
+
+/// The runner knows three exit codes, and ours is none of them.
+fn failed_for_the_runner(error: &dyn std::fmt::Display) -> ExitCode {
+    complain(error);
+    gitlab::failed()
 }
 
 /// One line on stderr, in one write. If stderr is gone there is nobody to tell.

@@ -107,7 +107,8 @@ fn left(report: &Report, lines: &mut Vec<String>) {
     }
 }
 
-fn process(left: &Left) -> String {
+/// One process, on one line.
+pub fn process(left: &Left) -> String {
     let user = left.user.clone().unwrap_or_else(|| left.uid.to_string());
     let what = if left.command.is_empty() {
         format!("[{}]", left.comm)

@@ -12,6 +12,11 @@ pub const GC: &str = "End what dead jobs have left, and remove old records.";
 pub const LOGS: &str = "Print the output of a job that is captured.";
 pub const ATTACH: &str = "Follow the output of a job that is captured, and end as it ends.";
 pub const DOCTOR: &str = "Tell what this host gives and what is missing.";
+pub const GITLAB: &str = "Be GitLab Runner's custom executor.";
+pub const GITLAB_CONFIG: &str = "Tell the runner where the jobs live, as JSON.";
+pub const GITLAB_PREPARE: &str = "Make the job's cage.";
+pub const GITLAB_RUN: &str = "Run one stage of the job in its cage.";
+pub const GITLAB_CLEANUP: &str = "End the job's cage and everything in it.";
 pub const ENV: &str = "Hand variables on to later steps, from inside a job.";
 pub const ENV_SET: &str = "Give later steps a variable.";
 pub const ENV_GET: &str = "Print the value that later steps get.";
@@ -50,6 +55,14 @@ pub const AFTER_RUN: &str = concat!(
     "  126    the command cannot be run\n",
     "  127    the command was not found\n",
     "  128+N  signal N ended it",
+);
+
+pub const AFTER_GITLAB: &str = concat!(
+    "The runner makes these calls, not a person. In its config.toml: executor = \"custom\", and in [runners.custom] ",
+    "config_exec, prepare_exec, run_exec and cleanup_exec = \"/usr/bin/jobcage\", each with its own config_args = [\"gitlab\", ",
+    "\"config\"] and so on. Limits, user and times are those of [run] in jobcage's own config files.\n\n",
+    "Exit codes: 0; $BUILD_FAILURE_EXIT_CODE if the job failed, with the job's code in $BUILD_EXIT_CODE_FILE; ",
+    "$SYSTEM_FAILURE_EXIT_CODE if jobcage failed.",
 );
 
 pub const AFTER_ENV: &str = concat!(

@@ -71,6 +71,11 @@ impl Door<'_> {
                 (Request::Create(Box::new(create)), voice)
             }
             VerbWords::Cleanup(w) => self.cleanup(w)?,
+            VerbWords::Gitlab(w) => {
+                let gitlab = self.gitlab(w)?;
+                let voice = gitlab.run.common.voice;
+                (Request::Gitlab(Box::new(gitlab)), voice)
+            }
             VerbWords::List(w) => {
                 let (common, json) = plain(w)?;
                 let voice = common.voice;
@@ -102,7 +107,7 @@ impl Door<'_> {
         Ok((request, voice))
     }
 
-    fn run(&self, w: RunWords) -> Result<RunRequest, Error> {
+    pub(super) fn run(&self, w: RunWords) -> Result<RunRequest, Error> {
         let layers = self.layers;
         let idle_timeout = pick::limit(layers, Opt::IdleTimeout, w.idle_timeout, parse_clock)?;
         // A step in a cage of `jobcage create` has no log of its own.

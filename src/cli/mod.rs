@@ -3,6 +3,7 @@
 
 mod asking;
 pub mod error;
+mod gitlab;
 mod handed;
 mod help;
 mod meaning;
@@ -76,7 +77,7 @@ fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> 
                 shell: w.shell,
             })));
         }
-        VerbWords::Run(_) | VerbWords::Create(_) => Scope::Jobs,
+        VerbWords::Run(_) | VerbWords::Create(_) | VerbWords::Gitlab(_) => Scope::Jobs,
         VerbWords::Doctor(_) => Scope::All,
         VerbWords::Gc(_) => Scope::Gc,
         _ => Scope::Places,
@@ -90,6 +91,7 @@ fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> 
     let (mut request, voice) = door.request(words)?;
     match &mut request {
         Request::Run(run) => meaning::inherit(run, environ),
+        Request::Gitlab(gitlab) => meaning::inherit(&mut gitlab.run, environ),
         Request::Exec(exec) => exec.inherited = meaning::inherited(environ),
         _ => {}
     }

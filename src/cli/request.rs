@@ -18,6 +18,8 @@ pub enum Request {
     Run(Box<RunRequest>),
     /// `jobcage create`: a cage that stays open for `run --job`.
     Create(Box<CreateRequest>),
+    /// `jobcage gitlab`: a call of GitLab Runner's custom executor.
+    Gitlab(Box<GitlabRequest>),
     /// `jobcage cleanup`: the end of a created cage.
     Cleanup(CleanupRequest),
     /// `jobcage list`.
@@ -231,6 +233,38 @@ pub struct CreateRequest {
     pub grace: Duration,
     /// `--lease-pid`: the process whose end is the end of the cage. Greater than 0.
     pub lease_pid: Option<i32>,
+}
+
+/// `jobcage gitlab`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitlabRequest {
+    /// What the host's configuration says of a job; without a command.
+    pub run: RunRequest,
+    /// Which call.
+    pub call: GitlabCall,
+}
+
+/// A call of GitLab Runner's custom executor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GitlabCall {
+    /// `config`.
+    Config {
+        /// `--builds-dir`.
+        builds_dir: Option<PathBuf>,
+        /// `--cache-dir`.
+        cache_dir: Option<PathBuf>,
+    },
+    /// `prepare`.
+    Prepare,
+    /// `run`.
+    Run {
+        /// The stage's script.
+        script: PathBuf,
+        /// The stage's name, whatever it is.
+        stage: String,
+    },
+    /// `cleanup`.
+    Cleanup,
 }
 
 /// `jobcage cleanup ID`.

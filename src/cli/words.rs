@@ -426,6 +426,43 @@ pub struct EnvUnsetWords {
     pub names: Vec<OsString>,
 }
 
+#[derive(Debug, Args)]
+pub struct GitlabConfigWords {
+    #[command(flatten)]
+    pub common: CommonWords,
+    /// Keep the builds here, an absolute path. The default is `builds` in the build user's home.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub builds_dir: Option<OsString>,
+    /// Keep the caches here, an absolute path. The default is `cache` in the build user's home.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub cache_dir: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct GitlabRunWords {
+    #[command(flatten)]
+    pub common: CommonWords,
+    /// The stage's script, which is fed to a login shell of the build user.
+    #[arg(value_name = "SCRIPT", value_hint = ValueHint::FilePath)]
+    pub script: OsString,
+    /// The stage's name.
+    #[arg(value_name = "STAGE")]
+    pub stage: OsString,
+}
+
+/// The words of `gitlab`.
+#[derive(Debug)]
+pub enum GitlabWords {
+    /// `gitlab config`.
+    Config(GitlabConfigWords),
+    /// `gitlab prepare`.
+    Prepare(CommonWords),
+    /// `gitlab run`.
+    Run(GitlabRunWords),
+    /// `gitlab cleanup`.
+    Cleanup(CommonWords),
+}
+
 /// The words of `env`.
 #[derive(Debug)]
 pub enum EnvWords {
@@ -468,6 +505,8 @@ pub enum VerbWords {
     Gc(GcWords),
     /// `doctor`.
     Doctor(PlainWords),
+    /// `gitlab`.
+    Gitlab(GitlabWords),
     /// `man`.
     Man(ManWords),
     /// `completions`.
@@ -539,6 +578,16 @@ pub fn command() -> Command {
                         verb("list", help::ENV_LIST, |c| c),
                     ])
             }),
+            verb("gitlab", help::GITLAB, |c| {
+                c.after_long_help(help::AFTER_GITLAB)
+                    .subcommand_required(true)
+                    .subcommands([
+                        verb("config", help::GITLAB_CONFIG, options::<GitlabConfigWords>),
+                        verb("prepare", help::GITLAB_PREPARE, options::<CommonWords>),
+                        verb("run", help::GITLAB_RUN, options::<GitlabRunWords>),
+                        verb("cleanup", help::GITLAB_CLEANUP, options::<CommonWords>),
+                    ])
+            }),
             verb("man", help::MAN, options::<ManWords>).hide(true),
             verb("completions", help::COMPLETIONS, options::<CompletionsWords>).hide(true),
         ])
@@ -567,10 +616,24 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "exec" => VerbWords::Exec(ExecWords::from_arg_matches_mut(m)?),
         "gc" => VerbWords::Gc(GcWords::from_arg_matches_mut(m)?),
         "env" => VerbWords::Env(split_env(m)?),
+        "gitlab" => VerbWords::Gitlab(split_gitlab(m)?),
         "doctor" => VerbWords::Doctor(PlainWords::from_arg_matches_mut(m)?),
         "man" => VerbWords::Man(ManWords::from_arg_matches_mut(m)?),
         "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),
         _ => return Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+    })
+}
+
+fn split_gitlab(matches: &mut ArgMatches) -> Result<GitlabWords, clap::Error> {
+    let (verb, mut matches) = matches
+        .remove_subcommand()
+        .ok_or(clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+    let m = &mut matches;
+    Ok(match verb.as_str() {
+        "config" => GitlabWords::Config(GitlabConfigWords::from_arg_matches_mut(m)?),
+        "prepare" => GitlabWords::Prepare(CommonWords::from_arg_matches_mut(m)?),
+        "run" => GitlabWords::Run(GitlabRunWords::from_arg_matches_mut(m)?),
+        _ => GitlabWords::Cleanup(CommonWords::from_arg_matches_mut(m)?),
     })
 }
 

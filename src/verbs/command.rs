@@ -56,6 +56,25 @@ pub fn settle_dir(command: &mut Command) -> Result<(), VerbError> {
     Ok(())
 }
 
+/// Has a command start at its user's home, or at the root where that user cannot go there.
+pub fn settle_at_home(command: &mut Command, identity: &Identity) -> Result<(), VerbError> {
+    let home = account(identity)?.map(|account| account.dir);
+    let home =
+        home.filter(|home| home.is_dir() && command.identity.as_ref().is_none_or(|who| may_enter(who, home)));
+    command.dir = Some(text(home.as_deref().unwrap_or(Path::new("/")).as_os_str())?);
+    Ok(())
+}
+
+/// The account of whoever steps of this identity run as.
+pub fn account(identity: &Identity) -> Result<Option<User>, VerbError> {
+    let who = look_up(identity)?;
+    let own = || User::from_uid(nix::unistd::getuid()).ok().flatten();
+    Ok(match who.identity {
+        Some(_) => who.account,
+        None => who.account.or_else(own),
+    })
+}
+
 /// Whether the permissions let a user go to this directory.
 fn may_enter(who: &spawn::Identity, dir: &Path) -> bool {
     dir.ancestors().all(|dir| {

@@ -90,7 +90,7 @@ pub fn gc(request: GcRequest) -> Outcome {
 }
 
 /// The word, the line and the value of what gc did with one record.
-fn tell_done(one: &Done) -> (&'static str, String, Value) {
+pub fn tell_done(one: &Done) -> (&'static str, String, Value) {
     let pruned = |pruned: &Pruned, word: &str| {
         let Pruned { id, bytes, why } = pruned;
         let line = format!("{id}: its record {word}, {}: {why}", format_bytes(*bytes));

@@ -31,6 +31,7 @@ pub fn exec(request: ExecRequest) -> Outcome {
         detail: false,
         lease: None,
         capture: None,
+        copied: None,
         agent: None,
         spare: Vec::new(),
     };

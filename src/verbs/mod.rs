@@ -16,13 +16,15 @@ mod run;
 mod wait;
 
 pub use attach::attach;
+pub use command::{account, build, identity, settle_at_home, uid};
 pub use doctor::doctor;
-pub use end::{cleanup, gc, stop};
+pub use end::{cleanup, gc, stop, tell_done};
 pub use env::env;
 pub use exec::exec;
+pub use keys::read as read_keys;
 pub use logs::logs;
 pub use look::{list, show};
-pub use run::{create, run};
+pub use run::{create, run, tell};
 pub use wait::wait;
 
 use crate::cli::request;
@@ -69,6 +71,9 @@ pub enum VerbError {
         /// Why.
         source: std::io::Error,
     },
+    /// A call of GitLab Runner.
+    #[error(transparent)]
+    Gitlab(crate::gitlab::GitlabError),
     /// A text that was asked for did not get out.
     #[error("cannot write to standard output: {0}")]
     Stdout(std::io::Error),
@@ -86,7 +91,7 @@ pub enum VerbError {
 pub type Outcome = Result<u8, VerbError>;
 
 /// The places of records, as the ledger wants them.
-fn places(places: &request::Places) -> Places {
+pub fn places(places: &request::Places) -> Places {
     Places {
         runtime: places.runtime_dir.clone(),
         state: places.state_dir.clone(),

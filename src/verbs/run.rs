@@ -49,6 +49,7 @@ pub fn run(request: RunRequest) -> Outcome {
         spare: request.spare,
         lease: lease(request.capture.as_ref()),
         capture: request.capture.as_ref().map(|capture| capture.spec),
+        copied: None,
     };
     if let Some(capture) = &request.capture {
         return captured(&job, capture, request.common, request.report);

@@ -2,7 +2,7 @@
 
 use crate::agent::Key;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
-use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, NeverStarted, Report};
+use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, NeverStarted, Report, Streams};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -40,6 +40,8 @@ pub struct Job {
     pub spare: Vec<String>,
     /// How its output is kept; `None`: it is not, and the command has our own files.
     pub capture: Option<CaptureSpec>,
+    /// Its output goes through pipes of ours, though it is not kept: nobody whom it leaves behind holds our own files.
+    pub copied: Option<Streams>,
 }
 
 /// Where a job runs.

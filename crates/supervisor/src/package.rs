@@ -270,6 +270,7 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         detail: head.detail,
         lease: head.lease,
         capture: head.capture,
+        copied: None,
         agent: head.ssh_agent.then(Vec::new),
         spare: head.spare,
     };

@@ -17,13 +17,19 @@ struct Service {
 
 impl Service {
     fn start(world: &World, test: &str, script: &str) -> Option<Self> {
+        Self::start_by(world, test, &[], script)
+    }
+
+    /// `timer`: systemd-run's options for one that starts the service.
+    fn start_by(world: &World, test: &str, timer: &[&str], script: &str) -> Option<Self> {
         if !met(test, &[Need::Systemd, Need::Program("systemd-run")]) {
             return None;
         }
         let name = format!("jobcage-test-{}-{test}.service", std::process::id());
         let mut run = Self::of_user("systemd-run");
         run.args(["--quiet", "--collect", "--unit", &name, "--working-directory"])
-            .arg(&world.dir);
+            .arg(&world.dir)
+            .args(timer);
         for (name, value) in world.command("true").get_envs() {
             if let Some(value) = value {
                 let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
@@ -108,6 +114,28 @@ fn a_foreground_job_ends_with_its_service() {
     let asked = matches!(report.ending, Ending::Cancelled(Cause::Signal { signal: 15, .. }));
     assert!(asked && report.clean, "{report:#?}");
     assert_eq!(fs::read_to_string(world.dir.join("after")).unwrap(), "canceled\n");
+    world.assert_nothing_left();
+}
+
+/// `gc` as a timer starts it: from no terminal, with nearly no environment, in a cgroup of systemd's.
+#[test]
+fn a_timer_can_call_gc() {
+    let mut world = World::new("service-gc");
+    let script = "echo up > up; sleep 300 & sleep 300".to_owned();
+    let mut job = world.run(&[], &[], &["sh".into(), "-c".into(), script]);
+    told(&world, "up");
+    let cage = world.cages()[0].clone();
+    // Stopped first, so that it does not replace its watcher.
+    job.stop();
+    world.kill_watchers();
+    job.signal(Signal::SIGKILL);
+    assert_eq!(job.wait(crate::support::PATIENCE), 137);
+    assert!(cage.exists(), "somebody has closed it");
+    let timer = ["--on-active=100ms", "--timer-property=AccuracySec=10ms"];
+    let Some(_service) = Service::start_by(&world, "service-gc", &timer, "exec \"$JOBCAGE\" gc") else {
+        return;
+    };
+    assert!(crate::support::cgroup::wait_gone(&cage, crate::support::PATIENCE));
     world.assert_nothing_left();
 }
 

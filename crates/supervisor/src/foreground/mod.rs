@@ -25,7 +25,7 @@ use crate::signals::{Signals, stop_by};
 use crate::watcher::{self};
 use crate::wish::Wish;
 use jobcage_cage::{Emptied, oom_kills};
-use jobcage_job::{Clock, StepReport};
+use jobcage_job::{Clock, StepReport, Streams};
 use jobcage_sys::clock::{WakeAlarm, boot_time};
 use jobcage_sys::spawn::Child;
 use jobcage_sys::wait::{self, Change, Whom};
@@ -113,8 +113,11 @@ impl<'a> Supervision<'a> {
     ) -> Result<Self> {
         let has_after = matches!(&job.target, Target::New { after: Some(_), .. });
         let owner = job.command.identity.as_ref().map(|i| i.uid);
-        let streams = match job.idle_timeout {
-            Some(_) => vec![Stream::new(false, owner)?, Stream::new(true, owner)?],
+        let copied = job.copied.or(job.idle_timeout.map(|_| Streams::Split));
+        let streams = match copied {
+            Some(Streams::Split) => vec![Stream::new(false, owner)?, Stream::new(true, owner)?],
+            // One pipe for both keeps their order.
+            Some(Streams::Merged) => vec![Stream::new(false, owner)?],
             None => Vec::new(),
         };
         let alarm = job

@@ -47,6 +47,7 @@ impl Supervision<'_> {
         let end = |i: usize| {
             self.streams
                 .get(i)
+                .or(self.streams.first())
                 .and_then(|s| s.job_end.as_ref())
                 .map(AsFd::as_fd)
         };

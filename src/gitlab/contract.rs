@@ -1,0 +1,225 @@
+//! What the runner says: variables, the job response, and what it understands as an answer.
+
+use super::GitlabError;
+use jobcage_job::Ending;
+use serde::Deserialize;
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The runner's variables that are not the job's.
+const OF_THE_RUNNER: [&str; 5] = [
+    "TMPDIR",
+    "BUILD_FAILURE_EXIT_CODE",
+    "SYSTEM_FAILURE_EXIT_CODE",
+    "JOB_RESPONSE_FILE",
+    "BUILD_EXIT_CODE_FILE",
+];
+
+/// What stands before the name of every variable of the job. A job can set each of them, so none is believed.
+const OF_THE_JOB: &[u8] = b"CUSTOM_ENV_";
+
+/// The largest response that is read: GitLab's own limits are far below.
+const MOST: u64 = 64 << 20;
+
+/// Whether a variable of the driver is one of the job's environment, as the shell executor would have it.
+pub fn is_inherited(name: &OsStr) -> bool {
+    !name.as_bytes().starts_with(OF_THE_JOB) && !OF_THE_RUNNER.iter().any(|known| name == *known)
+}
+
+/// The two exit codes beside 0 that the runner understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Codes {
+    /// The job failed.
+    pub build_failure: u8,
+    /// The driver failed.
+    pub system_failure: u8,
+}
+
+impl Codes {
+    /// As the runner has set them for this call.
+    #[must_use]
+    pub fn of_the_runner() -> Self {
+        Self::of(|name| std::env::var_os(name))
+    }
+
+    fn of(get: impl Fn(&str) -> Option<OsString>) -> Self {
+        let code = |name: &str, usual: u8| {
+            let told = get(name).and_then(|value| value.to_str()?.parse().ok());
+            told.filter(|code| *code != 0).unwrap_or(usual)
+        };
+        Self {
+            build_failure: code("BUILD_FAILURE_EXIT_CODE", 1),
+            system_failure: code("SYSTEM_FAILURE_EXIT_CODE", 2),
+        }
+    }
+}
+
+/// The job, as GitLab described it to the runner.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Response {
+    /// Its number, unique in one GitLab.
+    pub id: u64,
+    /// What it is called.
+    #[serde(default)]
+    pub job_info: JobInfo,
+}
+
+/// Names of a job, which are the user's: for reading only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct JobInfo {
+    /// The job's name.
+    #[serde(default)]
+    pub name: String,
+    /// Its project's.
+    #[serde(default)]
+    pub project_name: String,
+}
+
+impl Response {
+    /// The response of this call's job.
+    ///
+    /// # Errors
+    /// If the runner names none, or it is none.
+    pub fn of_this_call() -> Result<Self, GitlabError> {
+        const VARIABLE: &str = "JOB_RESPONSE_FILE";
+        let path = std::env::var_os(VARIABLE).map(PathBuf::from);
+        let path = path.ok_or_else(|| GitlabError::Contract {
+            what: VARIABLE.into(),
+            why: "the runner has not set it (it does since 14.1)".into(),
+        })?;
+        let mut text = Vec::new();
+        let read = std::fs::File::open(&path).and_then(|file| file.take(MOST).read_to_end(&mut text));
+        let wrong = |why: String| GitlabError::Contract {
+            what: format!("{VARIABLE} {}", path.display()),
+            why,
+        };
+        read.map_err(|e| wrong(e.to_string()))?;
+        // The message names a place in the text, and nothing of it: secrets are there.
+        serde_json::from_slice(&text).map_err(|e| {
+            wrong(format!(
+                "line {}, column {}: this is no job response",
+                e.line(),
+                e.column()
+            ))
+        })
+    }
+
+    /// The name of its cage.
+    #[must_use]
+    pub fn cage_name(&self) -> String {
+        format!("gitlab-{}", self.id)
+    }
+}
+
+/// Where the runner (17.9 and later) wants the user's exit code.
+pub fn exit_code_file() -> Option<PathBuf> {
+    std::env::var_os("BUILD_EXIT_CODE_FILE").map(PathBuf::from)
+}
+
+/// Takes away what an earlier stage has told: one file serves the whole job, and the runner believes what is there.
+pub fn forget_exit_code(file: Option<&Path>) {
+    if let Some(file) = file {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// What the runner is to be told of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It went well.
+    Good,
+    /// The job's own failure, with its exit code.
+    JobFailed(i32),
+    /// Not the job's failure.
+    SystemFailed,
+}
+
+impl Verdict {
+    /// Of the end of a stage's shell.
+    #[must_use]
+    pub fn of(ending: &Ending) -> Self {
+        match ending {
+            Ending::Exited { code: 0 } => Self::Good,
+            // The shell is not the job's to bring.
+            Ending::NeverStarted(_) | Ending::Lost { .. } => Self::SystemFailed,
+            other => Self::JobFailed(other.exit_code()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jobcage_job::{Cause, Clock, NeverStarted};
+
+    #[test]
+    fn codes_are_those_of_the_runner_and_never_zero() {
+        let set = |build: &'static str| {
+            move |name: &str| (name == "BUILD_FAILURE_EXIT_CODE").then(|| OsString::from(build))
+        };
+        for (told, code) in [("7", 7), ("0", 1), ("300", 1), ("x", 1), ("", 1)] {
+            let codes = Codes::of(set(told));
+            assert_eq!((codes.build_failure, codes.system_failure), (code, 2), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_job_has_nothing_of_the_driver() {
+        for name in ["PATH", "HTTP_PROXY", "CI", "CUSTOM"] {
+            assert!(is_inherited(OsStr::new(name)), "{name}");
+        }
+        for name in [
+            "CUSTOM_ENV_CI_JOB_TOKEN",
+            "CUSTOM_ENV_",
+            "JOB_RESPONSE_FILE",
+            "TMPDIR",
+        ] {
+            assert!(!is_inherited(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_a_number() {
+        let parse = |text: &str| serde_json::from_str::<Response>(text).map(|r| r.cage_name());
+        assert_eq!(parse(r#"{"id": 4711, "token": "x"}"#).unwrap(), "gitlab-4711");
+        for text in [
+            r#"{"id": "../../x"}"#,
+            r#"{"id": -1}"#,
+            r#"{"id": 1.5}"#,
+            "{}",
+            "[]",
+            "",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endings_become_what_the_runner_knows() {
+        let signal = |signal| Ending::Signalled { signal };
+        let stop = Ending::Cancelled(Cause::Signal {
+            signal: 15,
+            pid: 1,
+            uid: 0,
+        });
+        let never = NeverStarted {
+            stage: "exec".into(),
+            errno: 2,
+            what: "bash".into(),
+        };
+        for (ending, verdict) in [
+            (Ending::Exited { code: 0 }, Verdict::Good),
+            (Ending::Exited { code: 42 }, Verdict::JobFailed(42)),
+            (signal(9), Verdict::JobFailed(137)),
+            (Ending::OutOfMemory, Verdict::JobFailed(137)),
+            (Ending::TimedOut { clock: Clock::Wall }, Verdict::JobFailed(124)),
+            (stop, Verdict::JobFailed(143)),
+            (Ending::NeverStarted(never), Verdict::SystemFailed),
+            (Ending::Lost { why: String::new() }, Verdict::SystemFailed),
+        ] {
+            assert_eq!(Verdict::of(&ending), verdict, "{ending:?}");
+        }
+    }
+}

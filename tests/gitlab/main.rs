@@ -1,0 +1,9 @@
+//! `jobcage gitlab`: the driver, driven by a stand-in for GitLab Runner that was written from its contract.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod ends;
+mod runner;
+mod stages;
