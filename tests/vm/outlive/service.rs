@@ -3,8 +3,9 @@
 use crate::support::captured::wait_written;
 use crate::support::job::read_report;
 use crate::support::needs::{Need, met};
-use crate::support::programs;
+use crate::support::process::Process;
 use crate::support::world::World;
+use crate::support::{PATIENCE, cgroup, programs};
 use jobcage_job::{Cause, Ending};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -129,13 +130,19 @@ fn a_timer_can_call_gc() {
     job.stop();
     world.kill_watchers();
     job.signal(Signal::SIGKILL);
-    assert_eq!(job.wait(crate::support::PATIENCE), 137);
+    assert_eq!(job.wait(PATIENCE), 137);
     assert!(cage.exists(), "somebody has closed it");
+    world.fifo("go");
     let timer = ["--on-active=100ms", "--timer-property=AccuracySec=10ms"];
-    let Some(_service) = Service::start_by(&world, "service-gc", &timer, "exec \"$JOBCAGE\" gc") else {
+    // systemd makes one dollar of two.
+    let script = "echo $$$$ > pid; read word < go; exec \"$JOBCAGE\" gc";
+    let Some(_service) = Service::start_by(&world, "service-gc", &timer, script) else {
         return;
     };
-    assert!(crate::support::cgroup::wait_gone(&cage, crate::support::PATIENCE));
+    let gc = Process::open(told(&world, "pid").parse().unwrap());
+    let _go = world.say_into("go", "on");
+    assert!(gc.wait_end(PATIENCE));
+    assert!(!cage.exists(), "gc has not closed it");
     world.assert_nothing_left();
 }
 
@@ -149,7 +156,7 @@ fn a_service_that_is_killed_leaves_nothing_of_its_job() {
     told(&world, "up");
     let cage = world.cages()[0].clone();
     service.systemctl(&["kill", "--signal", Signal::SIGKILL.as_str()]);
-    assert!(crate::support::cgroup::wait_gone(&cage, crate::support::PATIENCE));
+    assert!(cgroup::wait_gone(&cage, PATIENCE));
     assert_eq!(told(&world, "after"), "lost");
     world.assert_nothing_left();
 }
