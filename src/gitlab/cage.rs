@@ -25,7 +25,7 @@ pub fn prepare(run: RunRequest) -> Result<(), VerbError> {
     close_orphans(&records, run.common.voice);
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, &response, Voice::Quiet)?;
-    let user = build_user(&run.step.identity);
+    let user = build_user(&run.step.identity)?;
     let created = sessions::create(&sessions::Create {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),

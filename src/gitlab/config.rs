@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 const USUAL: &str = "gitlab-runner";
 
 /// Whose jobs they are: as configured (`[run] user`), as the old driver was told (`CI_RUNNER_USER`), the packaged runner's
-/// user where there is one and we may become it; else whoever calls.
-pub fn build_user(asked: &Identity) -> Identity {
+/// user where there is one and we may become it; else whoever calls, but for root, which has to be asked for.
+///
+/// # Errors
+/// If it would be root by chance.
+pub fn build_user(asked: &Identity) -> Result<Identity, VerbError> {
     let told = || {
         std::env::var("CI_RUNNER_USER")
             .ok()
@@ -20,10 +23,17 @@ pub fn build_user(asked: &Identity) -> Identity {
         let is_there = matches!(nix::unistd::User::from_name(USUAL), Ok(Some(_)));
         (is_there && nix::unistd::geteuid().is_root()).then(|| USUAL.to_owned())
     };
-    Identity {
-        user: asked.user.clone().or_else(told).or_else(usual),
-        group: asked.group.clone(),
+    let user = asked.user.clone().or_else(told).or_else(usual);
+    if user.is_none() && nix::unistd::geteuid().is_root() {
+        return Err(VerbError::Who(format!(
+            "there is no build user: no {USUAL} in /etc/passwd, and none is configured; set user = \"NAME\" in [run] of \
+             /etc/jobcage/config.toml, or CI_RUNNER_USER for the runner"
+        )));
     }
+    Ok(Identity {
+        user,
+        group: asked.group.clone(),
+    })
 }
 
 /// `jobcage gitlab config`.
@@ -35,7 +45,7 @@ pub fn config(
     builds_dir: Option<PathBuf>,
     cache_dir: Option<PathBuf>,
 ) -> Result<(), VerbError> {
-    let base = base(&build_user(identity))?;
+    let base = base(&build_user(identity)?)?;
     let hostname = nix::unistd::gethostname().unwrap_or_default();
     let dir = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| base.join(name));
     // Strings only: the runner refuses a number, three times.

@@ -29,7 +29,7 @@ pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
     let (id, spec) = current(&records, &response)?;
     take_as_stdin(script)?;
     let mut step = run.step;
-    step.identity = build_user(&step.identity);
+    step.identity = build_user(&step.identity)?;
     step.command = vec!["bash".into(), "--login".into()];
     step.env.login = true;
     step.env.inherited.retain(|(name, _)| is_inherited(name));

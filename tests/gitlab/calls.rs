@@ -165,6 +165,48 @@ fn what_the_runner_did_not_say_is_a_system_failure() {
     assert!(world.cages().is_empty() && world.records().is_empty());
 }
 
+/// A runner that is root, as the packaged one is, does not make its jobs root's by chance.
+#[test]
+fn nobody_becomes_root_by_chance() {
+    let Some(mut world) = world("gitlab-root") else {
+        return;
+    };
+    {
+        let runner = Runner::new(&world, 5);
+        if nix::unistd::User::from_name("gitlab-runner").unwrap().is_none() {
+            for call in ["config", "prepare"] {
+                let output = runner
+                    .command(call, &[])
+                    .env_remove("CI_RUNNER_USER")
+                    .output()
+                    .unwrap();
+                let told = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(
+                    output.status.code() == Some(2) && told.contains("no build user"),
+                    "{told}"
+                );
+            }
+            assert!(world.cages().is_empty());
+        }
+        let asked = |call: &str| {
+            let mut command = runner.command(call, &[]);
+            command
+                .env("JOBCAGE_USER", "root")
+                .env_remove("CI_RUNNER_USER")
+                .output()
+                .unwrap()
+        };
+        let output = asked("prepare");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success() && told.contains("user root (0)"),
+            "{told}"
+        );
+        assert!(asked("cleanup").status.success());
+    }
+    world.assert_nothing_left();
+}
+
 /// The settings of docs/gitlab.md are those of calls that there are.
 #[test]
 fn the_documented_settings_are_understood() {
