@@ -2,6 +2,8 @@
 //!
 //! That it cannot be had is no reason not to run a job: it is a note.
 
+use crate::agent;
+use crate::host::cstring;
 use crate::job::Command;
 use jobcage_job::handed::{WrongLine, wrong_lines};
 use jobcage_job::{JobId, JobSpec};
@@ -32,6 +34,21 @@ pub struct Hand {
     dir: HandedDir,
     /// Wrong lines that were told of already.
     told: Vec<WrongLine>,
+}
+
+/// What every process of a job finds in its environment, by whomever it is started: the job's name, what its kind gets
+/// (`more`), where to hand on, and the job's agent.
+pub(crate) fn name_the_job(
+    env: &mut Vec<CString>,
+    spec: &JobSpec,
+    hand: Option<&Hand>,
+    more: Vec<CString>,
+    uid: u32,
+) {
+    env.push(cstring(format!("JOBCAGE_JOB={}", spec.id).as_ref()));
+    env.extend(more);
+    env.extend(hand.into_iter().flat_map(Hand::variables));
+    agent::name_in(env, spec, uid);
 }
 
 impl Hand {

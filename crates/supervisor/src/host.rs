@@ -138,19 +138,34 @@ pub fn enable_below(found: &Found, controllers: &[Controller]) -> Result<()> {
 /// The kernel's refusal.
 pub(crate) fn start_closer(places: &Places, id: &JobId) -> jobcage_sys::Result<Child> {
     let null = file::open_null()?;
-    let args = [c"jobcage", c"__close"].map(Into::into).into_iter();
-    let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
-    let plan = Plan {
+    let words = words_of_job(c"__close", places, id);
+    spawn(&helper(words, [null.as_fd(), null.as_fd(), null.as_fd()]))
+}
+
+/// A process of ours that outlives whoever starts it: in no session, process group or terminal of theirs, and with nothing
+/// of the environment, where secrets are.
+pub(crate) fn helper<'p>(words: Vec<CString>, stdio: [BorrowedFd<'p>; 3]) -> Plan<'p> {
+    Plan {
         programs: vec![SELF.into()],
-        args: args.chain(paths).chain([cstring(id.as_str().as_ref())]).collect(),
+        args: [c"jobcage".into()].into_iter().chain(words).collect(),
         env: environment(&["XDG_RUNTIME_DIR"]),
-        stdio: [Some(null.as_fd()), Some(null.as_fd()), Some(null.as_fd())],
+        stdio: stdio.map(Some),
         dir: Some(c"/".into()),
         new_session: true,
         signal_mask: Some(SigSet::empty()),
         ..Plan::default()
-    };
-    spawn(&plan)
+    }
+}
+
+/// The words of a helper that is about one job.
+pub(crate) fn words_of_job(word: &CStr, places: &Places, id: &JobId) -> Vec<CString> {
+    let [runtime, state] = words_of_places(places);
+    vec![word.into(), runtime, state, cstring(id.as_str().as_ref())]
+}
+
+/// The two directories as words.
+pub(crate) fn words_of_places(places: &Places) -> [CString; 2] {
+    [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()))
 }
 
 /// The fence around a job that asks for one.

@@ -20,7 +20,6 @@ use crate::host;
 use crate::job::{Job, Outcome, Target};
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
-use crate::quiet::is_readable;
 use crate::signals::{Signals, stop_by};
 use crate::watcher::{self};
 use crate::wish::Wish;
@@ -363,19 +362,10 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    /// A watcher that is gone is replaced: the next crash may be ours.
     fn look_at_watcher(&mut self) {
-        let Some(watch) = &self.setup.watch else { return };
-        if !is_readable(watch.connection.as_fd()) {
+        let setup = &mut self.setup;
+        let Some(note) = watcher::renew(&mut setup.watch, &self.job.places, &setup.spec) else {
             return;
-        }
-        let cage = std::path::Path::new(&self.setup.spec.cage);
-        let root = cage.parent().and_then(|root| jobcage_cage::Dir::open(root).ok());
-        self.setup.watch =
-            root.and_then(|root| watcher::register(&self.job.places, &root, &self.setup.spec.id).ok());
-        let note = match &self.setup.watch {
-            Some(_) => "the watcher died and was replaced",
-            None => "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"",
         };
         // Twice for one death: a dying watcher's socket may still take a connection.
         if !self.setup.notes.iter().any(|known| known == note) {

@@ -70,13 +70,7 @@ fn try_new_cage(
     let boot = boot_id()?;
     let make_spec = || new_spec(job, name, limits, after, &boot, place.as_ref());
     let (spec, record, lock) = make_record(&job.places.runtime, &found, make_spec, Durability::Kernel)?;
-    let watch = watcher::register(&job.places, &found.dir, &spec.id)
-        .map_err(|failure| {
-            notes.push(format!(
-                "no watcher: {failure}; if jobcage is killed, run \"jobcage gc\""
-            ))
-        })
-        .ok();
+    let watch = watcher::register_or_note(&job.places, &found.dir, &spec.id, &mut notes);
     let root = Some(found.root());
     let keeper = if after {
         keep_after(job, &record, &found, &mut notes)

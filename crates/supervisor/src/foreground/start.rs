@@ -2,9 +2,8 @@
 
 use super::setup::uid_of;
 use super::{Running, Supervision};
-use crate::agent;
 use crate::error::{Failure, Result};
-use crate::hand::Hand;
+use crate::hand;
 use crate::host::cstring;
 use crate::job::{After, Command, Target};
 use crate::kept::Phase;
@@ -67,10 +66,13 @@ impl Supervision<'_> {
         more: Vec<CString>,
     ) -> Plan<'p> {
         let mut env = command.env.clone();
-        env.push(cstring(format!("JOBCAGE_JOB={}", self.setup.spec.id).as_ref()));
-        env.extend(more);
-        env.extend(self.setup.hand.iter().flat_map(Hand::variables));
-        agent::name_in(&mut env, &self.setup.spec, uid_of(command));
+        hand::name_the_job(
+            &mut env,
+            &self.setup.spec,
+            self.setup.hand.as_ref(),
+            more,
+            uid_of(command),
+        );
         Plan {
             env,
             cgroup: Some(leaf),

@@ -2,7 +2,7 @@
 
 use super::protocol::{Answer, Ask, SOCKET, Start, StepHeld, hear, say};
 use crate::error::{Failure, Result};
-use crate::host::{self, SELF, cstring};
+use crate::host;
 use crate::quiet::is_readable;
 use crate::sockets::short_address;
 use jobcage_cage::Dir;
@@ -274,18 +274,11 @@ fn plan<'p>(
     listener: &'p OwnedFd,
     null: &'p OwnedFd,
 ) -> Plan<'p> {
-    let args = [c"jobcage", c"__keep"].map(Into::into).into_iter();
-    let paths = [&places.runtime, &places.state].map(|path| cstring(path.as_os_str()));
+    let words = host::words_of_job(c"__keep", places, id);
     Plan {
-        programs: vec![SELF.into()],
-        args: args.chain(paths).chain([cstring(id.as_str().as_ref())]).collect(),
-        env: host::environment(&["XDG_RUNTIME_DIR"]),
         cgroup: Some(leaf.fd()),
-        stdio: [Some(listener.as_fd()), Some(null.as_fd()), Some(null.as_fd())],
-        dir: Some(c"/".into()),
-        new_session: true,
         signal_mask: Some(SigSet::all()),
-        ..Plan::default()
+        ..host::helper(words, [listener.as_fd(), null.as_fd(), null.as_fd()])
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, new_spec, uid_of};
 use crate::gc;
 use crate::hand::{self, Hand};
-use crate::host::{self, SELF};
+use crate::host;
 use crate::job::{Job, Target};
 use crate::keeper::{KEEPERS, Keeper};
 use crate::machine::{Event, Machine};
@@ -25,7 +25,6 @@ use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::Durability;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use jobcage_sys::{file, socket, wait};
-use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -65,16 +64,11 @@ fn start_supervisor(job: &Job, found: &Found, stdin: BorrowedFd<'_>) -> Result<J
     let (ours, theirs) = socket::pair().map_err(Failure::system("make a socket"))?;
     let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
     let plan = Plan {
-        programs: vec![SELF.into()],
-        args: vec![c"jobcage".into(), c"__supervise".into()],
-        env: host::environment(&["XDG_RUNTIME_DIR"]),
         cgroup: Some(leaf.fd()),
-        stdio: [Some(theirs.as_fd()), Some(null.as_fd()), Some(null.as_fd())],
-        dir: Some(c"/".into()),
-        // In no session, process group or terminal of its client.
-        new_session: true,
-        signal_mask: Some(SigSet::empty()),
-        ..Plan::default()
+        ..host::helper(
+            vec![c"__supervise".into()],
+            [theirs.as_fd(), null.as_fd(), null.as_fd()],
+        )
     };
     let keys = job.agent.as_deref().unwrap_or_default();
     let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
@@ -216,13 +210,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
     let mut keeper = Keeper::start(&record, &job.places, &prepared.keepers)?;
     // Where the watcher's socket is.
     jobcage_ledger::open_base(&job.places.runtime)?;
-    let watch = watcher::register(&job.places, &found.dir, &spec.id)
-        .map_err(|failure| {
-            notes.push(format!(
-                "no watcher: {failure}; if jobcage is killed, run \"jobcage gc\""
-            ))
-        })
-        .ok();
+    let watch = watcher::register_or_note(&job.places, &found.dir, &spec.id, &mut notes);
     // Where the keeper dies, its children are ours, and with them the statuses. Only now, as in the foreground.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
     let best_effort = matches!(

@@ -23,7 +23,6 @@ use crate::job::Job;
 use crate::keeper::Keeper;
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, State};
-use crate::quiet::is_readable;
 use crate::signals::{Meaning, Signals};
 use crate::watcher::{self, Lease, Watch, lease};
 use jobcage_cage::{Cage, Dir, Emptied};
@@ -459,20 +458,10 @@ impl Kept {
 
     /// A watcher that is gone is replaced: the next crash may be ours.
     fn look_at_watcher(&mut self) {
-        let Some(watch) = &self.whole.watch else { return };
-        if !is_readable(watch.connection.as_fd()) {
-            return;
+        let whole = &mut self.whole;
+        if let Some(note) = watcher::renew(&mut whole.watch, &whole.job.places, &whole.spec) {
+            self.note(note.into());
         }
-        let cage = std::path::Path::new(&self.whole.spec.cage);
-        let root = cage.parent().and_then(|root| Dir::open(root).ok());
-        self.whole.watch =
-            root.and_then(|root| watcher::register(&self.whole.job.places, &root, &self.whole.spec.id).ok());
-        self.note(match &self.whole.watch {
-            Some(_) => "the watcher died and was replaced".into(),
-            None => {
-                "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"".into()
-            }
-        });
     }
 
     fn write_step(&self, step: &StepReport) -> Result<()> {

@@ -2,12 +2,10 @@
 
 use super::output::{self, Output};
 use super::{Kept, Step};
-use crate::agent;
 use crate::closing;
 use crate::error::{Failure, Result};
 use crate::foreground::{after_command, keystrokes_matter, uid_of};
-use crate::hand::Hand;
-use crate::host::cstring;
+use crate::hand;
 use crate::job::{Command, Target};
 use crate::keeper::{self, Output as Way, Start};
 use crate::machine::Event;
@@ -35,15 +33,8 @@ impl Kept {
             return Ok(Err((step, Errno::ENOENT)));
         };
         let mut command = command.clone();
-        command
-            .env
-            .push(cstring(format!("JOBCAGE_JOB={}", self.whole.spec.id).as_ref()));
-        command.env.extend(more);
-        command
-            .env
-            .extend(self.whole.hand.iter().flat_map(Hand::variables));
-        let uid = uid_of(&command);
-        agent::name_in(&mut command.env, &self.whole.spec, uid);
+        let (uid, whole) = (uid_of(&command), &self.whole);
+        hand::name_the_job(&mut command.env, &whole.spec, whole.hand.as_ref(), more, uid);
         let start = Start {
             step: step.number,
             output: match self.whole.job.capture.map(|capture| capture.streams) {

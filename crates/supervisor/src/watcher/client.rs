@@ -2,10 +2,11 @@
 
 use super::{LEASE, SOCKET};
 use crate::error::{Failure, Result};
-use crate::host::{self, SELF, cstring};
+use crate::host::{self, SELF};
+use crate::quiet::is_readable;
 use crate::sockets::short_address;
 use jobcage_cage::{Dir, HOLD};
-use jobcage_job::JobId;
+use jobcage_job::{JobId, JobSpec};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Child, Plan, spawn, spawn_moved};
 use jobcage_sys::{Errno, file, wait};
@@ -31,6 +32,40 @@ pub struct Watch {
 /// If no watcher can be reached or started. The job can run all the same, but nobody looks after it if we are killed.
 pub fn register(places: &Places, root: &Dir, id: &JobId) -> Result<Watch> {
     tell(places, root, id.as_str())
+}
+
+/// As [`register`]; where that fails, the note that the report gets.
+pub(crate) fn register_or_note(
+    places: &Places,
+    root: &Dir,
+    id: &JobId,
+    notes: &mut Vec<String>,
+) -> Option<Watch> {
+    match register(places, root, id) {
+        Ok(watch) => Some(watch),
+        Err(failure) => {
+            notes.push(format!(
+                "no watcher: {failure}; if jobcage is killed, run \"jobcage gc\""
+            ));
+            None
+        }
+    }
+}
+
+/// Replaces a watcher that is gone, since the next crash may be ours; the note about it. `None`: it is there, or there was
+/// none.
+pub(crate) fn renew(watch: &mut Option<Watch>, places: &Places, spec: &JobSpec) -> Option<&'static str> {
+    if !is_readable(watch.as_ref()?.connection.as_fd()) {
+        return None;
+    }
+    let root = Path::new(&spec.cage)
+        .parent()
+        .and_then(|root| Dir::open(root).ok());
+    *watch = root.and_then(|root| register(places, &root, &spec.id).ok());
+    Some(match watch {
+        Some(_) => "the watcher died and was replaced",
+        None => "the watcher died and could not be replaced; if jobcage is killed, run \"jobcage gc\"",
+    })
 }
 
 /// Reaches the watcher, or a new one, with a message.
@@ -79,29 +114,21 @@ fn announce(connection: OwnedFd, message: &str) -> jobcage_sys::Result<OwnedFd> 
 fn start(places: &Places, hold: Option<&Dir>, ready: Option<&OwnedFd>) -> Result<Child> {
     let listener = listen(&places.runtime).map_err(Failure::system("make the watcher's socket"))?;
     let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
-    let mut args = vec![c"jobcage".into(), c"__watch".into()];
-    args.extend([&places.runtime, &places.state].map(|path| cstring(path.as_os_str())));
-    args.extend(ready.map(|_| c"detach".into()));
+    let mut words = vec![c"__watch".into()];
+    words.extend(host::words_of_places(places));
+    words.extend(ready.map(|_| c"detach".into()));
     let plan = Plan {
-        programs: vec![SELF.into()],
-        args,
-        // Long-lived, so it gets nothing of the environment, where secrets are.
-        env: host::environment(&["XDG_RUNTIME_DIR"]),
         cgroup: hold.map(Dir::fd),
-        stdio: [
-            Some(listener.as_fd()),
-            Some(ready.unwrap_or(&null).as_fd()),
-            Some(null.as_fd()),
-        ],
-        dir: Some(c"/".into()),
-        new_session: true,
         // What a terminal sends in the moment before it has its own session would end it, with all that it watches.
         signal_mask: Some(
             [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP]
                 .into_iter()
                 .collect(),
         ),
-        ..Plan::default()
+        ..host::helper(
+            words,
+            [listener.as_fd(), ready.unwrap_or(&null).as_fd(), null.as_fd()],
+        )
     };
     // Not born in its leaf but moved there: where our own cgroup was once killed as a whole, some kernels kill what is born
     // of us, and here nobody would notice in time. It is done once for many jobs, so its price does not matter.
@@ -162,7 +189,7 @@ pub fn start_scope_holder(places: &Places) -> Result<()> {
 /// If it cannot be started.
 pub fn detach(places: &Places) -> Result<()> {
     let mut args: Vec<CString> = vec![c"jobcage".into(), c"__watch".into()];
-    args.extend([&places.runtime, &places.state].map(|path| cstring(path.as_os_str())));
+    args.extend(host::words_of_places(places));
     args.push(c"scope".into());
     let plan = Plan {
         programs: vec![SELF.into()],

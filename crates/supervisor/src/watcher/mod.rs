@@ -9,6 +9,7 @@
 mod client;
 
 pub use client::{Watch, announce_lease, detach, register, start_scope_holder};
+pub(crate) use client::{register_or_note, renew};
 
 use crate::error::{Failure, Result};
 use crate::host;
