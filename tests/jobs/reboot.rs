@@ -1,11 +1,12 @@
 //! `--after-reboot`: the after phase of a job whose host went down. The reboot is one in the records alone: everything that
 //! looks after the job is killed, its cage is emptied, and the record names another boot.
 
-use crate::support::cgroup::{self, wait_change};
+use crate::support::captured::wait_written;
+use crate::support::cgroup;
 use crate::support::needs::{Need, met};
 use crate::support::process::{Process, stat};
+use crate::support::programs;
 use crate::support::world::World;
-use crate::support::{PATIENCE, programs};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -30,10 +31,7 @@ fn record(world: &World, id: &str) -> PathBuf {
 fn wait_log(world: &World, id: &str, log: &str, wanted: &str) {
     let dir = record(world, id);
     let has = || fs::read_to_string(dir.join(log)).is_ok_and(|text| text.contains(wanted));
-    assert!(
-        wait_change(&dir, PATIENCE, has),
-        "{log} of {id} has no {wanted:?}"
-    );
+    assert!(wait_written(&dir, has), "{log} of {id} has no {wanted:?}");
 }
 
 /// A detached job with this after phase; its command is under way.

@@ -82,7 +82,8 @@ impl Ssh {
             ])
             .args(options)
             .arg("localhost")
-            .arg(format!(". {}; {script}", self.script.display()));
+            // Whoever the script becomes by exec has this pid.
+            .arg(format!(". {}; echo $$ > remote; {script}", self.script.display()));
         Job::start(ssh, world.dir.join("report.json"), world.dir.join("stderr-ssh"))
     }
 }
@@ -101,10 +102,13 @@ fn script_of(world: &World) -> String {
     script
 }
 
-/// Cuts the connection: nobody on this end can say goodbye.
-fn cut(ssh: &mut Job) {
+/// Cuts the connection: nobody on this end can say goodbye. The process on the other end.
+fn cut(world: &World, ssh: &mut Job) -> Process {
+    let pid = fs::read_to_string(world.dir.join("remote")).unwrap();
+    let remote = Process::open(pid.trim().parse().unwrap());
     ssh.signal(Signal::SIGKILL);
     assert_eq!(ssh.wait(PATIENCE), 128 + 9);
+    remote
 }
 
 fn report_of(world: &World) -> Report {
@@ -132,11 +136,12 @@ fn a_foreground_job_ends_with_its_terminal() {
                sh -c 'sleep 300 & echo up; sleep 300'";
     let mut ssh = server.start(&world, &["-tt"], run);
     assert!(ssh.wait_line("up"), "{} {}", ssh.stdout(), ssh.stderr());
-    cut(&mut ssh);
+    let remote = cut(&world, &mut ssh);
     let report = report_of(&world);
     let hung_up = matches!(report.ending, Ending::Cancelled(Cause::Signal { signal: 1, .. }));
     assert!(hung_up && report.clean, "{report:#?}");
     assert_eq!(fs::read_to_string(world.dir.join("after")).unwrap(), "canceled\n");
+    assert!(remote.wait_end(PATIENCE));
     world.assert_nothing_left();
 }
 
@@ -152,12 +157,13 @@ fn a_foreground_job_without_a_terminal_goes_on() {
                sh -c 'sleep 300 > /dev/null & echo up; read word < go; echo $word > told; exit 7'";
     let mut ssh = server.start(&world, &["-T"], run);
     assert!(ssh.wait_line("up"), "{} {}", ssh.stdout(), ssh.stderr());
-    cut(&mut ssh);
+    let remote = cut(&world, &mut ssh);
     let _go = world.say_into("go", "on");
     let report = report_of(&world);
     assert_eq!(report.ending, Ending::Exited { code: 7 }, "{report:#?}");
     assert_eq!(fs::read_to_string(world.dir.join("told")).unwrap(), "on\n");
     assert_eq!(report.census.left.len(), 1, "{report:#?}");
+    assert!(remote.wait_end(PATIENCE));
     world.assert_nothing_left();
 }
 
@@ -174,7 +180,7 @@ fn a_detached_job_does_not_notice() {
                    exec \"$JOBCAGE\" attach $(cat id)";
         let mut ssh = server.start(&world, &[terminal], run);
         assert!(ssh.wait_line("up"), "{} {}", ssh.stdout(), ssh.stderr());
-        cut(&mut ssh);
+        let remote = cut(&world, &mut ssh);
         let job = world.captured(&id_in(&world, "id"));
         let supervisor = job.supervisor(&world);
         let _go = world.say_into("go", "on");
@@ -188,6 +194,7 @@ fn a_detached_job_does_not_notice() {
         assert!(report.clean && report.notes.is_empty(), "{report:#?}");
         assert!(supervisor.wait_end(PATIENCE));
         // Nor is there anybody left who follows it.
+        assert!(remote.wait_end(PATIENCE));
         world.assert_nobody_left();
     }
 }
@@ -204,11 +211,11 @@ fn a_job_with_log_ends_with_its_connection() {
     assert!(ssh.wait_line("up"), "{} {}", ssh.stdout(), ssh.stderr());
     let job = world.captured(&world.records()[0].clone());
     let supervisor: Process = job.supervisor(&world);
-    cut(&mut ssh);
+    let remote = cut(&world, &mut ssh);
     let report = job.wait_over();
     assert!(matches!(report.ending, Ending::Cancelled(_)), "{report:#?}");
     assert_eq!(fs::read_to_string(world.dir.join("after")).unwrap(), "canceled\n");
     assert_eq!(job.text("log-01.stdout"), "up\n");
-    assert!(supervisor.wait_end(PATIENCE));
+    assert!(supervisor.wait_end(PATIENCE) && remote.wait_end(PATIENCE));
     world.assert_nobody_left();
 }
