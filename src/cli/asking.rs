@@ -9,24 +9,11 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::meaning::{Door, KEEP, KEEP_SIZE, job_id};
-use super::pick;
+use super::pick::{self, only};
 use super::request::{ExecRequest, GcRequest, Request, Secret, StopHow, StopRequest, Voice, WaitRequest};
 use super::words::{ExecWords, GcWords, StopWords, WaitWords};
 use crate::config::Origin;
 use crate::config::options::Opt;
-
-/// The value of a flag that no other layer may set.
-fn only<T>(
-    flag: &'static str,
-    word: Option<OsString>,
-    parse: impl Fn(&OsStr) -> Result<T, String>,
-) -> Result<Option<T>, Error> {
-    let value = word.map(|word| parse(&word)).transpose();
-    value.map_err(|why| Error::Value {
-        origin: flag.into(),
-        why,
-    })
-}
 
 impl Door<'_> {
     pub(super) fn stop(&self, w: StopWords) -> Result<(Request, Voice), Error> {

@@ -29,6 +29,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// A value that cannot be meant.
+    #[must_use]
+    pub fn value(origin: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Value {
+            origin: origin.into(),
+            why: why.into(),
+        }
+    }
+
     /// Says what clap found in our own words. Of a word that is no option nothing is shown: it may be a piece of
     /// a script or the value of a variable that slipped out of its quotes.
     #[must_use]

@@ -2,10 +2,9 @@
 
 use super::error::Error;
 use super::meaning::Door;
+use super::pick::{absolute, only};
 use super::request::{GitlabCall, GitlabRequest};
-use super::words::{CommonWords, GitlabWords, RunWords};
-use std::ffi::OsString;
-use std::path::PathBuf;
+use super::words::{GitlabWords, RunWords};
 
 impl Door<'_> {
     /// # Errors
@@ -14,11 +13,8 @@ impl Door<'_> {
         let (common, call) = match words {
             GitlabWords::Config(w) => {
                 let call = GitlabCall::Config {
-                    builds_dir: w
-                        .builds_dir
-                        .map(|dir| absolute("--builds-dir", dir))
-                        .transpose()?,
-                    cache_dir: w.cache_dir.map(|dir| absolute("--cache-dir", dir)).transpose()?,
+                    builds_dir: only("--builds-dir", w.builds_dir, absolute)?,
+                    cache_dir: only("--cache-dir", w.cache_dir, absolute)?,
                 };
                 (w.common, call)
             }
@@ -33,27 +29,13 @@ impl Door<'_> {
             }
             GitlabWords::Cleanup(common) => (common, GitlabCall::Cleanup),
         };
+        let words = RunWords {
+            common,
+            ..RunWords::default()
+        };
         Ok(GitlabRequest {
-            run: self.run(of_job(common))?,
+            run: self.run(words)?,
             call,
         })
     }
-}
-
-fn of_job(common: CommonWords) -> RunWords {
-    RunWords {
-        common,
-        ..RunWords::default()
-    }
-}
-
-fn absolute(option: &str, dir: OsString) -> Result<PathBuf, Error> {
-    let dir = PathBuf::from(dir);
-    if dir.is_absolute() {
-        return Ok(dir);
-    }
-    Err(Error::Value {
-        origin: option.into(),
-        why: "this is no absolute path".into(),
-    })
 }

@@ -32,7 +32,7 @@ pub fn request(words: EnvWords, environ: &Environ) -> Result<HandedRequest, Erro
         .filter(|file| !file.is_empty());
     let file = file.map(PathBuf::from);
     if file.as_ref().is_some_and(|file| !file.is_absolute()) {
-        return Err(wrong(
+        return Err(Error::value(
             "JOBCAGE_ENV",
             "it is no absolute path, so jobcage has not set it",
         ));
@@ -55,14 +55,7 @@ fn assignment(given: &OsStr) -> Result<HandedVerb, Error> {
 fn name(given: &OsStr) -> Result<OsString, Error> {
     match check_name(given.as_bytes()) {
         Ok(()) => Ok(given.to_owned()),
-        Err(why) => Err(wrong("env", &why.to_string())),
-    }
-}
-
-fn wrong(origin: &str, why: &str) -> Error {
-    Error::Value {
-        origin: origin.into(),
-        why: why.into(),
+        Err(why) => Err(Error::value("env", why.to_string())),
     }
 }
 

@@ -148,12 +148,11 @@ impl Door<'_> {
             sync: self.switch(Opt::LogSync, w.log_sync)?,
         };
         if w.stdin.is_some() && !(detach || log) {
-            return Err(Error::Value {
-                origin: "--stdin".into(),
-                why: "a command in the foreground has the standard input of jobcage itself; write < FILE, or give --detach \
-                      or --log"
-                    .into(),
-            });
+            return Err(Error::value(
+                "--stdin",
+                "a command in the foreground has the standard input of jobcage itself; write < FILE, or give --detach or \
+                 --log",
+            ));
         }
         let stdin = match w.stdin {
             Some(file) => Stdin::File(file.into()),
@@ -215,10 +214,10 @@ impl Door<'_> {
         };
         match (on(Opt::Quiet, quiet)?, on(Opt::Verbose, verbose)?) {
             (None, None) => Ok(Voice::Normal),
-            (Some(q), Some(v)) if q == v => Err(Error::Value {
-                origin: "quiet and verbose".into(),
-                why: "both are set in the same place; take one of them away".into(),
-            }),
+            (Some(q), Some(v)) if q == v => Err(Error::value(
+                "quiet and verbose",
+                "both are set in the same place; take one of them away",
+            )),
             (Some(_), None) => Ok(Voice::Quiet),
             (None, Some(_)) => Ok(Voice::Verbose),
             (Some(q), Some(v)) => Ok(if q < v { Voice::Quiet } else { Voice::Verbose }),
@@ -283,13 +282,11 @@ impl Door<'_> {
         let mut known = std::collections::HashSet::new();
         keys.retain(|key| known.insert(key.clone()));
         if keys.len() > MOST_KEYS {
-            return Err(Error::Value {
-                origin: "--ssh-key".into(),
-                why: format!(
-                    "an agent gets at most {MOST_KEYS} keys, and these are {}",
-                    keys.len()
-                ),
-            });
+            let why = format!(
+                "an agent gets at most {MOST_KEYS} keys, and these are {}",
+                keys.len()
+            );
+            return Err(Error::value("--ssh-key", why));
         }
         Ok(on.unwrap_or(!keys.is_empty()).then_some(keys))
     }
@@ -336,7 +333,7 @@ impl Door<'_> {
         let reboot = match (reboot, &script) {
             (None, _) => None,
             (Some(reboot), Some(script)) => Some(Box::new(reboot.of(script)?)),
-            (Some(_), None) => return Err(wrong("--after-reboot", "there is no --after to run then")),
+            (Some(_), None) => return Err(Error::value("--after-reboot", "there is no --after to run then")),
         };
         Ok(script.map(|script| AfterRequest {
             script: Secret::from(script),
@@ -450,18 +447,8 @@ impl Door<'_> {
 }
 
 /// A switch that stands on the command line alone.
-fn flag(name: &str, word: Option<OsString>) -> Result<bool, Error> {
-    let value = word.map(|word| pick::text(parse_bool)(&word)).transpose();
-    value
-        .map(|on| on.unwrap_or(false))
-        .map_err(|why| wrong(name, why))
-}
-
-fn wrong(origin: &str, why: impl Into<String>) -> Error {
-    Error::Value {
-        origin: origin.into(),
-        why: why.into(),
-    }
+fn flag(name: &'static str, word: Option<OsString>) -> Result<bool, Error> {
+    Ok(pick::only(name, word, pick::text(parse_bool))?.unwrap_or(false))
 }
 
 /// `--after-reboot`, before the script is known.
@@ -477,11 +464,11 @@ fn after_reboot(
     let env_file = env_file.map(PathBuf::from);
     match (flag("--after-reboot", word)?, env_file) {
         (false, None) => Ok(None),
-        (false, Some(_)) => Err(wrong(
+        (false, Some(_)) => Err(Error::value(
             "--after-env-file",
             "it is for after a reboot: give --after-reboot as well, or use --env",
         )),
-        (true, _) if !is_captured => Err(wrong(
+        (true, _) if !is_captured => Err(Error::value(
             "--after-reboot",
             "nothing of a command in the foreground survives a reboot; give --detach or --log as well",
         )),
@@ -502,7 +489,7 @@ impl Reboot {
             .map(str::to_owned)
             .collect();
         if !argv.first().is_some_and(|program| program.starts_with('/')) {
-            return Err(wrong(
+            return Err(Error::value(
                 "--after-reboot",
                 "no script is kept on a disk, so --after has to be a plain command: the absolute path of a program and its \
                  arguments, of letters, digits and _./:=@%+,- with blanks between them; put a script into a file of yours",
@@ -529,10 +516,7 @@ pub fn inherited(environ: Environ) -> Vec<(OsString, Secret)> {
 }
 
 pub(super) fn job_id(origin: &str, given: &OsStr) -> Result<JobId, Error> {
-    pick::text(str::parse)(given).map_err(|why| Error::Value {
-        origin: origin.into(),
-        why,
-    })
+    pick::text(str::parse)(given).map_err(|why| Error::value(origin, why))
 }
 
 #[cfg(test)]

@@ -12,10 +12,20 @@ use crate::config::{Layers, Origin};
 const NONE: &str = "none";
 
 fn wrong(origin: Origin<'_>, why: &dyn Display) -> Error {
-    Error::Value {
-        origin: origin.to_string(),
-        why: why.to_string(),
-    }
+    Error::value(origin.to_string(), why.to_string())
+}
+
+/// The value of a flag that no other layer may set.
+///
+/// # Errors
+/// If it is wrong.
+pub fn only<T>(
+    flag: &'static str,
+    word: Option<OsString>,
+    parse: impl Fn(&OsStr) -> Result<T, String>,
+) -> Result<Option<T>, Error> {
+    let value = word.map(|word| parse(&word)).transpose();
+    value.map_err(|why| Error::value(flag, why))
 }
 
 /// The value that a word or a layer gives, and how strong it is: 0 is the command line.
@@ -123,16 +133,18 @@ pub fn path(layers: &Layers, opt: Opt, word: Option<OsString>) -> Result<Option<
 /// # Errors
 /// If any layer's path is not absolute.
 pub fn directory(layers: &Layers, opt: Opt, word: Option<OsString>) -> Result<Option<PathBuf>, Error> {
-    let parse = |given: &OsStr| {
-        let path = PathBuf::from(given);
-        let fits = path.is_absolute() && !given.as_encoded_bytes().contains(&0);
-        if fits {
-            Ok(path)
-        } else {
-            Err(format!("{given:?} is no absolute path: begin it with /"))
-        }
-    };
-    Ok(ranked(layers, opt, word, parse)?.map(|ranked| ranked.value))
+    Ok(ranked(layers, opt, word, absolute)?.map(|ranked| ranked.value))
+}
+
+/// A path that means the same wherever jobcage is called.
+///
+/// # Errors
+/// If it is not absolute, or holds a NUL.
+pub fn absolute(given: &OsStr) -> Result<PathBuf, String> {
+    let path = PathBuf::from(given);
+    let fits = path.is_absolute() && !given.as_encoded_bytes().contains(&0);
+    fits.then_some(path)
+        .ok_or_else(|| format!("{given:?} is no absolute path: begin it with /"))
 }
 
 /// All values of an option that may be given more than once, the weakest layer first, so that a later one

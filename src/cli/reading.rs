@@ -1,26 +1,12 @@
 //! What is meant by the verbs that read the output of a job: `logs` and `attach`.
 
 use jobcage_job::{Stream, parse_size};
-use std::ffi::{OsStr, OsString};
 
 use super::error::Error;
 use super::meaning::{Door, job_id};
-use super::pick;
+use super::pick::{self, only};
 use super::request::{AttachRequest, Begin, LogsRequest, LogsWhat, Request, Voice};
 use super::words::{AttachWords, BeginWords, LogsWords};
-
-/// The value of a flag that no other layer may set.
-fn only<T>(
-    flag: &'static str,
-    word: Option<OsString>,
-    parse: impl Fn(&OsStr) -> Result<T, String>,
-) -> Result<Option<T>, Error> {
-    let value = word.map(|word| parse(&word)).transpose();
-    value.map_err(|why| Error::Value {
-        origin: flag.into(),
-        why,
-    })
-}
 
 impl Door<'_> {
     pub(super) fn logs(&self, w: LogsWords) -> Result<(Request, Voice), Error> {

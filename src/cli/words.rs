@@ -598,10 +598,7 @@ pub fn command() -> Command {
 /// # Errors
 /// What clap refuses; `--help` and `--version` come this way too.
 pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, clap::Error> {
-    let mut matches = command().try_get_matches_from(words)?;
-    let Some((verb, mut matches)) = matches.remove_subcommand() else {
-        return Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand));
-    };
+    let (verb, mut matches) = subcommand(&mut command().try_get_matches_from(words)?)?;
     let m = &mut matches;
     Ok(match verb.as_str() {
         "run" => VerbWords::Run(Box::new(RunWords::from_arg_matches_mut(m)?)),
@@ -624,10 +621,13 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
     })
 }
 
+fn subcommand(matches: &mut ArgMatches) -> Result<(String, ArgMatches), clap::Error> {
+    let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
+    matches.remove_subcommand().ok_or_else(missing)
+}
+
 fn split_gitlab(matches: &mut ArgMatches) -> Result<GitlabWords, clap::Error> {
-    let (verb, mut matches) = matches
-        .remove_subcommand()
-        .ok_or(clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+    let (verb, mut matches) = subcommand(matches)?;
     let m = &mut matches;
     Ok(match verb.as_str() {
         "config" => GitlabWords::Config(GitlabConfigWords::from_arg_matches_mut(m)?),
@@ -638,9 +638,7 @@ fn split_gitlab(matches: &mut ArgMatches) -> Result<GitlabWords, clap::Error> {
 }
 
 fn split_env(matches: &mut ArgMatches) -> Result<EnvWords, clap::Error> {
-    let (verb, mut matches) = matches
-        .remove_subcommand()
-        .ok_or(clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+    let (verb, mut matches) = subcommand(matches)?;
     let m = &mut matches;
     Ok(match verb.as_str() {
         "set" => EnvWords::Set(EnvSetWords::from_arg_matches_mut(m)?),

@@ -7,9 +7,10 @@ use crate::cli::request::{CageChoice, Common, RunRequest, Voice};
 use crate::verbs::{self, VerbError, places, tell, tell_done};
 use jobcage_cage::{Dir, Process, describe, listed};
 use jobcage_job::{CreatedBy, Death, FoundBy, JobId, JobSpec};
-use jobcage_ledger::{Places, State};
+use jobcage_ledger::Places;
+use jobcage_supervisor::gc::{self, Done};
 use jobcage_supervisor::prune::Keep;
-use jobcage_supervisor::{gc, sessions};
+use jobcage_supervisor::sessions;
 use std::path::Path;
 
 /// `jobcage gitlab prepare`.
@@ -19,7 +20,7 @@ use std::path::Path;
 pub fn prepare(run: RunRequest) -> Result<(), VerbError> {
     let response = Response::of_this_call()?;
     let CageChoice::New { cage, .. } = run.cage else {
-        return Err(GitlabError::NoCage(response.id).into());
+        unreachable!("no word of gitlab names a cage");
     };
     let records = places(&run.common.places);
     close_orphans(&records, run.common.voice);
@@ -66,19 +67,16 @@ fn runner() -> Result<i32, GitlabError> {
 /// What nobody looks after any more is closed first: its VMs and processes are in this job's way.
 fn close_orphans(records: &Places, voice: Voice) {
     match gc::gc(records, &Keep::default(), false) {
-        Ok(done) if voice == Voice::Verbose => done.iter().for_each(|one| say(&tell_done(one).1)),
-        Ok(_) => {}
+        Ok(done) => done.iter().for_each(|one| match one {
+            Done::Quarantined(report) => say(&format!(
+                "warning: processes of the job {id} survive on this host; \"jobcage show {id}\" names them",
+                id = report.job
+            )),
+            one if voice == Voice::Verbose => say(&tell_done(one).1),
+            _ => {}
+        }),
         // It is no fault of this job.
         Err(failure) => say(&format!("note: orphans could not be looked for: {failure}")),
-    }
-    let quarantined = records.all().unwrap_or_default().into_iter().filter(|id| {
-        let state = records.open(id).and_then(|record| record.state());
-        matches!(state, Ok(State::Over(report)) if report.quarantine.is_some())
-    });
-    for id in quarantined {
-        say(&format!(
-            "warning: processes of the job {id} survive on this host; \"jobcage show {id}\" names them"
-        ));
     }
 }
 
@@ -128,7 +126,13 @@ fn open_cages(records: &Places, response: &Response) -> Result<Vec<(JobId, JobSp
     let name = response.cage_name();
     let runner = nix::unistd::getppid().as_raw();
     let mut found = Vec::new();
-    for id in records.all()? {
+    // An id begins with the name. There may be thousands of records, and each stage comes here.
+    let begins = format!("{name}-");
+    for id in records
+        .all()?
+        .into_iter()
+        .filter(|id| id.as_str().starts_with(&begins))
+    {
         // One that cannot be read is not this job's to complain about.
         let Ok(record) = records.open(&id) else { continue };
         let Ok(Some(spec)) = record.spec() else { continue };

@@ -9,7 +9,7 @@ mod contract;
 mod stage;
 
 use crate::cli::request::{GitlabCall, GitlabRequest};
-use crate::verbs::{Outcome, VerbError};
+use crate::verbs::Outcome;
 use contract::Codes;
 use std::process::ExitCode;
 
@@ -67,10 +67,4 @@ pub fn failed() -> ExitCode {
 #[must_use]
 pub fn is_called(words: &[std::ffi::OsString]) -> bool {
     words.get(1).is_some_and(|verb| verb == "gitlab")
-}
-
-impl From<GitlabError> for VerbError {
-    fn from(error: GitlabError) -> Self {
-        Self::Gitlab(error)
-    }
 }

@@ -34,7 +34,7 @@ pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
     step.env.login = true;
     step.env.inherited.retain(|(name, _)| is_inherited(name));
     let mut command = verbs::build(&step)?;
-    verbs::settle_at_home(&mut command, &step.identity)?;
+    verbs::settle_at_home(&mut command)?;
     let job = Job {
         places: records,
         cgroup_root: run.common.places.cgroup_root.clone(),

@@ -56,12 +56,17 @@ pub fn settle_dir(command: &mut Command) -> Result<(), VerbError> {
     Ok(())
 }
 
-/// Has a command start at its user's home, or at the root where that user cannot go there.
-pub fn settle_at_home(command: &mut Command, identity: &Identity) -> Result<(), VerbError> {
-    let home = account(identity)?.map(|account| account.dir);
-    let home =
-        home.filter(|home| home.is_dir() && command.identity.as_ref().is_none_or(|who| may_enter(who, home)));
-    command.dir = Some(text(home.as_deref().unwrap_or(Path::new("/")).as_os_str())?);
+/// Has a command start at its `HOME`, or at the root where its user cannot go there.
+pub fn settle_at_home(command: &mut Command) -> Result<(), VerbError> {
+    let home = command
+        .env
+        .iter()
+        .find_map(|entry| entry.to_bytes().strip_prefix(b"HOME="));
+    let home = home.map(|home| Path::new(OsStr::from_bytes(home)));
+    let fits =
+        |home: &&Path| home.is_dir() && command.identity.as_ref().is_none_or(|who| may_enter(who, home));
+    let dir = text(home.filter(fits).unwrap_or(Path::new("/")).as_os_str())?;
+    command.dir = Some(dir);
     Ok(())
 }
 

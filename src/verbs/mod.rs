@@ -73,7 +73,7 @@ pub enum VerbError {
     },
     /// A call of GitLab Runner.
     #[error(transparent)]
-    Gitlab(crate::gitlab::GitlabError),
+    Gitlab(#[from] crate::gitlab::GitlabError),
     /// A text that was asked for did not get out.
     #[error("cannot write to standard output: {0}")]
     Stdout(std::io::Error),

@@ -21,7 +21,7 @@ use crate::job::{Job, Outcome, Target};
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
 use crate::signals::{Signals, stop_by};
-use crate::watcher::{self};
+use crate::watcher;
 use crate::wish::Wish;
 use jobcage_cage::{Emptied, oom_kills};
 use jobcage_job::{Clock, StepReport, Streams};

@@ -1,7 +1,7 @@
 //! What a supervisor and its keeper say to each other: one message, one packet, JSON, with descriptors beside it.
 
 use crate::error::{Failure, Result};
-use jobcage_job::MainEnd;
+use jobcage_job::{MainEnd, Streams};
 use jobcage_sys::{Errno, socket};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,15 @@ pub enum Output {
     Split,
     /// Into the two descriptors that come along.
     Given,
+}
+
+impl From<Streams> for Output {
+    fn from(streams: Streams) -> Self {
+        match streams {
+            Streams::Merged => Self::Merged,
+            Streams::Split => Self::Split,
+        }
+    }
 }
 
 impl Output {

@@ -1,5 +1,6 @@
 //! The output of a step on its way from the pipe to the log.
 
+use crate::error::{Failure, Result};
 use jobcage_job::{CaptureSpec, LogReport, Stream, Streams};
 use jobcage_ledger::log::{self, LogLimit, LogWriter, Taken};
 use jobcage_sys::{Errno, file};
@@ -41,11 +42,23 @@ pub(super) struct Output {
 }
 
 /// The streams of a capture.
-pub(super) fn streams(capture: &CaptureSpec) -> &'static [Stream] {
+fn streams(capture: &CaptureSpec) -> &'static [Stream] {
     match capture.streams {
         Streams::Merged => &[Stream::Merged],
         Streams::Split => &[Stream::Stdout, Stream::Stderr],
     }
+}
+
+/// Opens or continues the logs of a step.
+///
+/// # Errors
+/// If one of them cannot be opened.
+pub(super) fn open(dir: BorrowedFd<'_>, step: u32, capture: &CaptureSpec) -> Result<Vec<Output>> {
+    let logs = streams(capture).iter();
+    let opened: jobcage_sys::Result<_> = logs
+        .map(|stream| Output::new(dir, step, *stream, capture))
+        .collect();
+    opened.map_err(Failure::system("open the log of the step"))
 }
 
 impl Output {
@@ -53,7 +66,7 @@ impl Output {
     ///
     /// # Errors
     /// If the log cannot be opened.
-    pub(super) fn new(
+    fn new(
         dir: BorrowedFd<'_>,
         step: u32,
         stream: Stream,

@@ -1,20 +1,18 @@
 //! `--after-reboot`: the after phase as it stands in the record, for when the host went down, or keeper and supervisor both
 //! died, and with them what was in memory. It is marked on the disk before it is started, so that it is once at most.
 
-use super::output::Output;
+use super::output::{self, Output};
 use crate::closing::{self, Closed, Outside};
 use crate::error::{Failure, Result};
 use crate::foreground::{merge_cut, result_variables};
 use crate::host::{self, cstring};
 use crate::job::Command;
-use crate::keeper::{self, Output as Way, Start};
+use crate::keeper::{self, Start};
 use crate::package;
 use crate::step::{self, exit_status};
 use jobcage_cage::{Cage, Leaf, Patience};
 use jobcage_job::handed::{DEFAULT_PATH, Handed, MAX_TOTAL, wrong_lines};
-use jobcage_job::{
-    AFTER_VERSION, AfterMark, AfterReboot, Clock, Ending, JobSpec, StepKind, StepReport, Streams,
-};
+use jobcage_job::{AFTER_VERSION, AfterMark, AfterReboot, Clock, Ending, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Places, Record, boot_id};
 use jobcage_sys::spawn::{Child, Identity};
 use jobcage_sys::wait::{self, Change, Whom};
@@ -253,20 +251,13 @@ fn watch(
     };
     let start = Start {
         step: step.number,
-        output: match capture.streams {
-            Streams::Split => Way::Split,
-            Streams::Merged => Way::Merged,
-        },
+        output: capture.streams.into(),
         stdin: false,
         owner: command.identity.as_ref().map(|identity| identity.uid),
         // It has a session of its own, and no terminal.
         no_keystrokes: false,
     };
-    let mut outputs = super::output::streams(capture)
-        .iter()
-        .map(|stream| Output::new(record.dir(), step.number, *stream, capture))
-        .collect::<jobcage_sys::Result<Vec<_>>>()
-        .map_err(Failure::system("open the log of the after phase"))?;
+    let mut outputs = output::open(record.dir(), step.number, capture)?;
     let package = package::seal_command(&command)?;
     let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
     let until = Instant::now() + after.timeout;

@@ -11,7 +11,7 @@ use crate::keeper::{self, Output as Way, Start};
 use crate::machine::Event;
 use crate::package;
 use crate::step;
-use jobcage_job::{AFTER_VERSION, AfterMark, StepKind, StepReport, Stream, Streams};
+use jobcage_job::{AFTER_VERSION, AfterMark, StepKind, StepReport};
 use jobcage_sys::{Errno, file};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,11 +37,11 @@ impl Kept {
         hand::name_the_job(&mut command.env, &whole.spec, whole.hand.as_ref(), more, uid);
         let start = Start {
             step: step.number,
-            output: match self.whole.job.capture.map(|capture| capture.streams) {
-                Some(Streams::Split) => Way::Split,
-                Some(Streams::Merged) => Way::Merged,
-                None => Way::Given,
-            },
+            output: self
+                .whole
+                .job
+                .capture
+                .map_or(Way::Given, |capture| capture.streams.into()),
             stdin: stdin.is_some(),
             owner: command.identity.as_ref().map(|identity| identity.uid),
             no_keystrokes: keystrokes_matter(&command),
@@ -97,13 +97,7 @@ impl Kept {
         let Some(capture) = &self.whole.job.capture else {
             return Ok(Vec::new());
         };
-        let dir = self.whole.record.dir();
-        let open = |stream: &Stream| Output::new(dir, step, *stream, capture);
-        let opened = output::streams(capture)
-            .iter()
-            .map(open)
-            .collect::<jobcage_sys::Result<_>>();
-        opened.map_err(Failure::system("open the log of the step"))
+        output::open(self.whole.record.dir(), step, capture)
     }
 
     /// An after phase that a later boot could run is marked for that one as well.

@@ -16,7 +16,7 @@ use crate::host;
 use crate::quiet::rest;
 use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, CreatedBy, JobId, JobSpec, LeaseHolder};
-use jobcage_ledger::{LedgerError, Places, Record, State};
+use jobcage_ledger::{LedgerError, Places, State};
 use jobcage_sys::spawn::Child;
 use jobcage_sys::{Errno, file, pidfd, wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -120,8 +120,8 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
     let message = std::str::from_utf8(&text[..n]).ok()?;
     if let Some(id) = message.strip_prefix(LEASE) {
         let id: JobId = id.parse().ok()?;
-        let record = places.open(&id).ok()?;
-        return watch_lease(places, id, &record);
+        let spec = places.open(&id).and_then(|record| record.spec()).ok()??;
+        return watch_lease(places, id, &spec);
     }
     let id = message.parse().ok()?;
     let process = match pidfd::open(peer.pid()) {
@@ -138,9 +138,8 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
 
 /// Watches the holder of a job's lease. Who has the record's lock does not matter: a lock is held for a step or a moment
 /// only, the lease for the job's life.
-fn watch_lease(places: &Places, id: JobId, record: &Record) -> Option<Watched> {
-    let spec = record.spec().ok()??;
-    match lease(&spec) {
+fn watch_lease(places: &Places, id: JobId, spec: &JobSpec) -> Option<Watched> {
+    match lease(spec) {
         Lease::Held(process) => Some(Watched {
             id,
             process,
@@ -176,12 +175,19 @@ fn leases_and_orphans(places: &Places) -> Vec<Watched> {
     let mut watched = Vec::new();
     for id in places.all().unwrap_or_default() {
         let Ok(record) = places.open(&id) else { continue };
-        let created = matches!(record.spec(), Ok(Some(spec)) if spec.created_by == CreatedBy::Create);
         match record.state() {
-            Ok(State::Over(_)) | Err(_) => {}
-            Ok(_) if created => watched.extend(watch_lease(places, id, &record)),
+            Ok(State::Unattended(spec)) if spec.created_by == CreatedBy::Create => {
+                watched.extend(watch_lease(places, id, &spec));
+            }
             Ok(State::Unattended(_)) => watched.extend(start_closing(places, id)),
-            Ok(_) => {}
+            Ok(State::Alive { .. } | State::Closing { .. }) => {
+                if let Ok(Some(spec)) = record.spec()
+                    && spec.created_by == CreatedBy::Create
+                {
+                    watched.extend(watch_lease(places, id, &spec));
+                }
+            }
+            Ok(State::Over(_) | State::NeverBegun) | Err(_) => {}
         }
     }
     watched
