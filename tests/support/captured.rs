@@ -1,19 +1,16 @@
 //! A detached job as a test sees it: the files of its record, and the processes that look after it.
 
+use super::PATIENCE;
 use super::call::Done;
 use super::cgroup;
 use super::job::read_report;
 use super::process::Process;
 use super::world::World;
-use super::{PATIENCE, left};
 use jobcage_job::{Report, StepReport};
-use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A detached job.
 pub struct Captured {
@@ -49,6 +46,15 @@ impl World {
             id: id.to_owned(),
             cgroup_root: self.cgroup_root.clone(),
         }
+    }
+
+    /// Waits for a file of the world that ends with a whole line: its content.
+    #[track_caller]
+    pub fn told(&self, file: &str) -> String {
+        let read = || fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        let is_whole = || read().ends_with('\n');
+        assert!(wait_written(&self.dir, is_whole), "no {file}");
+        read().trim().to_owned()
     }
 
     /// As [`World::assert_nothing_left`], and no keeper and no supervisor is left either.
@@ -184,30 +190,7 @@ pub fn kill_all(victims: &[&Process]) {
     }
 }
 
-/// Waits until `done`, which may become true when something in `dir` is made, renamed, removed or written.
+/// As [`cgroup::wait_change`], for as long as a test waits for anything.
 pub fn wait_written(dir: &Path, done: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    let flags = AddWatchFlags::IN_DELETE
-        | AddWatchFlags::IN_CREATE
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_MODIFY;
-    // A user has few of them (`fs.inotify.max_user_instances`), and many followers take all.
-    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
-    let watched = watch
-        .as_ref()
-        .is_none_or(|watch| watch.add_watch(dir, flags).is_ok());
-    while !done() {
-        if Instant::now() >= end || !watched {
-            return done();
-        }
-        // Older kernels do not tell of a splice into a file: look again after a while.
-        let soon = (Instant::now() + Duration::from_millis(50)).min(end);
-        let mut fds: Vec<PollFd<'_>> = watch
-            .iter()
-            .map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN))
-            .collect();
-        let _ = poll(&mut fds, left(soon));
-        let _ = watch.as_ref().map(Inotify::read_events);
-    }
-    true
+    cgroup::wait_change(dir, PATIENCE, done)
 }

@@ -131,18 +131,30 @@ pub fn wait_gone(dir: &Path, within: Duration) -> bool {
     wait_change(dir.parent().unwrap(), within, || !dir.exists())
 }
 
-/// Waits until `done`, which may become true when something in `dir` is made, renamed or removed.
+/// Waits until `done`, which may become true when something in `dir` is made, renamed, removed or written.
 pub fn wait_change(dir: &Path, within: Duration, done: impl Fn() -> bool) -> bool {
     let end = Instant::now() + within;
-    let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
-    let watched = watch.add_watch(dir, flags);
+    let flags = AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MODIFY;
+    // A user has few of them (`fs.inotify.max_user_instances`), and many followers take all.
+    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
+    let watched = watch
+        .as_ref()
+        .is_none_or(|watch| watch.add_watch(dir, flags).is_ok());
     while !done() {
-        if Instant::now() >= end || watched.is_err() {
+        if Instant::now() >= end || !watched {
             return done();
         }
-        let _ = poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], left(end));
-        let _ = watch.read_events();
+        // Older kernels do not tell of a splice into a file: look again after a while.
+        let soon = (Instant::now() + Duration::from_millis(50)).min(end);
+        let mut fds: Vec<PollFd<'_>> = watch
+            .iter()
+            .map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN))
+            .collect();
+        let _ = poll(&mut fds, left(soon));
+        let _ = watch.as_ref().map(Inotify::read_events);
     }
     true
 }

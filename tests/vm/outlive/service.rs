@@ -1,6 +1,5 @@
 //! A job and the service that it was started from, which systemd stops: it ends everybody in the service's cgroup.
 
-use crate::support::captured::wait_written;
 use crate::support::job::read_report;
 use crate::support::needs::{Need, met};
 use crate::support::process::Process;
@@ -68,14 +67,6 @@ impl Drop for Service {
     }
 }
 
-/// Waits for a whole line in a file of the world.
-fn told(world: &World, file: &str) -> String {
-    let path = world.dir.join(file);
-    let read = || fs::read_to_string(&path).unwrap_or_default();
-    assert!(wait_written(&world.dir, || read().ends_with('\n')), "no {file}");
-    read().trim().to_owned()
-}
-
 /// Those who look after it are not in the service's cgroup, and nor is the job.
 #[test]
 fn a_detached_job_outlives_its_service() {
@@ -85,7 +76,7 @@ fn a_detached_job_outlives_its_service() {
     let Some(service) = Service::start(&world, "service-detach", script) else {
         return;
     };
-    let job = world.captured(&told(&world, "id"));
+    let job = world.captured(&world.told("id"));
     job.wait_log("log-01", "up\n");
     let supervisor = job.supervisor(&world);
     service.systemctl(&["stop"]);
@@ -108,7 +99,7 @@ fn a_foreground_job_ends_with_its_service() {
     let Some(service) = Service::start(&world, "service-run", FOREGROUND) else {
         return;
     };
-    told(&world, "up");
+    world.told("up");
     // The stop is over when jobcage is.
     service.systemctl(&["stop"]);
     let report = read_report(&world.dir.join("report.json"));
@@ -124,7 +115,7 @@ fn a_timer_can_call_gc() {
     let mut world = World::new("service-gc");
     let script = "echo up > up; sleep 300 & sleep 300".to_owned();
     let mut job = world.run(&[], &[], &["sh".into(), "-c".into(), script]);
-    told(&world, "up");
+    world.told("up");
     let cage = world.cages()[0].clone();
     // Stopped first, so that it does not replace its watcher.
     job.stop();
@@ -139,7 +130,7 @@ fn a_timer_can_call_gc() {
     let Some(_service) = Service::start_by(&world, "service-gc", &timer, script) else {
         return;
     };
-    let gc = Process::open(told(&world, "pid").parse().unwrap());
+    let gc = Process::open(world.told("pid").parse().unwrap());
     let _go = world.say_into("go", "on");
     assert!(gc.wait_end(PATIENCE));
     assert!(!cage.exists(), "gc has not closed it");
@@ -153,11 +144,11 @@ fn a_service_that_is_killed_leaves_nothing_of_its_job() {
     let Some(service) = Service::start(&world, "service-kill", FOREGROUND) else {
         return;
     };
-    told(&world, "up");
+    world.told("up");
     let cage = world.cages()[0].clone();
     service.systemctl(&["kill", "--signal", Signal::SIGKILL.as_str()]);
     assert!(cgroup::wait_gone(&cage, PATIENCE));
-    assert_eq!(told(&world, "after"), "lost");
+    assert_eq!(world.told("after"), "lost");
     // Its second supervisor ends behind its report.
     world.assert_nobody_left();
 }

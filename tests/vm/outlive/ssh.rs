@@ -117,14 +117,6 @@ fn report_of(world: &World) -> Report {
     read_report(&file)
 }
 
-/// The id that a job tells, once it runs.
-fn id_in(world: &World, file: &str) -> String {
-    let path = world.dir.join(file);
-    let read = || fs::read_to_string(&path).unwrap_or_default();
-    assert!(wait_written(&world.dir, || read().ends_with('\n')), "no {file}");
-    read().trim().to_owned()
-}
-
 /// It hangs up its terminal, as ever: the job is cancelled, its after phase runs, nothing is left.
 #[test]
 fn a_foreground_job_ends_with_its_terminal() {
@@ -181,7 +173,7 @@ fn a_detached_job_does_not_notice() {
         let mut ssh = server.start(&world, &[terminal], run);
         assert!(ssh.wait_line("up"), "{} {}", ssh.stdout(), ssh.stderr());
         let remote = cut(&world, &mut ssh);
-        let job = world.captured(&id_in(&world, "id"));
+        let job = world.captured(&world.told("id"));
         let supervisor = job.supervisor(&world);
         let _go = world.say_into("go", "on");
         // The next connection finds everything from the first byte on, and the status.
