@@ -1,6 +1,6 @@
 //! How a job ends, and what is left of it then: nothing.
 
-use crate::runner::{Driver, Runner, world};
+use crate::runner::{Driver, Runner, with_job, world};
 use crate::support::captured::wait_written;
 use crate::support::process::Process;
 use crate::support::{PATIENCE, cgroup};
@@ -63,12 +63,7 @@ fn a_plain_driver_leaves_them_all() {
 /// Everybody in the stage is asked to end, not only who is in the group that the runner knows, and the call returns at once.
 #[test]
 fn a_cancel_reaches_everybody_and_the_after_script_still_runs() {
-    let Some(mut world) = world("gitlab-cancel") else {
-        return;
-    };
-    {
-        let runner = Runner::new(&world, 23);
-        assert_eq!(runner.call("prepare", &[]).code, 0);
+    with_job("gitlab-cancel", 23, |runner| {
         let script = "rm -f asked; setsid sh -c 'trap \"echo asked >> asked; exit\" TERM; echo $$ >> pids; echo up; \
                       while :; do sleep 0.02; done' & sleep 300";
         let mut stage = runner.start_stage("build_script", script);
@@ -79,9 +74,7 @@ fn a_cancel_reaches_everybody_and_the_after_script_still_runs() {
         assert_eq!(runner.read("asked"), "asked\n");
         let after = runner.stage("after_script", "echo after");
         assert_eq!((after.code, after.log.as_str()), (0, "after\n"));
-        assert_eq!(runner.call("cleanup", &[]).code, 0);
-    }
-    world.assert_nothing_left();
+    });
 }
 
 /// After the graceful time the runner kills the driver, and with it only who is in its group. cleanup gets the others.

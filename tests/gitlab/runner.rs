@@ -79,6 +79,16 @@ pub fn world(test: &str) -> Option<World> {
     Some(world)
 }
 
+/// A prepared job in a world of its own: what `play` does with it, its cleanup, and the proof that nothing is left.
+pub fn with_job(test: &str, id: u64, play: impl FnOnce(&Runner<'_>)) {
+    let Some(mut world) = world(test) else { return };
+    let runner = Runner::new(&world, id);
+    assert_eq!(runner.call("prepare", &[]).code, 0);
+    play(&runner);
+    assert_eq!(runner.call("cleanup", &[]).code, 0);
+    world.assert_nothing_left();
+}
+
 impl<'w> Runner<'w> {
     pub fn new(world: &'w World, id: u64) -> Self {
         let runner = Self {

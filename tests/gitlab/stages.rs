@@ -1,18 +1,13 @@
 //! What a stage's script finds, and what the runner hears of it.
 
-use crate::runner::{BUILD_USER, Runner, SECRET, world};
+use crate::runner::{BUILD_USER, Runner, SECRET, with_job, world};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 /// A login shell of the build user, with nothing of the runner's and the script nowhere to be read.
 #[test]
 fn a_script_runs_as_the_build_user_and_finds_nothing_of_the_driver() {
-    let Some(mut world) = world("gitlab-surroundings") else {
-        return;
-    };
-    {
-        let runner = Runner::new(&world, 10);
-        assert_eq!(runner.call("prepare", &[]).code, 0);
+    with_job("gitlab-surroundings", 10, |runner| {
         let script = "id -un; shopt -q login_shell && echo login; echo \"job ${JOBCAGE_JOB%-*}\"; \
                       env | grep -cE '^(CUSTOM_ENV_|JOB_RESPONSE_FILE|BUILD_|SYSTEM_FAILURE|TMPDIR)' || true; \
                       tr '\\0' ' ' < /proc/$$/cmdline; echo; ls -l /proc/$$/fd | grep -c script || true";
@@ -28,42 +23,28 @@ fn a_script_runs_as_the_build_user_and_finds_nothing_of_the_driver() {
         assert!(lines[4].trim() == "bash --login", "{}", stage.log);
         // What nobody has said is not told.
         assert_eq!((stage.told.as_str(), lines.len()), ("", 6), "{}", stage.log);
-        assert_eq!(runner.call("cleanup", &[]).code, 0);
-    }
-    world.assert_nothing_left();
+    });
 }
 
 #[test]
 fn both_streams_come_in_their_order_and_unbuffered() {
-    let Some(mut world) = world("gitlab-output") else {
-        return;
-    };
-    {
-        let runner = Runner::new(&world, 11);
-        assert_eq!(runner.call("prepare", &[]).code, 0);
-        world.fifo("go");
-        fs::set_permissions(world.dir.join("go"), Permissions::from_mode(0o666)).unwrap();
+    with_job("gitlab-output", 11, |runner| {
+        runner.world.fifo("go");
+        fs::set_permissions(runner.world.dir.join("go"), Permissions::from_mode(0o666)).unwrap();
         let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; read word < ../go; echo $word > /dev/stderr";
         let mut stage = runner.start_stage("build_script", script);
         stage.wait_line("err 5");
-        let _go = world.say_into("go", "on");
+        let _go = runner.world.say_into("go", "on");
         let ended = stage.end();
         let wanted: String = (1..=5).map(|i| format!("out {i}\nerr {i}\n")).collect();
         assert_eq!((ended.code, ended.log), (0, wanted + "on\n"));
-        assert_eq!(runner.call("cleanup", &[]).code, 0);
-    }
-    world.assert_nothing_left();
+    });
 }
 
 /// The runner knows three exit codes; the job's own goes through a file, which no stage finds from an earlier one.
 #[test]
 fn exit_codes_are_true() {
-    let Some(mut world) = world("gitlab-codes") else {
-        return;
-    };
-    {
-        let runner = Runner::new(&world, 12);
-        assert_eq!(runner.call("prepare", &[]).code, 0);
+    with_job("gitlab-codes", 12, |runner| {
         for (commands, code, told) in [
             ("exit 42", 1, "42\n"),
             ("true", 0, ""),
@@ -84,31 +65,22 @@ fn exit_codes_are_true() {
         }
         let gone = runner.call("run", &["/no/such/script", "build_script"]);
         assert_eq!((gone.code, gone.told.as_str()), (2, ""), "{}", gone.log);
-        let fifo = world.dir.join("fifo");
+        let fifo = runner.world.dir.join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let directory = runner.call("run", &[runner.tmp.to_str().unwrap(), "build_script"]);
         assert_eq!(directory.code, 2, "{}", directory.log);
-        assert_eq!(runner.call("cleanup", &[]).code, 0);
-    }
-    world.assert_nothing_left();
+    });
 }
 
 #[test]
 fn a_script_of_ten_megabytes_is_a_script() {
-    let Some(mut world) = world("gitlab-large") else {
-        return;
-    };
-    {
-        let runner = Runner::new(&world, 13);
-        assert_eq!(runner.call("prepare", &[]).code, 0);
+    with_job("gitlab-large", 13, |runner| {
         let script = runner.script("true");
         let line = format!(": '{}'\n", "x".repeat(8000));
         fs::write(&script, format!("{}echo whole\nexit 0\n", line.repeat(1300))).unwrap();
         let ended = runner.call("run", &[script.to_str().unwrap(), "build_script"]);
         assert_eq!((ended.code, ended.log.as_str()), (0, "whole\n"));
-        assert_eq!(runner.call("cleanup", &[]).code, 0);
-    }
-    world.assert_nothing_left();
+    });
 }
 
 /// What one stage leaves is there for the next one, and the last of them tells who is still there.
