@@ -49,7 +49,7 @@ pub fn detach(context: &Context<'_>) -> Result<Vec<Table>> {
                 Target::ratio("D1", ON_DISK, "run", 3.0),
             ]),
         Table::new("D1", "launch until the client is back", "ms", "run", back)
-            .note(&["in the foreground with the job's end, detached with its record on the disk".into()]),
+            .note(&["in the foreground with the job's end, detached when its record is written".into()]),
     ])
 }
 
