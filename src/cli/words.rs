@@ -147,7 +147,7 @@ pub struct RunWords {
     pub grace: Option<OsString>,
     /// Run this with /bin/sh -c when the command is over, however it ended.
     ///
-    /// It finds out what happened from JOBCAGE_RESULT, JOBCAGE_EXIT_CODE, JOBCAGE_SIGNAL and JOBCAGE_ENDING.
+    /// It finds out what happened from JOBCAGE_RESULT, JOBCAGE_EXIT_CODE, JOBCAGE_SIGNAL, JOBCAGE_ENDING and JOBCAGE_CAUSE.
     #[arg(
         long,
         value_name = "SCRIPT",

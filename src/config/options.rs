@@ -148,7 +148,7 @@ table! {
 pub const CONFIG_VARIABLE: &str = "JOBCAGE_CONFIG";
 
 /// Variables that jobcage sets for a job. They are no options, and nobody else may set them.
-pub const SET_BY_JOBCAGE: [&str; 7] = [
+pub const SET_BY_JOBCAGE: [&str; 8] = [
     "JOBCAGE_JOB",
     "JOBCAGE_ENV",
     "JOBCAGE_PATH",
@@ -156,6 +156,7 @@ pub const SET_BY_JOBCAGE: [&str; 7] = [
     "JOBCAGE_EXIT_CODE",
     "JOBCAGE_SIGNAL",
     "JOBCAGE_ENDING",
+    "JOBCAGE_CAUSE",
 ];
 
 /// Variables that jobcage's tests and scripts use. They are no options either.

@@ -1,16 +1,16 @@
 //! `jobcage gitlab prepare` and `cleanup`: the job's cage, from its beginning to its end.
 
-use super::GitlabError;
-use super::config::build_user;
 use super::contract::Response;
+use super::stage::login_shell;
+use super::{GitlabError, end};
 use crate::cli::request::{CageChoice, Common, RunRequest, Voice};
 use crate::verbs::{self, VerbError, places, tell, tell_done};
 use jobcage_cage::{Dir, Process, describe, listed};
-use jobcage_job::{CreatedBy, Death, FoundBy, JobId, JobSpec};
-use jobcage_ledger::Places;
+use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFull, Streams};
+use jobcage_ledger::{Places, Record};
 use jobcage_supervisor::gc::{self, Done};
 use jobcage_supervisor::prune::Keep;
-use jobcage_supervisor::sessions;
+use jobcage_supervisor::{Job, Target, sessions};
 use std::path::Path;
 
 /// `jobcage gitlab prepare`.
@@ -26,18 +26,29 @@ pub fn prepare(run: RunRequest) -> Result<(), VerbError> {
     close_orphans(&records, run.common.voice);
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, &response, Voice::Quiet)?;
-    let user = build_user(&run.step.identity)?;
-    let created = sessions::create(&sessions::Create {
+    let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),
-        name: Some(response.cage_name()),
-        limits: cage.limits,
-        best_effort: cage.best_effort,
-        uid: verbs::uid(&user)?,
-        identity: verbs::identity(&user)?,
-        agent: verbs::read_keys(cage.ssh_agent.as_deref())?,
+        target: Target::New {
+            name: Some(response.cage_name()),
+            limits: cage.limits,
+            best_effort: cage.best_effort,
+            // The job's script is not there yet, and after it nothing is to be cleaned up before it has begun.
+            after: None,
+        },
+        command: login_shell(run.step)?,
+        timeout: run.timeout,
+        idle_timeout: None,
+        signal: run.signal.number(),
         grace: run.grace,
-        lease_pid: Some(runner()?),
+        detail: true,
+        agent: verbs::read_keys(cage.ssh_agent.as_deref())?,
+        spare: run.spare,
+        lease: Some(sessions::lease_holder(runner()?)?),
+        capture: Some(CAPTURE),
+        copied: None,
+        session: true,
+        step: None,
     })?;
     header(&records, &response, &created.id)?;
     created
@@ -46,6 +57,14 @@ pub fn prepare(run: RunRequest) -> Result<(), VerbError> {
         .for_each(|note| say(&format!("note: {note}")));
     Ok(())
 }
+
+/// How the output of an after phase is kept that jobcage runs itself.
+const CAPTURE: CaptureSpec = CaptureSpec {
+    streams: Streams::Merged,
+    log_max: Some(64 << 20),
+    log_full: LogFull::Middle,
+    sync: false,
+};
 
 /// Into the job's log.
 pub fn say(line: &str) {
@@ -121,8 +140,8 @@ fn limits(spec: &JobSpec) -> String {
     }
 }
 
-/// The open cages of a job under this runner, or under one that is gone; the newest last.
-fn open_cages(records: &Places, response: &Response) -> Result<Vec<(JobId, JobSpec)>, VerbError> {
+/// The cages of a job under this runner, or under one that is gone; the newest last.
+fn cages(records: &Places, response: &Response) -> Result<Vec<(Record, JobSpec)>, VerbError> {
     let name = response.cage_name();
     let runner = nix::unistd::getppid().as_raw();
     let mut found = Vec::new();
@@ -136,18 +155,34 @@ fn open_cages(records: &Places, response: &Response) -> Result<Vec<(JobId, JobSp
         // One that cannot be read is not this job's to complain about.
         let Ok(record) = records.open(&id) else { continue };
         let Ok(Some(spec)) = record.spec() else { continue };
-        let is_ours = spec.created_by == CreatedBy::Create && spec.name.as_deref() == Some(&name);
+        let is_ours = spec.created_by == CreatedBy::Session && spec.name.as_deref() == Some(&name);
         // Two runners of two GitLabs may have jobs of the same number.
         let is_near = spec.lease.is_none_or(|lease| {
             let holder = Process::read(lease.pid).filter(|process| process.start_ticks == lease.start_ticks);
             lease.pid == runner || holder.is_none()
         });
-        if is_ours && is_near && matches!(record.report(), Ok(None)) {
-            found.push((id, spec));
+        if is_ours && is_near {
+            found.push((record, spec));
         }
     }
     found.sort_by_key(|(_, spec)| spec.created_ns);
     Ok(found)
+}
+
+/// Those that are open.
+fn open_cages(records: &Places, response: &Response) -> Result<Vec<(JobId, JobSpec)>, VerbError> {
+    let all = cages(records, response)?.into_iter();
+    let open = all.filter(|(record, _)| matches!(record.report(), Ok(None)));
+    Ok(open.map(|(record, spec)| (record.id().clone(), spec)).collect())
+}
+
+/// The record of the newest one, if it is over.
+///
+/// # Errors
+/// If the records cannot be listed.
+pub fn last_over(records: &Places, response: &Response) -> Result<Option<Record>, VerbError> {
+    let newest = cages(records, response)?.pop().map(|(record, _)| record);
+    Ok(newest.filter(Record::has_report))
 }
 
 /// The cage that this job's stages run in.
@@ -200,7 +235,8 @@ pub fn cleanup(common: &Common) -> Result<(), VerbError> {
 fn end_all(records: &Places, response: &Response, voice: Voice) -> Result<bool, VerbError> {
     let mut clean = true;
     for (id, _) in open_cages(records, response)? {
-        let report = sessions::cleanup(records, &id, None)?;
+        let steps = records.open(&id)?.steps()?;
+        let report = end::finish(records, &id, end::ending_of(&steps))?;
         tell(&report, voice);
         clean &= report.clean;
     }

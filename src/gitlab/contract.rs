@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The runner's variables that are not the job's.
 const OF_THE_RUNNER: [&str; 5] = [
@@ -18,7 +19,7 @@ const OF_THE_RUNNER: [&str; 5] = [
 ];
 
 /// What stands before the name of every variable of the job. A job can set each of them, so none is believed.
-const OF_THE_JOB: &[u8] = b"CUSTOM_ENV_";
+pub const OF_THE_JOB: &[u8] = b"CUSTOM_ENV_";
 
 /// The largest response that is read: GitLab's own limits are far below.
 const MOST: u64 = 64 << 20;
@@ -64,6 +65,37 @@ pub struct Response {
     /// What it is called.
     #[serde(default)]
     pub job_info: JobInfo,
+    /// What it runs, by name: `script`, `after_script`, …
+    #[serde(default)]
+    steps: Vec<Step>,
+    /// Its variables, whose values are not read here: the runner expands them.
+    #[serde(default)]
+    variables: Vec<Variable>,
+    /// What the runner is told about itself.
+    #[serde(default)]
+    runner_info: RunnerInfo,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct Step {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    script: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct Variable {
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    file: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct RunnerInfo {
+    #[serde(default)]
+    timeout: Option<u64>,
 }
 
 /// Names of a job, which are the user's: for reading only.
@@ -104,6 +136,27 @@ impl Response {
                 e.column()
             ))
         })
+    }
+
+    /// The commands of a step; `None`: there are none.
+    #[must_use]
+    pub fn script_of(&self, step: &str) -> Option<&[String]> {
+        let step = self.steps.iter().find(|known| known.name == step)?;
+        step.script.as_deref().filter(|script| !script.is_empty())
+    }
+
+    /// Whether a variable is to be a file that holds its value.
+    #[must_use]
+    pub fn is_file(&self, name: &[u8]) -> bool {
+        let mut known = self.variables.iter();
+        known.any(|variable| variable.file && variable.key.as_bytes() == name)
+    }
+
+    /// The time that GitLab gives the job.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        let seconds = self.runner_info.timeout.filter(|seconds| *seconds > 0);
+        seconds.map(Duration::from_secs)
     }
 
     /// The name of its cage.

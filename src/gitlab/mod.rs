@@ -3,9 +3,11 @@
 //! A job of GitLab is a cage of `jobcage create`, whose lease the runner holds: the watcher closes it if the runner dies. Each
 //! call finds it anew by the job's number and by the runner, so that none depends on what another has left in memory.
 
+mod after;
 mod cage;
 mod config;
 mod contract;
+mod end;
 mod stage;
 
 use crate::cli::request::{GitlabCall, GitlabRequest};

@@ -1,13 +1,14 @@
 //! `jobcage gitlab run SCRIPT STAGE`: one stage in a leaf of its own, its script on the standard input of a login shell.
 
-use super::GitlabError;
-use super::cage::{current, say, tell_who_is_left};
+use super::cage::{current, last_over, say, tell_who_is_left};
 use super::config::build_user;
 use super::contract::{Codes, Response, Verdict, exit_code_file, forget_exit_code, is_inherited};
-use crate::cli::request::{RunRequest, Voice};
+use super::{GitlabError, after, end};
+use crate::cli::request::{RunRequest, StepRequest, Voice};
 use crate::verbs::{self, Outcome, VerbError, places, tell};
-use jobcage_job::Streams;
-use jobcage_supervisor::{Job, Target, foreground};
+use jobcage_job::{Cause, Ending, Streams};
+use jobcage_ledger::Places;
+use jobcage_supervisor::{Command, Job, Target, foreground};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -26,15 +27,21 @@ pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
     forget_exit_code(told.as_deref());
     let response = Response::of_this_call()?;
     let records = places(&run.common.places);
-    let (id, spec) = current(&records, &response)?;
+    let (id, spec) = match current(&records, &response) {
+        // Ours came first: the session is over.
+        Err(_) if stage == after::STAGE && after_has_run(&records, &response)? => return Ok(0),
+        found => found?,
+    };
+    let record = records.open(&id)?;
+    if after::is_due_after(stage) {
+        after::give(&record, &response)?;
+    }
+    if stage == after::STAGE && !after::take(&record)? {
+        tell_after_has_run();
+        return Ok(0);
+    }
     take_as_stdin(script)?;
-    let mut step = run.step;
-    step.identity = build_user(&step.identity)?;
-    step.command = vec!["bash".into(), "--login".into()];
-    step.env.login = true;
-    step.env.inherited.retain(|(name, _)| is_inherited(name));
-    let mut command = verbs::build(&step)?;
-    verbs::settle_at_home(&mut command)?;
+    let command = login_shell(run.step)?;
     let job = Job {
         places: records,
         cgroup_root: run.common.places.cgroup_root.clone(),
@@ -51,13 +58,30 @@ pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
         capture: None,
         // The runner waits for the end of its pipes, which no process of the job may hold.
         copied: Some(Streams::Merged),
+        session: false,
+        step: Some(stage.to_owned()),
     };
     let report = foreground::run(&job)?.report;
     tell(&report, Voice::Normal);
-    if stage == LAST {
+    let mut ending = report.ending;
+    if end::is_timeout(&response, &spec, &ending) && end::after_is_due(&record) {
+        // Now, while somebody reads it: the runner calls nothing more but cleanup, whose output reaches no user.
+        end::finish(&job.places, &id, end::TIMED_OUT)?;
+    } else if end::is_ending(&record)
+        && let Some(report) = end::see_off(&record)?
+    {
+        tell(&report, Voice::Normal);
+        // A cleanup beside us says no more than that the stage is over.
+        if !matches!(
+            report.ending,
+            Ending::Exited { .. } | Ending::Cancelled(Cause::Cleanup)
+        ) {
+            ending = report.ending;
+        }
+    } else if stage == LAST {
         tell_who_is_left(&id, &spec);
     }
-    Ok(match Verdict::of(&report.ending) {
+    Ok(match Verdict::of(&ending) {
         Verdict::Good => 0,
         Verdict::SystemFailed => codes.system_failure,
         Verdict::JobFailed(code) => {
@@ -73,6 +97,33 @@ pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
             codes.build_failure
         }
     })
+}
+
+/// The login shell of the build user, which a script is fed to.
+///
+/// # Errors
+/// If there is no such user.
+pub fn login_shell(mut step: StepRequest) -> Result<Command, VerbError> {
+    step.identity = build_user(&step.identity)?;
+    step.command = vec!["bash".into(), "--login".into()];
+    step.env.login = true;
+    step.env.inherited.retain(|(name, _)| is_inherited(name));
+    let mut command = verbs::build(&step)?;
+    verbs::settle_at_home(&mut command)?;
+    Ok(command)
+}
+
+fn after_has_run(records: &Places, response: &Response) -> Result<bool, VerbError> {
+    let over = last_over(records, response)?;
+    let has_run = over.is_some_and(|record| after::has_begun(&record));
+    if has_run {
+        tell_after_has_run();
+    }
+    Ok(has_run)
+}
+
+fn tell_after_has_run() {
+    say("after_script has run already: jobcage ran it when the job's time was over");
 }
 
 /// The script is root's and stays so: the build user's shell reads it from an open file. No argument list shows it, and no

@@ -36,7 +36,7 @@ pub fn stop(request: StopRequest) -> Outcome {
         StopHow::Polite { signal, grace } => How {
             signal: signal.map(|signal| signal.number()),
             grace,
-            now: false,
+            ..How::default()
         },
         StopHow::Now => How {
             now: true,

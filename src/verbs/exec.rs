@@ -32,6 +32,8 @@ pub fn exec(request: ExecRequest) -> Outcome {
         lease: None,
         capture: None,
         copied: None,
+        session: false,
+        step: None,
         agent: None,
         spare: Vec::new(),
     };

@@ -78,7 +78,7 @@ fn describe_state(id: &JobId, state: Result<(State, Option<JobSpec>), LedgerErro
         Ok((State::Alive { supervisor }, Some(spec))) => running(id, "running", Some(supervisor), &spec),
         Ok((State::Closing { by }, Some(spec))) => running(id, "closing", Some(by), &spec),
         Ok((State::Unattended(_), Some(spec))) => {
-            let open = spec.created_by == jobcage_job::CreatedBy::Create;
+            let open = !spec.created_by.is_tended();
             running(id, if open { "open" } else { "orphan" }, None, &spec)
         }
     }

@@ -16,7 +16,8 @@ mod run;
 mod wait;
 
 pub use attach::attach;
-pub use command::{account, build, identity, settle_at_home, uid};
+pub use captured::{outlets, tell_lost};
+pub use command::{account, build, settle_at_home};
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop, tell_done};
 pub use env::env;

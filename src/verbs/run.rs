@@ -50,6 +50,8 @@ pub fn run(request: RunRequest) -> Outcome {
         lease: lease(request.capture.as_ref()),
         capture: request.capture.as_ref().map(|capture| capture.spec),
         copied: None,
+        session: false,
+        step: None,
     };
     if let Some(capture) = &request.capture {
         return captured(&job, capture, request.common, request.report);

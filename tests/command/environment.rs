@@ -118,6 +118,7 @@ fn options_in_variables_are_for_this_call_only() {
         "JOBCAGE_EXIT_CODE",
         "JOBCAGE_SIGNAL",
         "JOBCAGE_ENDING",
+        "JOBCAGE_CAUSE",
     ] {
         let told = world
             .finish(&["--env", &format!("{name}=x")], &["true"])

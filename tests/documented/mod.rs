@@ -286,6 +286,7 @@ pub fn keys_of_a_stop() -> BTreeSet<String> {
         signal: Some(15),
         grace: Some(std::time::Duration::ZERO),
         now: true,
+        finished: Some(Ending::OutOfMemory),
         pid: 1,
         uid: 0,
     };
@@ -296,7 +297,8 @@ pub fn keys_of_a_stop() -> BTreeSet<String> {
 
 /// First cells of the other tables of `docs/outcomes.md`: the kinds of endings, and the variables.
 pub fn words() -> BTreeSet<String> {
-    let variables = ["RESULT", "EXIT_CODE", "SIGNAL", "ENDING"].map(|name| format!("JOBCAGE_{name}"));
+    let variables =
+        ["RESULT", "EXIT_CODE", "SIGNAL", "ENDING", "CAUSE"].map(|name| format!("JOBCAGE_{name}"));
     endings()
         .iter()
         .map(|ending| ending.kind().to_owned())

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod after;
 mod calls;
 mod ends;
 mod runner;

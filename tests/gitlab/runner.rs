@@ -73,9 +73,12 @@ pub fn world(test: &str) -> Option<World> {
         return None;
     }
     let world = World::new(test);
-    let project = world.dir.join("project");
-    fs::create_dir(&project).unwrap();
-    chown(&project, Some(NOBODY), Some(NOBODY)).unwrap();
+    // The second one is where the runner keeps the files of variables.
+    for name in ["project", "project.tmp"] {
+        let dir = world.dir.join(name);
+        fs::create_dir(&dir).unwrap();
+        chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
     Some(world)
 }
 
@@ -143,6 +146,8 @@ impl<'w> Runner<'w> {
             .env("SYSTEM_FAILURE_EXIT_CODE", "2")
             .env("JOB_RESPONSE_FILE", self.tmp.join("response.json"))
             .env("BUILD_EXIT_CODE_FILE", self.tmp.join("exit_code"))
+            .env("CUSTOM_ENV_CI_PROJECT_DIR", self.world.dir.join("project"))
+            .env("CUSTOM_ENV_KEY", "secret of a file")
             // The job's own words: none of them is to be believed.
             .env("CUSTOM_ENV_CI_JOB_ID", "../../../tmp/x")
             .env("CUSTOM_ENV_CI_JOB_TOKEN", SECRET)

@@ -66,6 +66,19 @@ pub enum Cause {
     Lease,
 }
 
+impl Cause {
+    /// The word of `JOBCAGE_CAUSE`, the same as `ending.by` in the report.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Signal { .. } => "signal",
+            Self::Stop { .. } => "stop",
+            Self::Cleanup => "cleanup",
+            Self::Lease => "lease",
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -256,6 +269,9 @@ mod tests {
         ] {
             let json = serde_json::to_value(&ending).unwrap();
             assert_eq!(json["kind"], ending.kind());
+            if let Ending::Cancelled(cause) = &ending {
+                assert_eq!(json["by"], cause.word());
+            }
             assert_eq!(serde_json::from_value::<Ending>(json).unwrap(), ending);
         }
     }

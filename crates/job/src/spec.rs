@@ -15,6 +15,23 @@ pub enum CreatedBy {
     Run,
     /// `jobcage create`: open until `jobcage cleanup`, the end of its lease or a reboot.
     Create,
+    /// A session: open for steps of others like the cage of `jobcage create`, and looked after by a supervisor of its own
+    /// from its beginning to its end.
+    Session,
+}
+
+impl CreatedBy {
+    /// Whether it takes further steps, which others start.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Create | Self::Session)
+    }
+
+    /// Whether it is an orphan as soon as nobody has its lock.
+    #[must_use]
+    pub fn is_tended(self) -> bool {
+        matches!(self, Self::Run | Self::Session)
+    }
 }
 
 /// What a step is for.

@@ -1,6 +1,6 @@
 //! What somebody asks of a job's supervisor.
 
-use crate::Cause;
+use crate::{Cause, Ending};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ pub struct StopRequest {
     /// Without a signal and a grace time.
     #[serde(default)]
     pub now: bool,
+    /// Of a session: there are no more steps, and this is what came of them. It is no stop then, and nobody is signalled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Ending>,
     /// Who asked.
     pub pid: i32,
     /// Its uid.

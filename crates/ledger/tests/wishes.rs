@@ -36,6 +36,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
 
 fn request(pid: i32) -> StopRequest {
     StopRequest {
+        finished: None,
         version: STOP_VERSION,
         signal: Some(10),
         grace: Some(Duration::from_millis(1500)),

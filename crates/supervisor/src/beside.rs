@@ -6,9 +6,18 @@ use jobcage_job::{CensusMethod, FoundBy, Kill};
 
 /// The commands beside a step are cut with it: the after phase shall not run beside old processes.
 pub(crate) fn cut_beside(cage: &Cage, step: &mut Emptied) -> Result<()> {
-    for leaf in cage.exec_leaves()? {
-        let cut = empty(&leaf, &Patience::default())?;
-        add(cage, step, &leaf, cut);
+    cut_leaves(cage, &cage.exec_leaves()?, step)
+}
+
+/// As [`cut_beside`], of these leaves.
+pub(crate) fn cut_leaves<'d>(
+    cage: &Cage,
+    leaves: impl IntoIterator<Item = &'d Dir>,
+    step: &mut Emptied,
+) -> Result<()> {
+    for leaf in leaves {
+        let cut = empty(leaf, &Patience::default())?;
+        add(cage, step, leaf, cut);
     }
     Ok(())
 }

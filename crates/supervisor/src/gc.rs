@@ -8,6 +8,7 @@ use crate::host;
 use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
 use crate::prune::{self, Keep, Pruned};
+use crate::session;
 use crate::sessions;
 use crate::signals::Signals;
 use crate::watcher::{self, Lease, lease};
@@ -193,7 +194,7 @@ pub(crate) fn wait_for_closing(by: i32) -> Result<Option<Done>> {
 }
 
 fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
-    Ok(spec.created_by == CreatedBy::Run
+    Ok(spec.created_by.is_tended()
         || record.is_closing()
         || spec.boot_id != boot_id()?
         || matches!(lease(spec), Lease::Over))
@@ -263,7 +264,7 @@ fn close_lost(
 
 /// Takes away what only a living captured job needs, and whoever wrote the report may not have lived to.
 fn forget_life(record: &Record) {
-    for name in [keeper::SOCKET, "phase.json"] {
+    for name in [keeper::SOCKET, session::SOCKET, "phase.json"] {
         record.forget(name);
     }
 }

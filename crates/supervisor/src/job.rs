@@ -42,6 +42,10 @@ pub struct Job {
     pub capture: Option<CaptureSpec>,
     /// Its output goes through pipes of ours, though it is not kept: nobody whom it leaves behind holds our own files.
     pub copied: Option<Streams>,
+    /// A session ([`crate::session`]): it has no command of its own but for its after phase.
+    pub session: bool,
+    /// What its step is called; `None`: by its kind.
+    pub step: Option<String>,
 }
 
 /// Where a job runs.
@@ -97,7 +101,7 @@ pub struct Command {
 }
 
 impl Job {
-    /// Whether somebody comes after a step that is cut, for whom agents are spared.
+    /// Whether somebody comes after a step that is cut, for whom agents are spared; a session may get an after phase later.
     pub(crate) fn goes_on(&self) -> bool {
         matches!(
             self.target,

@@ -21,6 +21,7 @@ pub mod machine;
 mod package;
 pub mod prune;
 mod quiet;
+pub mod session;
 pub mod sessions;
 mod signals;
 mod sockets;

@@ -45,6 +45,8 @@ pub enum Event {
     StartFailed(NeverStarted),
     /// Somebody wants the job to end.
     StopAsked(Cause),
+    /// Whoever has started the steps of a session says that there are no more, and what came of them.
+    Finished(Ending),
     /// A clock of the job ran out.
     ClockRan(Clock),
     /// The log takes no more: its limit, which was to end the job, or a disk that fails.
@@ -117,6 +119,20 @@ impl Machine {
         }
     }
 
+    /// From here on there is an after phase, or there is none any more: of a session, while it runs. Whether that is so now.
+    pub fn set_after(&mut self, has_after: bool) -> bool {
+        if self.state == State::Running {
+            self.has_after = has_after;
+        }
+        self.has_after == has_after
+    }
+
+    /// Whether there is an after phase, to come or begun.
+    #[must_use]
+    pub fn has_after(&self) -> bool {
+        self.has_after
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> State {
@@ -159,6 +175,15 @@ impl Machine {
                 self.after_or_empty()
             }
             (State::Running, Event::StopAsked(cause)) => self.leave(Ending::Cancelled(cause)),
+            (State::Running, Event::Finished(ending)) => {
+                self.end(ending);
+                if self.has_after {
+                    // It never runs beside what the steps have left.
+                    self.go(State::Cutting, &[Action::CutStep])
+                } else {
+                    self.go(State::Emptying, &[Action::EmptyCage])
+                }
+            }
             (State::Running, Event::ClockRan(clock)) => self.leave(Ending::TimedOut { clock }),
             (State::Running, Event::LogFull { errno }) => self.leave(Ending::LogFull { errno }),
             (State::Running, Event::Lost { why }) => {
@@ -264,6 +289,7 @@ mod tests {
         prop_oneof![
             (status, any::<bool>()).prop_map(|(status, oom)| Event::MainEnded { status, oom }),
             Just(Event::StartFailed(never)),
+            (0..256).prop_map(|code| Event::Finished(Ending::Exited { code })),
             (1..32).prop_map(|signal| Event::StopAsked(Cause::Signal {
                 signal,
                 pid: 7,
@@ -326,6 +352,27 @@ mod tests {
                 prop_assert!(cut.is_some_and(|cut| signal < cut && cut < start), "the after phase ran beside the step");
             }
             prop_assert!(machine.notes().len() <= 20);
+        }
+
+        #[test]
+        fn what_is_said_of_the_after_phase_holds_while_the_job_runs(
+            said in prop::collection::vec(any::<bool>(), 0..6),
+            late: bool,
+            end in any_event(),
+        ) {
+            let mut machine = Machine::new(false);
+            for has_after in &said {
+                prop_assert!(machine.set_after(*has_after));
+            }
+            let armed = said.last().copied().unwrap_or(false);
+            let mut done = machine.handle(end);
+            let running = machine.state() == State::Running;
+            prop_assert_eq!(machine.set_after(late), running || late == armed, "it came too late");
+            prop_assert_eq!(machine.has_after(), if running { late } else { armed });
+            for event in [Event::StopAsked(Cause::Cleanup), Event::GraceOver, Event::Cut { proven: true }] {
+                done.extend(machine.handle(event));
+            }
+            prop_assert_eq!(done.contains(&Action::StartAfter), machine.has_after(), "{:?}", done);
         }
 
         #[test]

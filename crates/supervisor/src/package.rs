@@ -63,6 +63,8 @@ struct JobHead {
     ssh_agent: bool,
     #[serde(default)]
     spare: Vec<String>,
+    #[serde(default)]
+    session: bool,
     root: Root,
 }
 
@@ -211,6 +213,7 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         capture: job.capture,
         ssh_agent: job.agent.is_some(),
         spare: job.spare.clone(),
+        session: job.session,
         root: root.clone(),
     };
     let script = after.as_ref().map(|after| cstring(&after.script));
@@ -273,6 +276,8 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         copied: None,
         agent: head.ssh_agent.then(Vec::new),
         spare: head.spare,
+        session: head.session,
+        step: None,
     };
     Ok((job, head.root))
 }

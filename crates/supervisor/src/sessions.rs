@@ -1,19 +1,21 @@
 //! Jobs of several steps: `jobcage create`, `run --job`, `cleanup`.
 
 use crate::agent::{self, Key};
+use crate::asking::{self, How, Stopped};
 use crate::closing::{self, Outside, Story, report};
 use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random, take_back};
 use crate::hand::{self, Hand};
-use crate::job::Command;
+use crate::job::{Command, Job};
 use crate::{gc, host, kept, watcher};
 use jobcage_cage::{Cage, Patience, Process};
 use jobcage_job::{
     Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION, StepReport,
 };
 use jobcage_ledger::{Places, Record, State, boot_id};
-use jobcage_sys::file::Durability;
+use jobcage_sys::file::{self, Durability};
 use jobcage_sys::spawn::Identity;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,7 +127,40 @@ fn try_create(request: &Create) -> Result<Created> {
     Ok(Created { id: spec.id, notes })
 }
 
-fn lease_holder(pid: i32) -> Result<LeaseHolder> {
+/// Opens a session ([`crate::session`]): a cage with a supervisor. The command of `job` is what its after phase is fed to.
+///
+/// # Errors
+/// If it cannot be made, or a limit cannot be enforced and has to be.
+pub fn open(job: &Job) -> Result<Created> {
+    let null = file::open_null().map_err(Failure::system("open /dev/null"))?;
+    let id = kept::detach(job, null.as_fd())?;
+    let phase: Option<kept::Phase> = job.places.open(&id)?.phase(kept::PHASE_VERSION)?;
+    let notes = phase.map(|phase| phase.notes).unwrap_or_default();
+    Ok(Created { id, notes })
+}
+
+/// Ends a session whose steps are over: the report. `ending` is what came of them.
+///
+/// # Errors
+/// If there is no such job, or it is not ours to end.
+pub fn finish(places: &Places, id: &JobId, ending: Ending) -> Result<Report> {
+    let how = How {
+        finished: Some(ending),
+        ..How::default()
+    };
+    match asking::stop(places, id, &how)? {
+        Stopped::Asked(Some(report)) | Stopped::Closed(report) | Stopped::Over(report) => Ok(*report),
+        Stopped::Asked(None) => Err(Failure::Refused(format!(
+            "the record of the job {id} was removed meanwhile: how it ended is not known here"
+        ))),
+    }
+}
+
+/// A process, so that its pid names it for ever.
+///
+/// # Errors
+/// If there is no such process.
+pub fn lease_holder(pid: i32) -> Result<LeaseHolder> {
     let process = Process::read(pid).ok_or_else(|| {
         Failure::Refused(format!(
             "there is no process {pid} to hold the lease (--lease-pid)"

@@ -1,7 +1,7 @@
 //! What a supervisor does with the wish for the end of its job: a signal, or the request that `jobcage stop` writes before it
 //! sends one.
 
-use jobcage_job::{Cause, StopRequest};
+use jobcage_job::{Cause, Ending, StopRequest};
 use jobcage_ledger::Record;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -17,6 +17,9 @@ pub struct Wish {
     pub grace: Duration,
     /// The request that was heeded.
     pub asked: Option<StopRequest>,
+    /// What came of the steps of a session, by that request, until it is heeded.
+    #[serde(default)]
+    pub finished: Option<Ending>,
 }
 
 impl Wish {
@@ -27,6 +30,7 @@ impl Wish {
             signal,
             grace,
             asked: None,
+            finished: None,
         }
     }
 
@@ -82,6 +86,7 @@ impl Wish {
             };
         }
         let cause = request.cause();
+        self.finished.clone_from(&request.finished);
         self.asked = Some(request);
         cause
     }

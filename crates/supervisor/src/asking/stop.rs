@@ -6,7 +6,7 @@ use crate::host;
 use crate::keeper::Keeper;
 use crate::sessions::cleanup;
 use jobcage_cage::{Cage, EventsFile, signal_all};
-use jobcage_job::{CreatedBy, JobId, JobSpec, Report, STOP_VERSION, StopRequest};
+use jobcage_job::{Ending, JobId, JobSpec, Report, STOP_VERSION, StopRequest};
 use jobcage_ledger::{LedgerError, Places, Record, State};
 use jobcage_sys::{Errno, pidfd, wait};
 use nix::libc::{SIGCONT, SIGTERM};
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How a job is to be stopped; what is not said is the job's own setting.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct How {
     /// The first signal.
     pub signal: Option<i32>,
@@ -23,6 +23,8 @@ pub struct How {
     pub grace: Option<Duration>,
     /// Without both.
     pub now: bool,
+    /// Of a session: its steps are over, and this is what came of them ([`StopRequest::finished`]).
+    pub finished: Option<Ending>,
 }
 
 /// What a stop came to.
@@ -46,6 +48,7 @@ pub fn stop(places: &Places, id: &JobId, how: &How) -> Result<Stopped> {
         signal: how.signal,
         grace: how.grace,
         now: how.now,
+        finished: how.finished.clone(),
         pid: std::process::id().cast_signed(),
         uid: nix::unistd::getuid().as_raw(),
     };
@@ -111,7 +114,7 @@ fn gone(id: &JobId, seen: bool) -> Result<Stopped> {
 }
 
 fn is_created(record: &Record) -> bool {
-    matches!(record.spec(), Ok(Some(spec)) if spec.created_by == CreatedBy::Create)
+    matches!(record.spec(), Ok(Some(spec)) if !spec.created_by.is_tended())
 }
 
 fn has_moved_on(places: &Places, id: &JobId) -> bool {

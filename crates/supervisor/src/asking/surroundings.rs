@@ -57,7 +57,7 @@ pub fn surroundings(places: &Places, id: &JobId) -> Result<Surroundings> {
     }
     match (state, spec.created_by) {
         (State::Over(_) | State::Closing { .. }, _) => Err(over()),
-        (_, CreatedBy::Create) => Ok(Surroundings {
+        (_, CreatedBy::Create | CreatedBy::Session) => Ok(Surroundings {
             uid: spec.uid,
             groups: None,
             env: None,

@@ -6,7 +6,7 @@
 
 use super::{hold, or_gone};
 use crate::error::{Failure, Result};
-use jobcage_job::{CreatedBy, JobId, Report};
+use jobcage_job::{JobId, Report};
 use jobcage_ledger::{Places, Record, State};
 use jobcage_sys::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -196,7 +196,7 @@ impl Job {
                 self.holder = held.ok().flatten();
                 false
             }
-            Some(State::Unattended(spec)) => spec.created_by == CreatedBy::Run,
+            Some(State::Unattended(spec)) => spec.created_by.is_tended(),
             Some(State::NeverBegun) => true,
         };
         match self.alone {
@@ -218,9 +218,7 @@ impl Job {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         self.watch = inotify.and_then(|inotify| inotify.add_watch(record.path(), events).ok());
-        if !matches!(record.spec(), Ok(Some(spec)) if spec.created_by == CreatedBy::Create)
-            && !record.has_report()
-        {
+        if !matches!(record.spec(), Ok(Some(spec)) if spec.created_by.is_open()) && !record.has_report() {
             // Where it cannot be written, a clean end is one that nobody can tell.
             let _ = record.want();
         }

@@ -302,6 +302,9 @@ impl Supervision<'_> {
                     written => written?,
                 }
             }
+            if let Some(guest) = self.setup.guest {
+                guest.end();
+            }
         } else if report.clean && forgotten {
             // Where somebody waits for the report and it cannot be written, they see the record go.
             if let Some(_held) = record.remove_plain()?

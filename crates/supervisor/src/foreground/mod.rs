@@ -20,6 +20,7 @@ use crate::host;
 use crate::job::{Job, Outcome, Target};
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
+use crate::session::Guest;
 use crate::signals::{Signals, stop_by};
 use crate::watcher;
 use crate::wish::Wish;
@@ -207,6 +208,8 @@ impl<'a> Supervision<'a> {
         if let Some(watch) = &self.setup.watch {
             fds.push(PollFd::new(watch.connection.as_fd(), PollFlags::POLLIN));
         }
+        let guest = self.setup.guest.as_ref().and_then(Guest::fd);
+        fds.extend(guest.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         if let Some(leaf) = &self.leaving {
             fds.extend(leaf.fds().map(|leaf| PollFd::new(leaf, PollFlags::POLLPRI)));
         }
@@ -364,6 +367,9 @@ impl<'a> Supervision<'a> {
 
     fn look_at_watcher(&mut self) {
         let setup = &mut self.setup;
+        if let Some(guest) = &mut setup.guest {
+            guest.renew(&setup.record);
+        }
         let Some(note) = watcher::renew(&mut setup.watch, &self.job.places, &setup.spec) else {
             return;
         };

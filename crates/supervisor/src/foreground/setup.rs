@@ -8,6 +8,7 @@ use crate::host::{self};
 use crate::job::{Command, Job, Target};
 use crate::keeper::{KEEPERS, Keeper};
 use crate::package;
+use crate::session::Guest;
 use crate::watcher::{self, Watch};
 use jobcage_cage::{Cage, Found, Leaf, Patience, apply, enable};
 use jobcage_job::{
@@ -33,6 +34,8 @@ pub(super) struct Setup {
     pub(super) limits: BTreeMap<String, EnforcedLimit>,
     pub(super) root: Option<Root>,
     pub(super) notes: Vec<String>,
+    /// The supervisor of the session that this is a step of.
+    pub(super) guest: Option<Guest>,
     /// What its steps hand on to each other.
     pub(super) hand: Option<Hand>,
     /// The command with what was handed on to it, or, for the after phase, to that.
@@ -87,6 +90,7 @@ fn try_new_cage(
         Ok((cage, leaf, limits)) => Ok(Setup {
             // Without an after phase it is the agent's alone.
             hand: hand.filter(|_| after),
+            guest: None,
             command: None,
             spec,
             record,
@@ -176,15 +180,20 @@ pub(crate) fn new_spec(
     boot: &str,
     place: Option<&HandedPlace>,
 ) -> JobSpec {
-    let word = name.map_or_else(|| job.command.program_name(), str::to_owned);
-    let id = JobId::generate(&word, random());
+    let program = (!job.session).then(|| job.command.program_name());
+    let word = name.map(str::to_owned).or_else(|| program.clone());
+    let id = JobId::generate(word.as_deref().unwrap_or("job"), random());
     JobSpec {
         version: SPEC_VERSION,
         state_dir: hand::recorded(place, &id),
         id,
         name: name.map(str::to_owned),
-        created_by: CreatedBy::Run,
-        program: Some(job.command.program_name()),
+        created_by: if job.session {
+            CreatedBy::Session
+        } else {
+            CreatedBy::Run
+        },
+        program,
         cage: String::new(),
         limited: !limits.is_empty(),
         boot_id: boot.to_owned(),
@@ -288,21 +297,25 @@ pub(crate) fn make_cage(
 
 pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
     let (record, spec, mut cage) = open_cage(job, id, "its cage takes no further step")?;
-    if spec.created_by != CreatedBy::Create {
+    if !spec.created_by.is_open() {
         return Err(Failure::Refused(format!(
             "the job {id} was started by \"jobcage run\" and ends with its own command; make a cage for several steps with \
              \"jobcage create\", or run a command beside that one with \"jobcage exec\""
         )));
     }
     let leaf = cage.leaf(StepKind::Step)?;
+    let guest = (spec.created_by == CreatedBy::Session)
+        .then(|| Guest::begin(&record, leaf.number, job.signal, job.grace))
+        .transpose()?;
     let mut notes = Vec::new();
     let mut hand = Hand::open(&spec, uid_of(&job.command), &mut notes);
     let command = hand.as_mut().map(|hand| hand.pass(&job.command, &mut notes));
     Ok(Setup {
         command,
+        guest,
         hand,
         notes,
-        ..guest(record, spec, cage, leaf)
+        ..of_another(record, spec, cage, leaf)
     })
 }
 
@@ -310,7 +323,7 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
 pub(super) fn cage_beside(job: &Job, id: &JobId) -> Result<Setup> {
     let (record, spec, cage) = open_cage(job, id, "nothing can run in it any more")?;
     let leaf = cage.exec_leaf()?;
-    Ok(guest(record, spec, cage, leaf))
+    Ok(of_another(record, spec, cage, leaf))
 }
 
 fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)> {
@@ -324,9 +337,10 @@ fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)>
 }
 
 /// What is somebody else's, but for the leaf.
-fn guest(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
+fn of_another(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
     Setup {
         command: None,
+        guest: None,
         hand: None,
         spec,
         record,

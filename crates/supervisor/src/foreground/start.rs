@@ -105,7 +105,10 @@ impl Supervision<'_> {
         } else {
             self.setup.leaf.number
         };
-        let step = step::begun(number, kind);
+        let mut step = step::begun(number, kind);
+        if let Some(name) = self.job.step.as_ref().filter(|_| kind == StepKind::Step) {
+            step.name.clone_from(name);
+        }
         if matches!(self.job.target, Target::Existing(_)) {
             // That it cannot be written down is no reason not to run it; its end is written as well.
             let _ = self.setup.record.write_step(&step);
@@ -221,11 +224,16 @@ pub(crate) fn result_variables(ending: &Ending) -> Vec<CString> {
         Ending::Signalled { signal } => signal.to_string(),
         _ => String::new(),
     };
+    let cause = match ending {
+        Ending::Cancelled(cause) => cause.word(),
+        _ => "",
+    };
     let variables = [
         ("JOBCAGE_RESULT", ending.result().to_owned()),
         ("JOBCAGE_EXIT_CODE", ending.exit_code().to_string()),
         ("JOBCAGE_SIGNAL", signal),
         ("JOBCAGE_ENDING", ending.kind().to_owned()),
+        ("JOBCAGE_CAUSE", cause.to_owned()),
     ];
     variables
         .map(|(name, value)| cstring(format!("{name}={value}").as_ref()))

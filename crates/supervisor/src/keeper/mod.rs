@@ -26,7 +26,8 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Uid, fchown, pipe2};
-use protocol::{Answer, Ask, StepHeld, hear, say};
+use protocol::{Answer, Ask, StepHeld};
+pub(crate) use protocol::{hear, say};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The main process of a step.

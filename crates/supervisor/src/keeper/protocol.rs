@@ -143,7 +143,7 @@ pub struct StepHeld {
 ///
 /// # Errors
 /// As sendmsg(2).
-pub(super) fn say(
+pub(crate) fn say(
     connection: BorrowedFd<'_>,
     message: &impl Serialize,
     fds: &[BorrowedFd<'_>],
@@ -156,7 +156,7 @@ pub(super) fn say(
 ///
 /// # Errors
 /// If it cannot be read, or is none of ours.
-pub(super) fn hear<M: DeserializeOwned>(connection: BorrowedFd<'_>) -> Result<Option<(M, Vec<OwnedFd>)>> {
+pub(crate) fn hear<M: DeserializeOwned>(connection: BorrowedFd<'_>) -> Result<Option<(M, Vec<OwnedFd>)>> {
     let (text, fds) = match socket::receive(connection, ROOM) {
         Ok(received) => received,
         Err(Errno::ECONNRESET | Errno::EPIPE) => return Ok(None),

@@ -245,7 +245,12 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         // What a later boot owes has to be there before the command does anything.
         kept.whole.record.settle()?;
     }
-    kept.start_main()?;
+    if kept.is_session() {
+        kept.open_door()?;
+        kept.persist();
+    } else {
+        kept.start_main()?;
+    }
     if !is_for_later {
         kept.whole.record.settle()?;
     }

@@ -1,8 +1,8 @@
 //! The ends of a captured job: of the keeper, of a main process, of the step's leaf, of the after phase, of the cage and of
 //! the whole.
 
-use super::{Kept, Step, output::Moved};
-use crate::beside::cut_beside;
+use super::{Kept, Step, Whole, output::Moved};
+use crate::beside::cut_leaves;
 use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::foreground::merge_cut;
@@ -10,8 +10,10 @@ use crate::hand;
 use crate::keeper::{self, SOCKET};
 use crate::leaving::{self, Leaving};
 use crate::machine::Event;
+use crate::session;
+use crate::sessions::add_step;
 use crate::step::exit_status;
-use jobcage_cage::{Patience, empty, oom_kills};
+use jobcage_cage::{Dir, Patience, empty, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, MainEnd, StepKind, StepReport};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait::{self, Whom};
@@ -207,22 +209,26 @@ impl Kept {
     }
 
     pub(super) fn signal_step(&mut self) -> Result<()> {
-        let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
+        let others = self.other_leaves()?;
+        let leaves: Vec<&Dir> = self.leaf.iter().chain(&others).collect();
+        if leaves.is_empty() && !self.is_session() {
             return Ok(());
-        };
-        let others = cage.exec_leaves()?;
-        let leaves = leaving::leaves(leaf, &others);
-        let phase = &mut self.whole.phase;
-        if self.whole.job.goes_on() {
-            leaving::spare_agents(
-                cage,
-                &leaves,
-                &self.whole.job.spare,
-                self.whole.spec.uid,
-                &mut phase.notes,
-            );
         }
-        self.leaving = Some(Leaving::of(leaves.iter().copied())?);
+        let leaving = Leaving::of(leaves.iter().copied())?;
+        if self.goes_on() {
+            let Whole {
+                cage,
+                job,
+                spec,
+                phase,
+                ..
+            } = &mut self.whole;
+            if let Some(cage) = cage {
+                leaving::spare_agents(cage, &leaves, &job.spare, spec.uid, &mut phase.notes);
+            }
+        }
+        self.leaving = Some(leaving);
+        let phase = &mut self.whole.phase;
         // A predecessor may have done it, and who is asked twice takes that for a second stop.
         if phase.wish.grace.is_zero() || phase.signalled {
             return Ok(());
@@ -236,20 +242,47 @@ impl Kept {
     pub(super) fn cut_step(&mut self) -> Result<Event> {
         let has_left = self.leaving.take().is_some();
         self.crowd = false;
-        let (Some(leaf), Some(cage)) = (&self.leaf, &self.whole.cage) else {
+        let others = self.other_leaves()?;
+        let leaves: Vec<&Dir> = self.leaf.iter().chain(&others).collect();
+        // A command that nobody knows the end of is cut without being asked to leave before.
+        if !has_left && self.goes_on() {
+            let Whole {
+                cage,
+                job,
+                spec,
+                phase,
+                ..
+            } = &mut self.whole;
+            if let Some(cage) = cage {
+                leaving::spare_agents(cage, &leaves, &job.spare, spec.uid, &mut phase.notes);
+            }
+        }
+        let (Some(cage), Some((first, others))) = (&self.whole.cage, leaves.split_first()) else {
             return Ok(Event::Cut { proven: true });
         };
-        // A command that nobody knows the end of is cut without being asked to leave before.
-        if !has_left && self.whole.job.goes_on() {
-            let (names, uid) = (&self.whole.job.spare, self.whole.spec.uid);
-            leaving::spare_agents(cage, &[leaf], names, uid, &mut self.whole.phase.notes);
-        }
-        let mut emptied = empty(leaf, &Patience::default())?;
-        cut_beside(cage, &mut emptied)?;
+        let mut emptied = empty(first, &Patience::default())?;
+        cut_leaves(cage, others.iter().copied(), &mut emptied)?;
         let proven = emptied.proven();
         self.cut = Some(emptied);
         self.hear_of_the_dead(proven)?;
         Ok(Event::Cut { proven })
+    }
+
+    /// The leaves that leave with that of the command: those of commands beside it, and of a session those of all steps.
+    fn other_leaves(&self) -> Result<Vec<Dir>> {
+        let Some(cage) = &self.whole.cage else {
+            return Ok(Vec::new());
+        };
+        let mut leaves = cage.exec_leaves()?;
+        if self.is_session() {
+            leaves.extend(cage.step_leaves()?);
+        }
+        Ok(leaves)
+    }
+
+    /// Whether somebody comes after what is cut, for whom agents are spared.
+    fn goes_on(&self) -> bool {
+        self.whole.job.goes_on() || self.whole.phase.machine.has_after()
     }
 
     /// A main process whose cgroup is empty is dead, and the keeper is about to tell how it ended: waits for that word, so
@@ -280,7 +313,13 @@ impl Kept {
         let mut closed = closing::end_cage(self.whole.cage.as_ref(), &Patience::default(), detail)?;
         // The killed tell their ends before the look outside.
         self.hear_of_the_dead(closed.quarantine.is_none())?;
+        if self.is_session() {
+            self.hear_of_steps()?;
+        }
+        let is_session = self.is_session();
         let keeper = self.whole.keeper.as_mut();
+        // The steps of a session are not the keeper's children, and so it knows nothing of who has left them.
+        let keeper = keeper.filter(|_| !is_session);
         let outside = if keeper.is_some_and(|keeper| !keeper.has_children().unwrap_or(true)) {
             Outside::Nobody
         } else {
@@ -298,6 +337,10 @@ impl Kept {
     /// Everything is dead: what is left in the pipes comes into the logs, the report is written, and the keeper may go.
     pub(super) fn finish(mut self) -> Result<()> {
         let mut steps = std::mem::take(&mut self.steps);
+        if self.is_session() {
+            // As their clients have written them down.
+            steps.extend(self.whole.record.steps()?);
+        }
         let ending = self
             .whole
             .phase
@@ -317,20 +360,22 @@ impl Kept {
             }
             step.report.ended.get_or_insert_with(closing::now);
             step.report.logs = step.outputs.iter().map(|output| output.report(true)).collect();
-            steps.push(step.report);
+            add_step(&mut steps, Some(step.report));
         }
         steps.sort_by_key(|step: &StepReport| step.number);
         for step in &steps {
             let _ = self.write_step(step);
         }
         hand::forget(&self.whole.spec, &mut self.whole.phase.notes);
+        let of_last = steps.iter().rev().find(|step| step.kind == StepKind::Step);
         let phase = &self.whole.phase;
+        let status = phase.machine.status().or(of_last.and_then(|step| step.status));
         let notes = [phase.notes.clone(), phase.machine.notes().to_vec()].concat();
         let report = closing::report(
             Story {
                 spec: &self.whole.spec,
                 ending,
-                status: phase.machine.status(),
+                status,
                 notes,
                 steps,
                 limits: std::mem::take(&mut self.whole.limits),
@@ -347,7 +392,7 @@ impl Kept {
         if let Some(keeper) = self.whole.keeper.take() {
             keeper.leave();
         }
-        for name in [SOCKET, "phase.json"] {
+        for name in [SOCKET, session::SOCKET, "phase.json"] {
             self.whole.record.forget(name);
         }
         drop(self.whole.lock);

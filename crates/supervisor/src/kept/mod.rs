@@ -1,16 +1,19 @@
 //! The supervisor of a captured job: it moves the output into the log, owns the clocks and ends the job. What it must not
 //! take with it when it dies is the keeper's or on disk, so another one can go on at any instruction ([`take_over`]).
 
+mod asked;
 mod begin;
+mod clocks;
 mod ends;
 mod output;
 mod phase;
 mod recorded;
 mod starts;
 mod take_over;
+mod visits;
 
 pub use begin::{detach, supervise};
-pub use phase::Phase;
+pub use phase::{PHASE_VERSION, Phase};
 pub use recorded::read_env_file;
 pub(crate) use recorded::run as run_recorded;
 pub use take_over::check;
@@ -23,10 +26,10 @@ use crate::job::Job;
 use crate::keeper::Keeper;
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, State};
-use crate::signals::{Meaning, Signals};
+use crate::signals::Signals;
 use crate::watcher::{self, Lease, Watch, lease};
 use jobcage_cage::{Cage, Dir, Emptied};
-use jobcage_job::{Cause, Clock, EnforcedLimit, JobSpec, StepReport};
+use jobcage_job::{EnforcedLimit, JobSpec, StepReport};
 use jobcage_ledger::{Lock, Record};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::{Errno, memory};
@@ -36,6 +39,7 @@ use output::{Moved, Output};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
+use visits::Visits;
 
 /// What a supervisor has of its job, whether it began it or took it over.
 struct Whole {
@@ -84,6 +88,8 @@ struct Kept {
     closed: Option<Closed>,
     leaving: Option<Leaving>,
     lease: Option<OwnedFd>,
+    /// Its holder had ended before we looked, and the job has not heard of it.
+    lease_is_over: bool,
     /// The after phase of a command in the foreground, whose parent died.
     orphan: Option<OwnedFd>,
     last_output: Option<Instant>,
@@ -92,13 +98,16 @@ struct Kept {
     quiet: bool,
     /// Many processes have been signalled and are dying.
     crowd: bool,
+    /// Of a session.
+    visits: Visits,
 }
 
 impl Kept {
     fn new(whole: Whole) -> Self {
-        let lease = match lease(&whole.spec) {
-            Lease::Held(process) => Some(process),
-            Lease::None | Lease::Over => None,
+        let (lease, lease_is_over) = match lease(&whole.spec) {
+            Lease::Held(process) => (Some(process), false),
+            Lease::None => (None, false),
+            Lease::Over => (None, true),
         };
         Self {
             whole,
@@ -111,11 +120,13 @@ impl Kept {
             closed: None,
             leaving: None,
             lease,
+            lease_is_over,
             orphan: None,
             last_output: None,
             silent_since: Instant::now(),
             quiet: false,
             crowd: false,
+            visits: Visits::default(),
         }
     }
 
@@ -149,6 +160,7 @@ impl Kept {
         self.look_at_mains()?;
         self.look_at_lease()?;
         self.look_at_orphan()?;
+        self.look_at_visits()?;
         self.look_at_clocks()?;
         self.look_at_leaf()?;
         self.look_at_watcher();
@@ -235,6 +247,7 @@ impl Kept {
         if let Some(leaf) = &self.leaving {
             fds.extend(leaf.fds().map(|leaf| PollFd::new(leaf, PollFlags::POLLPRI)));
         }
+        fds.extend(self.visits.fds());
         if self.whole.keeper.is_none() {
             // Nobody tells of their ends; a zombie makes it readable, and the reaping hangs it up.
             let mains = self.main.iter().chain(&self.after).filter(|step| step.runs);
@@ -284,163 +297,6 @@ impl Kept {
 
     fn log_is_full(&mut self, errno: Option<i32>) -> Result<()> {
         self.event(Event::LogFull { errno })
-    }
-
-    /// How long to sleep at most, and whether to give our own code back meanwhile.
-    fn sleep(&self, now: Instant) -> (Option<Duration>, bool) {
-        let boot = boot_time();
-        let until = |at: Option<Duration>| at.map(|at| at.saturating_sub(boot));
-        let running = self.state() == State::Running;
-        let phase = &self.whole.phase;
-        // The kernel tells of an empty cgroup up to 15 ms late (see EventsFile): look again, on a doubling timer.
-        let leaf = self.leaving.is_some().then(|| {
-            let left = until(phase.grace_until).unwrap_or_default();
-            let waited = phase.wish.grace.saturating_sub(left);
-            let part = if self.crowd { 16 } else { 2 };
-            (waited / part).clamp(Duration::from_micros(100), Duration::from_millis(20))
-        });
-        let idle = self.whole.job.idle_timeout.filter(|_| running);
-        let steps = self.main.iter().chain(self.after.iter());
-        let rest = steps
-            .flat_map(|step| &step.outputs)
-            .filter_map(Output::rests_until)
-            .min();
-        let next = [
-            leaf,
-            until(phase.timeout_at).filter(|_| running),
-            until(phase.grace_until).filter(|_| self.state() == State::Leaving),
-            until(phase.after_until).filter(|_| self.state() == State::After),
-            idle.map(|idle| idle.saturating_sub(self.silence())),
-            rest.map(|rest| rest.saturating_duration_since(now)),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        const MOMENT: Duration = Duration::from_millis(100);
-        match next {
-            Some(next) if next <= MOMENT => (Some(next), false),
-            next if self.quiet => (next, true),
-            _ => (Some(MOMENT), false),
-        }
-    }
-
-    fn silence(&self) -> Duration {
-        self.last_output.unwrap_or(self.silent_since).elapsed()
-    }
-
-    fn look_at_signals(&mut self) -> Result<()> {
-        while !self.is_over()
-            && let Some(meaning) = self.whole.signals.next()
-        {
-            match meaning {
-                Meaning::Child => self.look_at_children()?,
-                Meaning::Stop(cause) => self.asked_to_stop(cause, true)?,
-                Meaning::StopIfAsked(cause) => self.asked_to_stop(cause, false)?,
-                // There is no terminal whose signals these could be.
-                Meaning::Terminal(signal) => self.stop(Cause::Signal {
-                    signal: signal as i32,
-                    pid: 0,
-                    uid: 0,
-                })?,
-                Meaning::Forward(signal) => {
-                    if let Some(process) = self
-                        .main
-                        .as_ref()
-                        .filter(|step| step.runs)
-                        .and_then(|s| s.process.as_ref())
-                    {
-                        // An ended process needs no signal.
-                        let _ = jobcage_sys::pidfd::send_signal(process.as_fd(), signal);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn asked_to_stop(&mut self, cause: Cause, by_itself: bool) -> Result<()> {
-        let running = self.state() == State::Running;
-        let Whole { record, phase, .. } = &mut self.whole;
-        match phase
-            .wish
-            .hear(record, cause, by_itself, running, &mut phase.notes)
-        {
-            Some(cause) => self.stop(cause),
-            None => Ok(()),
-        }
-    }
-
-    /// The request of a `jobcage stop`, if there is one that nobody has heeded.
-    fn look_at_request(&mut self) -> Result<()> {
-        let running = self.state() == State::Running;
-        let Whole { record, phase, .. } = &mut self.whole;
-        match phase.wish.new_request(record, &mut phase.notes) {
-            Some(request) if !self.is_over() => {
-                let cause = self.whole.phase.wish.heed(request, running);
-                self.stop(cause)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A stop ends the after phase, too: whoever asks again wants it now.
-    fn stop(&mut self, cause: Cause) -> Result<()> {
-        let in_after = self.state() == State::After;
-        self.event(Event::StopAsked(cause))?;
-        if in_after {
-            self.end_after(Some("it was cut short by a second stop"))
-        } else {
-            Ok(())
-        }
-    }
-
-    fn look_at_lease(&mut self) -> Result<()> {
-        let over = self
-            .lease
-            .as_ref()
-            .is_some_and(|holder| jobcage_sys::pidfd::has_ended(holder.as_fd()));
-        if over {
-            self.lease = None;
-            if self.state() == State::Running {
-                return self.event(Event::StopAsked(Cause::Lease));
-            }
-        }
-        Ok(())
-    }
-
-    fn look_at_orphan(&mut self) -> Result<()> {
-        let over = self
-            .orphan
-            .as_ref()
-            .is_some_and(|process| jobcage_sys::pidfd::has_ended(process.as_fd()));
-        if over {
-            self.orphan = None;
-            self.note("the after phase went on without its supervisor, and nobody saw how it ended".into());
-            return self.event(Event::AfterEnded);
-        }
-        Ok(())
-    }
-
-    fn look_at_clocks(&mut self) -> Result<()> {
-        let now = boot_time();
-        let ran_out = |at: Option<Duration>| at.is_some_and(|at| at <= now);
-        match self.state() {
-            State::Running if ran_out(self.whole.phase.timeout_at) => {
-                self.event(Event::ClockRan(Clock::Wall))
-            }
-            State::Running
-                if self
-                    .whole
-                    .job
-                    .idle_timeout
-                    .is_some_and(|idle| self.silence() >= idle) =>
-            {
-                self.event(Event::ClockRan(Clock::Idle))
-            }
-            State::Leaving if ran_out(self.whole.phase.grace_until) => self.event(Event::GraceOver),
-            State::After if ran_out(self.whole.phase.after_until) => self.end_after(None),
-            _ => Ok(()),
-        }
     }
 
     fn look_at_leaf(&mut self) -> Result<()> {

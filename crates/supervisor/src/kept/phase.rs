@@ -33,6 +33,12 @@ pub struct Phase {
     pub after_until: Option<Duration>,
     /// The number of the after phase's step, from the moment before it is started.
     pub after: Option<u32>,
+    /// The time of the after phase that a session was given.
+    #[serde(default)]
+    pub after_timeout: Option<Duration>,
+    /// The process that has taken the after phase of a session upon itself.
+    #[serde(default)]
+    pub after_taken_by: Option<i32>,
     /// The after phase's main process, where it is not the keeper's child: of a command in the foreground.
     pub after_process: Option<LeaseHolder>,
     /// How many OOM kills the cage had seen before.
@@ -61,6 +67,8 @@ impl Phase {
             signalled: false,
             after_until: None,
             after: None,
+            after_timeout: None,
+            after_taken_by: None,
             after_process: None,
             oom_before: 0,
             supervisor: std::process::id().cast_signed(),

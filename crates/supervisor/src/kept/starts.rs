@@ -4,17 +4,26 @@ use super::output::{self, Output};
 use super::{Kept, Step};
 use crate::closing;
 use crate::error::{Failure, Result};
-use crate::foreground::{after_command, keystrokes_matter, uid_of};
+use crate::foreground::{after_command, keystrokes_matter, result_variables, uid_of};
 use crate::hand;
 use crate::job::{Command, Target};
 use crate::keeper::{self, Output as Way, Start};
 use crate::machine::Event;
 use crate::package;
 use crate::step;
-use jobcage_job::{AFTER_VERSION, AfterMark, StepKind, StepReport};
+use jobcage_job::{AFTER_VERSION, AfterMark, Ending, StepKind, StepReport};
 use jobcage_sys::{Errno, file};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// An after phase that is about to start.
+struct AfterStart {
+    command: Command,
+    more: Vec<CString>,
+    stdin: Option<OwnedFd>,
+    timeout: Duration,
+}
 
 impl Kept {
     /// Starts the main process of a step; the inner error is the kernel's refusal.
@@ -120,15 +129,8 @@ impl Kept {
         }
     }
 
-    /// Starts the after phase: marked before, so that it is started once at most.
-    pub(super) fn start_after(&mut self) -> Result<Option<Event>> {
-        let Target::New {
-            after: Some(after), ..
-        } = &self.whole.job.target
-        else {
-            return Ok(Some(Event::AfterEnded));
-        };
-        let ending = self.whole.phase.machine.ending().cloned();
+    /// What there is to start as the after phase. `None`: nothing; where there should be something, a note says so.
+    fn after_start(&mut self) -> Option<AfterStart> {
         // What the command was asked to have by --env it may have changed since.
         let mut changed = Command {
             explicit: Vec::new(),
@@ -137,15 +139,61 @@ impl Kept {
         if let Some(hand) = &mut self.whole.hand {
             changed = hand.pass(&changed, &mut self.whole.phase.notes);
         }
-        let (command, more) = after_command(&changed, after, ending.as_ref());
-        let timeout = after.timeout;
+        let ending = self.whole.phase.machine.ending();
+        if self.is_session() {
+            let more = result_variables(ending.unwrap_or(&Ending::Lost { why: String::new() }));
+            let timeout = self.whole.phase.after_timeout;
+            let Some((stdin, timeout)) = self.visits.script.take().zip(timeout) else {
+                self.note("the after phase could not be started: its script is gone".into());
+                return None;
+            };
+            // All who hold it share its position, and whoever made it left that at its end.
+            let _ = nix::unistd::lseek(&stdin, 0, nix::unistd::Whence::SeekSet);
+            return Some(AfterStart {
+                command: changed,
+                more,
+                stdin: Some(stdin),
+                timeout,
+            });
+        }
+        let Target::New {
+            after: Some(after), ..
+        } = &self.whole.job.target
+        else {
+            return None;
+        };
+        let (command, more) = after_command(&changed, after, ending);
+        Some(AfterStart {
+            command,
+            more,
+            stdin: None,
+            timeout: after.timeout,
+        })
+    }
+
+    /// Starts the after phase: marked before, so that it is started once at most.
+    pub(super) fn start_after(&mut self) -> Result<Option<Event>> {
+        let Some(AfterStart {
+            command,
+            more,
+            stdin,
+            timeout,
+        }) = self.after_start()
+        else {
+            return Ok(Some(Event::AfterEnded));
+        };
         let Some(cage) = &mut self.whole.cage else {
             self.note("the after phase could not be started: the cage is gone".into());
             return Ok(Some(Event::AfterEnded));
         };
         let leaf = cage.leaf(StepKind::After)?;
         self.after_leaf = Some(leaf.dir);
-        let number = 1 + self.main.as_ref().map_or(1, |main| main.report.number);
+        let last = match &self.main {
+            Some(main) => main.report.number,
+            None if self.is_session() => self.whole.record.steps()?.last().map_or(0, |step| step.number),
+            None => 1,
+        };
+        let number = last + 1;
         let step = step::begun(number, StepKind::After);
         self.whole.phase.after = Some(number);
         self.whole.phase.after_until = Some(jobcage_sys::clock::boot_time() + timeout);
@@ -153,7 +201,7 @@ impl Kept {
         let _ = self.write_step(&step);
         self.mark_after(number);
         self.persist();
-        match self.start(step, &command, more, None)? {
+        match self.start(step, &command, more, stdin)? {
             Ok(step) => {
                 self.after = Some(step);
                 Ok(None)

@@ -3,6 +3,7 @@
 
 use super::output::Output;
 use super::phase::{MOST_FAILURES, PHASE_VERSION, Phase};
+use super::visits::SCRIPT;
 use super::{Kept, Step, Whole};
 use crate::closing;
 use crate::error::{Failure, Result};
@@ -105,6 +106,7 @@ pub(crate) fn take_over(record: Record, spec: JobSpec, lock: Lock, signals: Sign
         signals,
         phase,
     });
+    kept.visits.script = held.take(SCRIPT);
     kept.take_up(held)?;
     kept.run()?;
     Ok(TakeOver::Done)
@@ -149,7 +151,9 @@ impl Kept {
             return self.take_up_foreground();
         }
         // A step that was begun and that the keeper never heard of.
-        if self.main.is_none() && self.state() == State::Running {
+        if self.is_session() {
+            self.open_door()?;
+        } else if self.main.is_none() && self.state() == State::Running {
             return self.event(Event::Lost {
                 why: "its supervisor died while it started the command".into(),
             });

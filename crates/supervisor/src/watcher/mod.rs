@@ -15,7 +15,7 @@ use crate::error::{Failure, Result};
 use crate::host;
 use crate::quiet::rest;
 use jobcage_cage::{Dir, HOLD, Process};
-use jobcage_job::{Controller, CreatedBy, JobId, JobSpec, LeaseHolder};
+use jobcage_job::{Controller, JobId, JobSpec, LeaseHolder};
 use jobcage_ledger::{LedgerError, Places, State};
 use jobcage_sys::spawn::Child;
 use jobcage_sys::{Errno, file, pidfd, wait};
@@ -176,13 +176,13 @@ fn leases_and_orphans(places: &Places) -> Vec<Watched> {
     for id in places.all().unwrap_or_default() {
         let Ok(record) = places.open(&id) else { continue };
         match record.state() {
-            Ok(State::Unattended(spec)) if spec.created_by == CreatedBy::Create => {
+            Ok(State::Unattended(spec)) if !spec.created_by.is_tended() => {
                 watched.extend(watch_lease(places, id, &spec));
             }
             Ok(State::Unattended(_)) => watched.extend(start_closing(places, id)),
             Ok(State::Alive { .. } | State::Closing { .. }) => {
                 if let Ok(Some(spec)) = record.spec()
-                    && spec.created_by == CreatedBy::Create
+                    && !spec.created_by.is_tended()
                 {
                     watched.extend(watch_lease(places, id, &spec));
                 }

@@ -1,0 +1,162 @@
+//! The clients' side of a session's socket. A supervisor that dies has a successor within milliseconds: whoever asks
+//! meanwhile waits for its socket.
+
+use super::{Answer, Ask, SOCKET};
+use crate::error::{Failure, Result};
+use crate::keeper::{hear, say};
+use crate::quiet::is_readable;
+use crate::sockets::short_address;
+use jobcage_ledger::{LedgerError, Record, State};
+use jobcage_sys::{Errno, socket};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::connect;
+use nix::sys::time::TimeSpec;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a session may be without a supervisor that answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A step that the supervisor of its session knows of.
+#[derive(Debug)]
+pub struct Guest {
+    /// `None`: lost, and not to be had again.
+    connection: Option<OwnedFd>,
+    begin: Ask,
+}
+
+impl Guest {
+    /// Tells of a step that is about to start.
+    ///
+    /// # Errors
+    /// If the session is ending, or nobody answers.
+    pub fn begin(record: &Record, step: u32, signal: i32, grace: Duration) -> Result<Self> {
+        let begin = Ask::Begin { step, signal, grace };
+        match ask(record, &begin, &[])? {
+            (connection, Answer::Done) => Ok(Self {
+                connection: Some(connection),
+                begin,
+            }),
+            (_, Answer::Nothing | Answer::Over) => Err(over(record)),
+        }
+    }
+
+    /// Readable when the supervisor is gone.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Tells the next supervisor, if this one is gone. The step runs on where that fails: a session that is ending ends it.
+    pub fn renew(&mut self, record: &Record) {
+        if self.fd().is_some_and(is_readable) {
+            let again = ask(record, &self.begin, &[]).ok();
+            self.connection =
+                again.and_then(|(connection, told)| (told == Answer::Done).then_some(connection));
+        }
+    }
+
+    /// The step is over and written down.
+    pub fn end(self) {
+        if let Some(connection) = self.fd() {
+            // One that is gone asks nobody any more: the record tells its successor.
+            let _ = say(connection, &Ask::End, &[]);
+        }
+    }
+}
+
+/// Has the session run a script as its after phase, should nobody take that back. `false`: the session is ending.
+///
+/// # Errors
+/// If nobody answers.
+pub fn give_after(record: &Record, script: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
+    Ok(ask(record, &Ask::GiveAfter { timeout }, &[script])?.1 == Answer::Done)
+}
+
+/// Takes the after phase back, to run it oneself. `false`: there is none to take, it has run, or it is running.
+///
+/// # Errors
+/// If nobody answers.
+pub fn take_after(record: &Record) -> Result<bool> {
+    let pid = std::process::id().cast_signed();
+    Ok(ask(record, &Ask::TakeAfter { pid }, &[])?.1 == Answer::Done)
+}
+
+fn over(record: &Record) -> Failure {
+    Failure::Refused(format!(
+        "the job {} is over: its cage takes no further step",
+        record.id()
+    ))
+}
+
+/// Asks whoever supervises the session now, or next.
+fn ask(record: &Record, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(OwnedFd, Answer)> {
+    let end = Instant::now() + PATIENCE;
+    // The watch comes before the first try, so that no socket is missed.
+    let news = watch(record);
+    loop {
+        match try_once(record, ask, fds) {
+            Ok(answered) => return Ok(answered),
+            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE) => {}
+            Err(errno) => return Err(Failure::system("ask the supervisor of the session")(errno)),
+        }
+        match record.state() {
+            Ok(State::Over(_) | State::Closing { .. }) | Err(LedgerError::NoSuchJob(_)) => {
+                return Err(over(record));
+            }
+            _ if record.is_closing() => return Err(over(record)),
+            _ => {}
+        }
+        if !wait_for_news(news.as_ref(), end)? {
+            return Err(Failure::Refused(format!(
+                "nobody looks after the job {id} any more: \"jobcage gc\" ends it",
+                id = record.id()
+            )));
+        }
+    }
+}
+
+fn try_once(record: &Record, ask: &Ask, fds: &[BorrowedFd<'_>]) -> jobcage_sys::Result<(OwnedFd, Answer)> {
+    let connection = socket::seqpacket()?;
+    short_address(record.path(), SOCKET, |address| {
+        connect(connection.as_raw_fd(), address)
+    })?;
+    say(connection.as_fd(), ask, fds)?;
+    match hear::<Answer>(connection.as_fd()) {
+        Ok(Some((answer, _))) => Ok((connection, answer)),
+        // It died before its answer: the next one is asked again.
+        Ok(None) | Err(_) => Err(Errno::ECONNRESET),
+    }
+}
+
+fn watch(record: &Record) -> Option<Inotify> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+    let what = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_ONLYDIR;
+    inotify.add_watch(record.path(), what).ok()?;
+    Some(inotify)
+}
+
+/// Waits for a change of the record. `false`: there was none in time.
+fn wait_for_news(news: Option<&Inotify>, end: Instant) -> Result<bool> {
+    // A user whose inotify instances are used up looks from time to time.
+    const BLIND: Duration = Duration::from_millis(20);
+    let left = end.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Ok(false);
+    }
+    let mut fds: Vec<PollFd<'_>> = news
+        .iter()
+        .map(|news| PollFd::new(news.as_fd(), PollFlags::POLLIN))
+        .collect();
+    let patience = if fds.is_empty() { left.min(BLIND) } else { left };
+    match nix::poll::ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(Failure::system("wait for the supervisor of the session")(errno)),
+    }
+    if let Some(news) = news {
+        // EAGAIN is the end of it.
+        while news.read_events().is_ok() {}
+    }
+    Ok(true)
+}
