@@ -51,6 +51,11 @@ fn default(opt: Opt) -> &'static str {
         Opt::Signal => "TERM",
         Opt::Grace => "10s",
         Opt::AfterTimeout => "5m",
+        Opt::AfterScript => "always",
+        Opt::AfterFailedSources => "false",
+        Opt::Leftovers => "job",
+        Opt::Quarantine => "warn",
+        Opt::QuarantineMax => "0",
         Opt::Keep => "7d",
         Opt::KeepSize => "5G",
         _ => "",
@@ -80,11 +85,13 @@ fn row(info: &Info) -> String {
         None if info.opt == Opt::RuntimeDir => {
             (String::new(), "Keep the records of living jobs here.".into())
         }
-        None => (String::new(), "Keep here what survives a reboot.".into()),
+        None if info.opt == Opt::StateDir => (String::new(), "Keep here what survives a reboot.".into()),
+        None => (String::new(), of_gitlab(info.opt).into()),
     };
     let key = match info.table {
         Some(Table::Run) => format!("run.{}", info.key),
         Some(Table::Gc) => format!("gc.{}", info.key),
+        Some(Table::Gitlab) => format!("gitlab.{}", info.key),
         Some(Table::Top) => info.key.to_owned(),
         None => String::new(),
     };
@@ -96,6 +103,22 @@ fn row(info: &Info) -> String {
         code(&key),
         default(info.opt)
     )
+}
+
+/// What the options mean that only the jobs of GitLab have.
+fn of_gitlab(opt: Opt) -> &'static str {
+    match opt {
+        Opt::AfterScript => {
+            "Who runs a job's `after_script`: `never`, `runner`, or `always`: jobcage where the runner does not."
+        }
+        Opt::AfterFailedSources => "Run it also if the sources could not be had.",
+        Opt::Leftovers => "End what a stage leaves with the `stage`, or with the `job`.",
+        Opt::Quarantine => {
+            "On a host with processes that cannot be ended: `warn` the job's user, or `refuse` the job."
+        }
+        Opt::QuarantineMax => "Refuse it only on more such cages than this.",
+        other => panic!("{other:?} has no sentence"),
+    }
 }
 
 #[test]
@@ -194,12 +217,20 @@ fn example() -> String {
 #[test]
 fn the_example_config_is_complete_and_says_nothing_by_itself() {
     let path = Path::new("packaging/config.toml");
-    assert!(file::parse(path, CONFIG_TOML, Scope::All).unwrap().is_empty());
+    assert_eq!(
+        file::parse(path, CONFIG_TOML, Scope::All).unwrap(),
+        file::File::default()
+    );
     let settings = file::parse(path, &example(), Scope::All).unwrap();
-    let found: BTreeSet<_> = settings.iter().map(|setting| setting.opt.info().key).collect();
+    let found: BTreeSet<_> = settings
+        .settings
+        .iter()
+        .map(|setting| setting.opt.info().key)
+        .collect();
     let known: BTreeSet<_> = keys(Table::Top)
         .chain(keys(Table::Run))
         .chain(keys(Table::Gc))
+        .chain(keys(Table::Gitlab))
         .map(|info| info.key)
         .collect();
     assert_eq!(found, known);
@@ -215,6 +246,7 @@ fn every_value_of_the_example_config_is_accepted() {
         &["jobcage", "run", "--", "true"][..],
         &["jobcage", "create"],
         &["jobcage", "gc"],
+        &["jobcage", "gitlab", "prepare"],
     ] {
         let parsed = super::parse(line.iter().map(Into::into).collect(), environ(), 0);
         assert!(parsed.is_ok(), "{}", parsed.unwrap_err());

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::meaning::Door;
 use super::pick::{absolute, only};
-use super::request::{GitlabCall, GitlabRequest};
+use super::request::{GitlabCall, GitlabHost, GitlabRequest};
 use super::words::{GitlabWords, RunWords};
 
 impl Door<'_> {
@@ -35,6 +35,11 @@ impl Door<'_> {
         };
         Ok(GitlabRequest {
             run: self.run(words)?,
+            host: GitlabHost {
+                layers: self.layers.clone(),
+                environ: self.environ.clone(),
+                euid: self.euid,
+            },
             call,
         })
     }

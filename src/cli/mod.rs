@@ -4,6 +4,7 @@
 mod asking;
 pub mod error;
 mod gitlab;
+mod gitlab_job;
 mod handed;
 mod help;
 mod meaning;
@@ -21,6 +22,7 @@ use crate::config::Layers;
 use crate::config::environ::Environ;
 use crate::config::file::Scope;
 use error::Error;
+pub use gitlab_job::Refused;
 use meaning::Door;
 pub use meaning::GRACE;
 use request::{CompletionsRequest, ManRequest, Request, Voice};
@@ -77,7 +79,8 @@ fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> 
                 shell: w.shell,
             })));
         }
-        VerbWords::Run(_) | VerbWords::Create(_) | VerbWords::Gitlab(_) => Scope::Jobs,
+        VerbWords::Run(_) | VerbWords::Create(_) => Scope::Jobs,
+        VerbWords::Gitlab(_) => Scope::Gitlab,
         VerbWords::Doctor(_) => Scope::All,
         VerbWords::Gc(_) => Scope::Gc,
         _ => Scope::Places,

@@ -3,6 +3,8 @@
 //! Plain data. Past this door nobody knows what a flag, a variable or a config file is: whatever could be
 //! wrong in the words is an error before a request exists.
 
+use crate::config::Layers;
+use crate::config::environ::Environ;
 use jobcage_job::{CaptureSpec, JobId, Limits, Stream};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -240,8 +242,85 @@ pub struct CreateRequest {
 pub struct GitlabRequest {
     /// What the host's configuration says of a job; without a command.
     pub run: RunRequest,
+    /// What it says of some jobs, and what they say for themselves.
+    pub host: GitlabHost,
     /// Which call.
     pub call: GitlabCall,
+}
+
+/// Where the settings of a job of GitLab come from, before it is known which job it is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GitlabHost {
+    pub(super) layers: Layers,
+    pub(super) environ: Environ,
+    pub(super) euid: u32,
+}
+
+/// The environment holds the job's secrets.
+impl std::fmt::Debug for GitlabHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GitlabHost").finish_non_exhaustive()
+    }
+}
+
+/// What a job of GitLab is known by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GitlabJob {
+    /// Its project: path and number.
+    pub projects: Vec<String>,
+    /// The tags of its runner.
+    pub tags: Vec<String>,
+}
+
+/// The settings of a job of GitLab.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitlabSettings {
+    /// Its cage, its clocks and its user; without a command.
+    pub run: RunRequest,
+    /// `after_script`: who runs it.
+    pub after_script: AfterScript,
+    /// `after_failed_sources`: whether it also runs where the sources could not be had.
+    pub after_failed_sources: bool,
+    /// `leftovers`: how long what a stage leaves may live.
+    pub leftovers: Leftovers,
+    /// `quarantine`: what to do on a host with processes that cannot be ended.
+    pub quarantine: Quarantine,
+    /// `quarantine_max`: on how many such cages not yet.
+    pub quarantine_max: u64,
+    /// What the job's user should know.
+    pub notes: Vec<String>,
+}
+
+/// Who runs a job's `after_script`; what comes later allows more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AfterScript {
+    /// Nobody.
+    Never,
+    /// The runner, where it does.
+    Runner,
+    /// The runner, and jobcage where that does not.
+    #[default]
+    Always,
+}
+
+/// How long what a stage leaves may live; what comes later allows more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Leftovers {
+    /// Until the stage ends.
+    Stage,
+    /// Until the job ends.
+    #[default]
+    Job,
+}
+
+/// What to do on a host with processes that cannot be ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Quarantine {
+    /// Tell the job's user.
+    #[default]
+    Warn,
+    /// Take no job.
+    Refuse,
 }
 
 /// A call of GitLab Runner's custom executor.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::options::{CONFIG_VARIABLE, Opt, TABLE, Table, is_no_option};
 
 /// The variables of the process, as they were at the start.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environ {
     vars: Vec<(OsString, OsString)>,
 }
@@ -39,6 +39,13 @@ impl Environ {
             .iter()
             .find(|(n, _)| n == name)
             .map(|(_, value)| value.as_os_str())
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.vars
+            .iter()
+            .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
     /// The value of a variable that must be an absolute path to count, as the XDG base directories.
@@ -77,7 +84,7 @@ impl Environ {
         let mut vars = self.vars;
         vars.retain(|(name, _)| {
             let spent = |info: &super::options::Info| {
-                !matches!(info.table, Some(Table::Top | Table::Gc))
+                !matches!(info.table, Some(Table::Top | Table::Gc | Table::Gitlab))
                     && info.variable.is_some_and(|v| name == v)
             };
             !(name.as_bytes().starts_with(b"JOBCAGE_") && TABLE.iter().any(spent))

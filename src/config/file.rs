@@ -5,7 +5,7 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::options::{Info, Kind, Opt, Table, keys};
+use super::options::{Info, Kind, OF_A_JOB, Opt, Table, keys};
 
 /// What is wrong with a config file. No variant shows a value: `env` and `after` stand in these files.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum FileError {
 }
 
 /// A value of a config file and its place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     /// Which option.
     pub opt: Opt,
@@ -43,6 +43,26 @@ pub struct Setting {
     pub line: usize,
 }
 
+/// A config file as it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct File {
+    /// What it says to everybody.
+    pub settings: Vec<Setting>,
+    /// What it says to some jobs of GitLab.
+    pub special: Vec<(Whose, Vec<Setting>)>,
+}
+
+/// Whose settings a table below `[gitlab]` has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// `[gitlab.max]`: the most that a job may ask for itself.
+    Most,
+    /// `[gitlab.project."group/name"]`: the jobs of a project, by its path or its number.
+    Project(String),
+    /// `[gitlab.tag.NAME]`: the jobs of a runner that has this tag.
+    Tag(String),
+}
+
 /// How much of a file matters to the verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -52,6 +72,8 @@ pub enum Scope {
     Jobs,
     /// The top and `[gc]`.
     Gc,
+    /// The top, `[run]` and `[gitlab]`.
+    Gitlab,
     /// Everything.
     All,
 }
@@ -60,20 +82,21 @@ impl Scope {
     fn reads(self, table: Table) -> bool {
         match table {
             Table::Top => true,
-            Table::Run => matches!(self, Self::Jobs | Self::All),
+            Table::Run => matches!(self, Self::Jobs | Self::Gitlab | Self::All),
             Table::Gc => matches!(self, Self::Gc | Self::All),
+            Table::Gitlab => matches!(self, Self::Gitlab | Self::All),
         }
     }
 }
 
 /// The tables of a file, with their names.
-const TABLES: [(&str, Table); 2] = [("run", Table::Run), ("gc", Table::Gc)];
+const TABLES: [(&str, Table); 3] = [("run", Table::Run), ("gc", Table::Gc), ("gitlab", Table::Gitlab)];
 
 /// Reads a file. One open, no stat: that it is not there is the normal case, and `None`.
 ///
 /// # Errors
 /// If it is there and cannot be read, or holds what it may not.
-pub fn read(path: &Path, scope: Scope) -> Result<Option<Vec<Setting>>, FileError> {
+pub fn read(path: &Path, scope: Scope) -> Result<Option<File>, FileError> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     match std::fs::read_to_string(path) {
         Ok(text) => parse(path, &text, scope).map(Some),
@@ -89,12 +112,13 @@ pub fn read(path: &Path, scope: Scope) -> Result<Option<Vec<Setting>>, FileError
 ///
 /// # Errors
 /// If it is no TOML, has an unknown key, or a value of a kind that no option has.
-pub fn parse(path: &Path, text: &str, scope: Scope) -> Result<Vec<Setting>, FileError> {
+pub fn parse(path: &Path, text: &str, scope: Scope) -> Result<File, FileError> {
     let mut reader = Reader {
         path: path.into(),
         text,
         settings: Vec::new(),
     };
+    let mut special = Vec::new();
     let root = DeTable::parse(text).map_err(|e| {
         let at = e.span().map_or(0, |span| span.start);
         // The message names what the grammar wants; unlike the error's Display it shows no piece of the file.
@@ -103,6 +127,9 @@ pub fn parse(path: &Path, text: &str, scope: Scope) -> Result<Vec<Setting>, File
     for (key, value) in root.get_ref() {
         let name = key.get_ref().as_ref();
         match (TABLES.iter().find(|(known, _)| *known == name), value.get_ref()) {
+            (Some((_, Table::Gitlab)), DeValue::Table(entries)) if scope.reads(Table::Gitlab) => {
+                special = reader.gitlab(entries)?;
+            }
             (Some((_, table)), DeValue::Table(entries)) if scope.reads(*table) => {
                 reader.table(*table, entries)?;
             }
@@ -114,7 +141,10 @@ pub fn parse(path: &Path, text: &str, scope: Scope) -> Result<Vec<Setting>, File
             (None, _) => reader.entry(Table::Top, key, value)?,
         }
     }
-    Ok(reader.settings)
+    Ok(File {
+        settings: reader.settings,
+        special,
+    })
 }
 
 struct Reader<'a> {
@@ -146,6 +176,55 @@ impl Reader<'_> {
         entries
             .iter()
             .try_for_each(|(key, value)| self.entry(table, key, value))
+    }
+
+    /// `[gitlab]`, whose tables are for some jobs only.
+    fn gitlab(&mut self, entries: &DeTable<'_>) -> Result<Vec<(Whose, Vec<Setting>)>, FileError> {
+        let mut special = Vec::new();
+        for (key, value) in entries {
+            let make: Option<fn(String) -> Whose> = match key.get_ref().as_ref() {
+                "max" => None,
+                "project" => Some(Whose::Project),
+                "tag" => Some(Whose::Tag),
+                _ => {
+                    self.entry(Table::Gitlab, key, value)?;
+                    continue;
+                }
+            };
+            let name = key.get_ref();
+            let DeValue::Table(table) = value.get_ref() else {
+                let why = format!("{name} is a table: write [gitlab.{name}]");
+                return Err(self.wrong(key.span().start, why));
+            };
+            let Some(make) = make else {
+                special.push((Whose::Most, self.of_a_job(table)?));
+                continue;
+            };
+            for (whose, value) in table {
+                let DeValue::Table(table) = value.get_ref() else {
+                    let why = format!("these are tables: write [gitlab.{name}.\"NAME\"]");
+                    return Err(self.wrong(whose.span().start, why));
+                };
+                special.push((make(whose.get_ref().to_string()), self.of_a_job(table)?));
+            }
+        }
+        Ok(special)
+    }
+
+    /// What may be said of some jobs only.
+    fn of_a_job(&mut self, entries: &DeTable<'_>) -> Result<Vec<Setting>, FileError> {
+        let before = std::mem::take(&mut self.settings);
+        for (key, value) in entries {
+            let known = OF_A_JOB.iter().map(|opt| opt.info());
+            let Some(info) = known.clone().find(|info| info.key == key.get_ref().as_ref()) else {
+                let shown: String = key.get_ref().chars().take(80).collect();
+                let allowed: Vec<&str> = known.map(|info| info.key).collect();
+                let why = format!("unknown key {shown:?}; allowed here are {}", allowed.join(", "));
+                return Err(self.wrong(key.span().start, why));
+            };
+            self.value(info, value)?;
+        }
+        Ok(std::mem::replace(&mut self.settings, before))
     }
 
     fn entry<K: AsRef<str>>(
@@ -208,9 +287,12 @@ fn unknown(table: Table, name: &str) -> String {
     };
     let mut allowed: Vec<_> = keys(table).map(|info| info.key).collect();
     if table == Table::Top {
-        allowed.extend(["[run]", "[gc]"]);
+        allowed.extend(["[run]", "[gc]", "[gitlab]"]);
     }
-    let home = [Table::Top, Table::Run, Table::Gc]
+    if table == Table::Gitlab {
+        allowed.extend(["[gitlab.max]", "[gitlab.project.NAME]", "[gitlab.tag.NAME]"]);
+    }
+    let home = [Table::Top, Table::Run, Table::Gc, Table::Gitlab]
         .into_iter()
         .find(|home| *home != table && keys(*home).any(|info| info.key == name));
     let elsewhere = match home {
@@ -232,6 +314,7 @@ mod tests {
     fn parsed(text: &str, scope: Scope) -> Result<Vec<(&'static str, String, usize)>, String> {
         let settings = parse(Path::new("c.toml"), text, scope).map_err(|e| e.to_string())?;
         Ok(settings
+            .settings
             .into_iter()
             .map(|s| (s.opt.info().key, s.text, s.line))
             .collect())

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use environ::{Environ, Variables};
-use file::{FileError, Scope, Setting};
+use file::{File, FileError, Scope, Setting, Whose};
 use options::{Kind, Opt};
 
 /// The config file of the host.
@@ -46,11 +46,11 @@ impl fmt::Display for Origin<'_> {
 }
 
 /// Everything below the command line.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Layers {
     variables: Vec<(Opt, OsString)>,
     /// The strongest file first.
-    files: Vec<Vec<Setting>>,
+    files: Vec<File>,
     /// Variables that begin with `JOBCAGE_` and mean nothing to this version.
     pub unknown: Vec<String>,
 }
@@ -101,13 +101,60 @@ impl Layers {
                     _ => vec![(origin, value.as_os_str())],
                 }
             });
-        let files = self.files.iter().map(move |settings| {
-            let of_opt = settings.iter().filter(|setting| setting.opt == opt);
+        let files = self.files.iter().map(move |file| {
+            let of_opt = file.settings.iter().filter(|setting| setting.opt == opt);
             of_opt
                 .map(|s| (origin_of(s), OsStr::new(&s.text)))
                 .collect::<Vec<_>>()
         });
         variable.chain(files).filter(|layer: &Vec<_>| !layer.is_empty())
+    }
+
+    /// For the jobs that `is_of` means: what the files say to them alone is stronger than what the same or another file says to
+    /// everybody, a later tag stronger than an earlier one, and a project stronger than a tag.
+    #[must_use]
+    pub fn of_some(&self, is_of: impl Fn(&Whose) -> bool) -> Self {
+        let special = || self.files.iter().flat_map(|file| &file.special);
+        let wanted = |project: bool| {
+            special()
+                .filter(move |(whose, _)| matches!(whose, Whose::Project(_)) == project)
+                .filter(|(whose, _)| is_of(whose))
+                .map(|(_, settings)| File {
+                    settings: settings.clone(),
+                    special: Vec::new(),
+                })
+        };
+        let files = wanted(true)
+            .chain(wanted(false))
+            .chain(self.files.iter().cloned());
+        Self {
+            variables: self.variables.clone(),
+            files: files.collect(),
+            unknown: Vec::new(),
+        }
+    }
+
+    /// The most that a job may ask for itself.
+    #[must_use]
+    pub fn most(&self) -> Self {
+        let special = self.files.iter().flat_map(|file| &file.special);
+        let most = special.filter(|(whose, _)| *whose == Whose::Most);
+        Self {
+            files: most
+                .map(|(_, settings)| File {
+                    settings: settings.clone(),
+                    special: Vec::new(),
+                })
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// With a job's own variables, stronger than all.
+    #[must_use]
+    pub fn with_variables(mut self, variables: Vec<(Opt, OsString)>) -> Self {
+        self.variables.splice(0..0, variables);
+        self
     }
 
     #[cfg(test)]

@@ -47,6 +47,11 @@ pub enum Opt {
     Guard,
     Keep,
     KeepSize,
+    AfterScript,
+    AfterFailedSources,
+    Leftovers,
+    Quarantine,
+    QuarantineMax,
 }
 
 /// Where in a config file an option stands.
@@ -58,6 +63,8 @@ pub enum Table {
     Run,
     /// In `[gc]`: it concerns what is left of them.
     Gc,
+    /// In `[gitlab]`: it concerns the jobs of GitLab Runner.
+    Gitlab,
 }
 
 /// What an option may be.
@@ -98,6 +105,7 @@ macro_rules! table {
 const TOP: Option<Table> = Some(Table::Top);
 const RUN: Option<Table> = Some(Table::Run);
 const GC: Option<Table> = Some(Table::Gc);
+const GITLAB: Option<Table> = Some(Table::Gitlab);
 
 // `signal` and `env` have no variable: JOBCAGE_SIGNAL is what an after phase gets, and JOBCAGE_ENV would be one
 // variable for many. A lease belongs to one call, so it has no key.
@@ -142,7 +150,28 @@ table! {
     Guard        Some("--guard"),         Some("JOBCAGE_GUARD"),         "guard",         RUN,  One;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
     KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
+    AfterScript        None, Some("JOBCAGE_AFTER_SCRIPT"),         "after_script",         GITLAB, One;
+    AfterFailedSources None, Some("JOBCAGE_AFTER_FAILED_SOURCES"), "after_failed_sources", GITLAB, One;
+    Leftovers          None, Some("JOBCAGE_LEFTOVERS"),            "leftovers",            GITLAB, One;
+    Quarantine         None, Some("JOBCAGE_QUARANTINE"),           "quarantine",           GITLAB, One;
+    QuarantineMax      None, Some("JOBCAGE_QUARANTINE_MAX"),       "quarantine_max",       GITLAB, One;
 }
+
+/// What a job of GitLab may set for itself by a CI variable of the option's name, within what the host allows; and what the
+/// host may set for a project or a tag.
+pub const OF_A_JOB: [Opt; 11] = [
+    Opt::Cpu,
+    Opt::Memory,
+    Opt::MemoryHigh,
+    Opt::Swap,
+    Opt::Pids,
+    Opt::Timeout,
+    Opt::IdleTimeout,
+    Opt::Grace,
+    Opt::SshAgent,
+    Opt::AfterScript,
+    Opt::Leftovers,
+];
 
 /// The variable that names a config file instead of the usual two.
 pub const CONFIG_VARIABLE: &str = "JOBCAGE_CONFIG";

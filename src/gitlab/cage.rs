@@ -3,7 +3,7 @@
 use super::contract::Response;
 use super::stage::login_shell;
 use super::{GitlabError, end};
-use crate::cli::request::{CageChoice, Common, RunRequest, Voice};
+use crate::cli::request::{CageChoice, Common, GitlabSettings, Quarantine, Voice};
 use crate::verbs::{self, VerbError, places, tell, tell_done};
 use jobcage_cage::{Dir, Process, describe, listed};
 use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFull, Streams};
@@ -17,15 +17,19 @@ use std::path::Path;
 ///
 /// # Errors
 /// If the cage cannot be made as the host's configuration asks for it.
-pub fn prepare(run: RunRequest) -> Result<(), VerbError> {
-    let response = Response::of_this_call()?;
+pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), VerbError> {
+    let run = settings.run;
     let CageChoice::New { cage, .. } = run.cage else {
         unreachable!("no word of gitlab names a cage");
     };
     let records = places(&run.common.places);
-    close_orphans(&records, run.common.voice);
+    let count = close_orphans(&records, run.common.voice);
+    if settings.quarantine == Quarantine::Refuse && count > settings.quarantine_max {
+        let most = settings.quarantine_max;
+        return Err(GitlabError::Quarantined { count, most }.into());
+    }
     // A first attempt to prepare may have been killed behind its cage.
-    end_all(&records, &response, Voice::Quiet)?;
+    end_all(&records, response, Voice::Quiet)?;
     let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),
@@ -49,12 +53,12 @@ pub fn prepare(run: RunRequest) -> Result<(), VerbError> {
         copied: None,
         session: true,
         step: None,
+        sweep: false,
+        keep_log: false,
     })?;
-    header(&records, &response, &created.id)?;
-    created
-        .notes
-        .iter()
-        .for_each(|note| say(&format!("note: {note}")));
+    header(&records, response, &created.id)?;
+    let notes = settings.notes.iter().chain(&created.notes);
+    notes.for_each(|note| say(&format!("note: {note}")));
     Ok(())
 }
 
@@ -83,20 +87,32 @@ fn runner() -> Result<i32, GitlabError> {
     })
 }
 
-/// What nobody looks after any more is closed first: its VMs and processes are in this job's way.
-fn close_orphans(records: &Places, voice: Voice) {
-    match gc::gc(records, &Keep::default(), false) {
-        Ok(done) => done.iter().for_each(|one| match one {
-            Done::Quarantined(report) => say(&format!(
-                "warning: processes of the job {id} survive on this host; \"jobcage show {id}\" names them",
-                id = report.job
-            )),
+/// What nobody looks after any more is closed first: its VMs and processes are in this job's way. How many cages there are
+/// that cannot be emptied.
+fn close_orphans(records: &Places, voice: Voice) -> u64 {
+    let done = match gc::gc(records, &Keep::default(), false) {
+        Ok(done) => done,
+        Err(failure) => {
+            // It is no fault of this job.
+            say(&format!("note: orphans could not be looked for: {failure}"));
+            return 0;
+        }
+    };
+    let mut count = 0;
+    for one in &done {
+        match one {
+            Done::Quarantined(report) => {
+                count += 1;
+                say(&format!(
+                    "warning: processes of the job {id} survive on this host; \"jobcage show {id}\" names them",
+                    id = report.job
+                ));
+            }
             one if voice == Voice::Verbose => say(&tell_done(one).1),
             _ => {}
-        }),
-        // It is no fault of this job.
-        Err(failure) => say(&format!("note: orphans could not be looked for: {failure}")),
+        }
     }
+    count
 }
 
 fn header(records: &Places, response: &Response, id: &JobId) -> Result<(), VerbError> {

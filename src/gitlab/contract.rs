@@ -1,6 +1,7 @@
 //! What the runner says: variables, the job response, and what it understands as an answer.
 
 use super::GitlabError;
+use crate::cli::request::GitlabJob;
 use jobcage_job::Ending;
 use serde::Deserialize;
 use std::ffi::{OsStr, OsString};
@@ -68,12 +69,14 @@ pub struct Response {
     /// What it runs, by name: `script`, `after_script`, …
     #[serde(default)]
     steps: Vec<Step>,
-    /// Its variables, whose values are not read here: the runner expands them.
+    /// Its variables, as GitLab has them: the runner expands them.
     #[serde(default)]
     variables: Vec<Variable>,
     /// What the runner is told about itself.
     #[serde(default)]
     runner_info: RunnerInfo,
+    #[serde(default)]
+    git_info: GitInfo,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -89,7 +92,16 @@ struct Variable {
     #[serde(default)]
     key: String,
     #[serde(default)]
+    value: Option<String>,
+    #[serde(default)]
     file: bool,
+}
+
+/// Where its sources are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct GitInfo {
+    #[serde(default)]
+    repo_url: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -107,6 +119,9 @@ pub struct JobInfo {
     /// Its project's.
     #[serde(default)]
     pub project_name: String,
+    /// Its project's number.
+    #[serde(default)]
+    project_id: Option<u64>,
 }
 
 impl Response {
@@ -152,6 +167,23 @@ impl Response {
         known.any(|variable| variable.file && variable.key.as_bytes() == name)
     }
 
+    /// What the host's settings know it by. A job can set any variable, but not one that GitLab has set before it: those come
+    /// first.
+    #[must_use]
+    pub fn job(&self) -> GitlabJob {
+        let path = project_path(&self.git_info.repo_url).map(str::to_owned);
+        let number = self.job_info.project_id.map(|id| id.to_string());
+        let tags = self
+            .variables
+            .iter()
+            .find(|variable| variable.key == "CI_RUNNER_TAGS");
+        let tags = tags.and_then(|tags| serde_json::from_str(tags.value.as_deref()?).ok());
+        GitlabJob {
+            projects: path.into_iter().chain(number).collect(),
+            tags: tags.unwrap_or_default(),
+        }
+    }
+
     /// The time that GitLab gives the job.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
@@ -164,6 +196,14 @@ impl Response {
     pub fn cage_name(&self) -> String {
         format!("gitlab-{}", self.id)
     }
+}
+
+/// The path of a project in the address of its repository: `https://user:token@host/group/name.git`.
+fn project_path(address: &str) -> Option<&str> {
+    let (_, place) = address.split_once("://")?;
+    let (_, path) = place.split_once('/')?;
+    let path = path.trim_matches('/');
+    Some(path.strip_suffix(".git").unwrap_or(path)).filter(|path| !path.is_empty())
 }
 
 /// Where the runner (17.9 and later) wants the user's exit code.
@@ -246,6 +286,27 @@ mod tests {
             "",
         ] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_job_is_known_by_what_gitlab_itself_says() {
+        let parse = |value: serde_json::Value| serde_json::from_value::<Response>(value).unwrap().job();
+        let job = parse(serde_json::json!({
+            "id": 1,
+            "job_info": {"project_id": 7},
+            "git_info": {"repo_url": "https://gitlab-ci-token:x@gitlab.example:8080/group/sub/name.git"},
+            "variables": [{"key": "CI_RUNNER_TAGS", "value": "[\"a\", \"b c\"]"},
+                          {"key": "CI_RUNNER_TAGS", "value": "[\"mine\"]"},
+                          {"key": "CI_PROJECT_PATH", "value": "other/one"}],
+        }));
+        assert_eq!(job.projects, ["group/sub/name", "7"]);
+        assert_eq!(job.tags, ["a", "b c"]);
+        for odd in [
+            serde_json::json!({"id": 1}),
+            serde_json::json!({"id": 1, "git_info": {"repo_url": "x"}, "variables": [{"key": "CI_RUNNER_TAGS", "value": "{"}]}),
+        ] {
+            assert_eq!(parse(odd), GitlabJob::default());
         }
     }
 

@@ -10,9 +10,10 @@ mod contract;
 mod end;
 mod stage;
 
+use crate::cli::Refused;
 use crate::cli::request::{GitlabCall, GitlabRequest};
-use crate::verbs::Outcome;
-use contract::Codes;
+use crate::verbs::{Outcome, VerbError};
+use contract::{Codes, Response, exit_code_file, forget_exit_code};
 use std::process::ExitCode;
 
 /// What the calls have in common in what goes wrong: the runner sees a system failure, and the job's log says why.
@@ -37,6 +38,23 @@ pub enum GitlabError {
         /// Why.
         source: std::io::Error,
     },
+    /// What the job asks for by its variables.
+    #[error("{0}")]
+    Job(crate::cli::error::Error),
+    /// What the host's configuration says.
+    #[error("{0}")]
+    Host(crate::cli::error::Error),
+    /// The host takes no job.
+    #[error(
+        "{count} cages with processes that cannot be ended are on this host, and its configuration allows {most} \
+         (gitlab.quarantine_max); \"jobcage list\" names them"
+    )]
+    Quarantined {
+        /// How many.
+        count: u64,
+        /// How many are allowed.
+        most: u64,
+    },
     /// Something survived.
     #[error("something of job {0} survived; \"jobcage list\" names it")]
     NotClean(u64),
@@ -47,14 +65,41 @@ pub enum GitlabError {
 /// # Errors
 /// If jobcage itself fails.
 pub fn perform(request: GitlabRequest) -> Outcome {
-    let GitlabRequest { run, call } = request;
+    match perform_call(request) {
+        // The job's own fault: nobody shall try again.
+        Err(VerbError::Gitlab(GitlabError::Job(why))) => {
+            crate::complain(&why);
+            Ok(Codes::of_the_runner().build_failure)
+        }
+        done => done,
+    }
+}
+
+fn perform_call(request: GitlabRequest) -> Outcome {
+    let GitlabRequest { run, host, call } = request;
+    let settings = |response: &Response| {
+        let mut settings = host.settings(&response.job()).map_err(|refused| match refused {
+            Refused::Host(error) => GitlabError::Host(error),
+            Refused::Job(error) => GitlabError::Job(error),
+        })?;
+        settings.run.common = run.common.clone();
+        Ok::<_, VerbError>(settings)
+    };
     match call {
         GitlabCall::Config {
             builds_dir,
             cache_dir,
         } => config::config(&run.step.identity, builds_dir, cache_dir).map(|()| 0),
-        GitlabCall::Prepare => cage::prepare(run).map(|()| 0),
-        GitlabCall::Run { script, stage } => stage::run(run, &script, &stage),
+        GitlabCall::Prepare => {
+            let response = Response::of_this_call()?;
+            cage::prepare(&response, settings(&response)?).map(|()| 0)
+        }
+        GitlabCall::Run { script, stage } => {
+            let told = exit_code_file();
+            forget_exit_code(told.as_deref());
+            let response = Response::of_this_call()?;
+            stage::run(&response, settings(&response)?, &script, &stage, told.as_deref())
+        }
         GitlabCall::Cleanup => cage::cleanup(&run.common).map(|()| 0),
     }
 }

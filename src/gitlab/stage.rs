@@ -2,9 +2,9 @@
 
 use super::cage::{current, last_over, say, tell_who_is_left};
 use super::config::build_user;
-use super::contract::{Codes, Response, Verdict, exit_code_file, forget_exit_code, is_inherited};
+use super::contract::{Codes, Response, Verdict, is_inherited};
 use super::{GitlabError, after, end};
-use crate::cli::request::{RunRequest, StepRequest, Voice};
+use crate::cli::request::{AfterScript, GitlabSettings, Leftovers, StepRequest, Voice};
 use crate::verbs::{self, Outcome, VerbError, places, tell};
 use jobcage_job::{Cause, Ending, Streams};
 use jobcage_ledger::Places;
@@ -21,24 +21,35 @@ const LAST: &str = "cleanup_file_variables";
 ///
 /// # Errors
 /// If jobcage itself fails.
-pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
+pub fn run(
+    response: &Response,
+    settings: GitlabSettings,
+    script: &Path,
+    stage: &str,
+    told: Option<&Path>,
+) -> Outcome {
     let codes = Codes::of_the_runner();
-    let told = exit_code_file();
-    forget_exit_code(told.as_deref());
-    let response = Response::of_this_call()?;
+    let run = settings.run;
     let records = places(&run.common.places);
-    let (id, spec) = match current(&records, &response) {
+    let (id, spec) = match current(&records, response) {
         // Ours came first: the session is over.
-        Err(_) if stage == after::STAGE && after_has_run(&records, &response)? => return Ok(0),
+        Err(_) if stage == after::STAGE && after_has_run(&records, response)? => return Ok(0),
         found => found?,
     };
     let record = records.open(&id)?;
-    if after::is_due_after(stage) {
-        after::give(&record, &response)?;
+    let is_always = settings.after_script == AfterScript::Always;
+    if is_always && (settings.after_failed_sources || after::is_due_after(stage)) {
+        after::give(&record, response)?;
     }
-    if stage == after::STAGE && !after::take(&record)? {
-        tell_after_has_run();
-        return Ok(0);
+    if stage == after::STAGE {
+        if settings.after_script == AfterScript::Never {
+            say("after_script is switched off (after_script = \"never\", or JOBCAGE_AFTER_SCRIPT)");
+            return Ok(0);
+        }
+        if !after::take(&record)? {
+            tell_after_has_run();
+            return Ok(0);
+        }
     }
     take_as_stdin(script)?;
     let command = login_shell(run.step)?;
@@ -60,11 +71,13 @@ pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
         copied: Some(Streams::Merged),
         session: false,
         step: Some(stage.to_owned()),
+        sweep: settings.leftovers == Leftovers::Stage,
+        keep_log: stage == after::STAGE,
     };
     let report = foreground::run(&job)?.report;
     tell(&report, Voice::Normal);
     let mut ending = report.ending;
-    if end::is_timeout(&response, &spec, &ending) && end::after_is_due(&record) {
+    if end::is_timeout(response, &spec, &ending) && end::after_is_due(&record) {
         // Now, while somebody reads it: the runner calls nothing more but cleanup, whose output reaches no user.
         end::finish(&job.places, &id, end::TIMED_OUT)?;
     } else if end::is_ending(&record)
@@ -87,7 +100,7 @@ pub fn run(run: RunRequest, script: &Path, stage: &str) -> Outcome {
         Verdict::JobFailed(code) => {
             // A runner that has no file takes its own code for the job's.
             if let Some(file) = told
-                && let Err(error) = std::fs::write(&file, format!("{code}\n"))
+                && let Err(error) = std::fs::write(file, format!("{code}\n"))
             {
                 say(&format!(
                     "the exit code {code} could not be told to the runner: {}: {error}",

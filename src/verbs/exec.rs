@@ -34,6 +34,8 @@ pub fn exec(request: ExecRequest) -> Outcome {
         copied: None,
         session: false,
         step: None,
+        sweep: false,
+        keep_log: false,
         agent: None,
         spare: Vec::new(),
     };

@@ -52,6 +52,8 @@ pub fn run(request: RunRequest) -> Outcome {
         copied: None,
         session: false,
         step: None,
+        sweep: false,
+        keep_log: false,
     };
     if let Some(capture) = &request.capture {
         return captured(&job, capture, request.common, request.report);

@@ -7,4 +7,5 @@ mod after;
 mod calls;
 mod ends;
 mod runner;
+mod settings;
 mod stages;

@@ -30,6 +30,10 @@ pub struct Runner<'w> {
     pub world: &'w World,
     /// `$TMPDIR` of the calls.
     pub tmp: PathBuf,
+    /// Variables of the runner's own environment.
+    pub host: Vec<(&'static str, String)>,
+    /// CI variables of the job.
+    pub variables: Vec<(&'static str, &'static str)>,
     /// What the driver is: `jobcage gitlab`, or a plain one.
     pub driver: Driver,
     scripts: std::cell::Cell<u32>,
@@ -97,6 +101,8 @@ impl<'w> Runner<'w> {
         let runner = Self {
             world,
             tmp: world.dir.join(format!("custom-executor{id}")),
+            host: Vec::new(),
+            variables: Vec::new(),
             driver: Driver::Jobcage,
             scripts: 0.into(),
         };
@@ -152,6 +158,10 @@ impl<'w> Runner<'w> {
             .env("CUSTOM_ENV_CI_JOB_ID", "../../../tmp/x")
             .env("CUSTOM_ENV_CI_JOB_TOKEN", SECRET)
             .env("CUSTOM_ENV_AWKWARD", "a'b\"c $(touch /tmp/x) `id`\n\u{1b}[31m");
+        command.envs(self.host.iter().map(|(name, value)| (name, value)));
+        for (name, value) in &self.variables {
+            command.env(format!("CUSTOM_ENV_{name}"), value);
+        }
         command
     }
 

@@ -5,11 +5,15 @@
 //! `PIPE_BUF` will not block.
 
 use crate::error::{Failure, Result};
+use jobcage_job::LogReport;
 use jobcage_sys::Errno;
 use nix::fcntl::OFlag;
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2, read, write};
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -22,6 +26,29 @@ pub(crate) struct Stream {
     pub(crate) job_end: Option<OwnedFd>,
     to_stderr: bool,
     buffer: Vec<u8>,
+    log: Option<Log>,
+}
+
+/// Where the same bytes are kept. The reader on the other side matters more: a log that takes no more is given up.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    bytes: u64,
+    whole: bool,
+}
+
+/// So much of a stream is kept at most.
+const MOST: u64 = 64 << 20;
+
+impl Log {
+    fn take(&mut self, piece: &[u8]) {
+        let fits = self.bytes + piece.len() as u64 <= MOST;
+        if self.whole && fits && self.file.write_all(piece).is_ok() {
+            self.bytes += piece.len() as u64;
+        } else {
+            self.whole = false;
+        }
+    }
 }
 
 impl Stream {
@@ -38,6 +65,31 @@ impl Stream {
             job_end: Some(job_end),
             to_stderr,
             buffer: Vec::new(),
+            log: None,
+        })
+    }
+
+    /// Keeps what comes in a new log of this name in the directory of a record.
+    pub(crate) fn keep_in(&mut self, record: BorrowedFd<'_>, name: &str) -> jobcage_sys::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let file = nix::fcntl::openat(record, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        self.log = Some(Log {
+            file: file.into(),
+            bytes: 0,
+            whole: true,
+        });
+        Ok(())
+    }
+
+    /// What is said of its log, if it has one.
+    pub(crate) fn log(&self) -> Option<LogReport> {
+        let log = self.log.as_ref()?;
+        Some(LogReport {
+            stream: jobcage_job::Stream::Merged,
+            bytes: log.bytes,
+            at_exit: Some(log.bytes),
+            dropped: None,
+            whole: log.whole && self.source.is_none(),
         })
     }
 
@@ -68,6 +120,9 @@ impl Stream {
             Ok(n) => {
                 *last = Instant::now();
                 self.buffer.extend_from_slice(&chunk[..n]);
+                if let Some(log) = &mut self.log {
+                    log.take(&chunk[..n]);
+                }
             }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) => self.source = None,

@@ -46,6 +46,10 @@ pub struct Job {
     pub session: bool,
     /// What its step is called; `None`: by its kind.
     pub step: Option<String>,
+    /// What its step leaves in a cage of others is killed at its end.
+    pub sweep: bool,
+    /// Its output, which is copied, is also kept in the log of its step.
+    pub keep_log: bool,
 }
 
 /// Where a job runs.

@@ -278,6 +278,8 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         spare: head.spare,
         session: head.session,
         step: None,
+        sweep: false,
+        keep_log: false,
     };
     Ok((job, head.root))
 }

@@ -3,6 +3,7 @@
 use super::setup::{Setup, uid_of};
 use super::{Running, Supervision};
 use crate::beside::cut_beside;
+use crate::capture::Stream;
 use crate::closing::{self, Closed, Outside, Story};
 use crate::error::Result;
 use crate::hand;
@@ -185,15 +186,8 @@ impl Supervision<'_> {
     /// The last emptying. A step in a cage of `jobcage create` leaves what it left: that ends with the cage.
     pub(super) fn empty_cage(&mut self) -> Result<Event> {
         let mut closed = if self.is_step_of_another() {
-            let proof = jobcage_job::Proof {
-                populated: Some(false),
-                ..Default::default()
-            };
             Closed {
-                emptied: Emptied {
-                    proof,
-                    ..Emptied::default()
-                },
+                emptied: self.sweep()?,
                 ..Closed::default()
             }
         } else {
@@ -218,6 +212,9 @@ impl Supervision<'_> {
             };
             closing::look_outside(&self.setup.spec, outside, &mut closed);
         }
+        if self.is_step_of_another() && !closed.emptied.proven() {
+            closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &closed.emptied));
+        }
         if let Some(cut) = self.cut.take() {
             if self.is_step_of_another() && !cut.proven() {
                 closed.quarantine = Some(closing::quarantine(&self.setup.leaf.dir, &cut));
@@ -227,6 +224,31 @@ impl Supervision<'_> {
         let proven = closed.quarantine.is_none() && closed.emptied.proven();
         self.closed = Some(closed);
         Ok(Event::Emptied { proven })
+    }
+
+    /// What a step leaves in a cage of others ends with that cage, unless it is to end with the step.
+    fn sweep(&mut self) -> Result<Emptied> {
+        if self.job.sweep && self.cut.is_none() {
+            let Setup {
+                cage, leaf, notes, ..
+            } = &mut self.setup;
+            leaving::spare_agents(
+                cage,
+                &[&leaf.dir],
+                &self.job.spare,
+                uid_of(&self.job.command),
+                notes,
+            );
+            return Ok(empty(&leaf.dir, &Patience::default())?);
+        }
+        let proof = jobcage_job::Proof {
+            populated: Some(false),
+            ..Default::default()
+        };
+        Ok(Emptied {
+            proof,
+            ..Emptied::default()
+        })
     }
 
     /// Those that the kill has ended. One that is stuck in the kernel is not waited for.
@@ -253,6 +275,7 @@ impl Supervision<'_> {
         });
         for step in self.steps.iter_mut().filter(|step| step.kind == StepKind::Step) {
             step.ending = ending.clone();
+            step.logs.extend(self.streams.iter().filter_map(Stream::log));
         }
         let mut notes = std::mem::take(&mut self.setup.notes);
         if self.is_step_of_another() {

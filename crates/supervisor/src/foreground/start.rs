@@ -23,6 +23,17 @@ impl Supervision<'_> {
     pub(super) fn start_main(&mut self) -> Result<()> {
         // Written down first: a step that runs unknown would make the whole job look like one that did nothing.
         let step = self.begin_step(StepKind::Step);
+        if self.job.keep_log
+            && let Some(stream) = self.streams.first_mut()
+        {
+            let name = jobcage_ledger::log::name(step.number, jobcage_job::Stream::Merged);
+            if let Err(errno) = stream.keep_in(self.setup.record.dir(), &name) {
+                let why = errno.desc();
+                self.setup
+                    .notes
+                    .push(format!("its output is not kept: {name}: {why}"));
+            }
+        }
         let child = self.spawn(self.command_plan(), false)?;
         match child {
             Ok(child) => self.main = Some(Running { child, step }),

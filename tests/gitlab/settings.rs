@@ -1,0 +1,209 @@
+//! What the host says of its jobs, and what a job may say for itself.
+
+use crate::runner::{Runner, world};
+use crate::support::process::Process;
+use std::fs;
+
+/// A job with these CI variables on a host with this configuration; prepared, unless that fails.
+fn with(
+    test: &str,
+    id: u64,
+    config: &str,
+    variables: &[(&'static str, &'static str)],
+    play: impl FnOnce(&Runner<'_>, &crate::runner::Ended),
+) {
+    let Some(mut world) = world(test) else { return };
+    {
+        let mut runner = Runner::new(&world, id);
+        let file = world.dir.join("config.toml");
+        fs::write(&file, config).unwrap();
+        runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+        runner.variables.extend(variables);
+        let prepared = runner.call("prepare", &[]);
+        play(&runner, &prepared);
+        assert_eq!(runner.call("cleanup", &[]).code, 0);
+    }
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_value_that_is_wrong_or_goes_too_far_fails_the_job_with_one_line() {
+    let config = "[gitlab.max]\ntimeout = '1h'\n";
+    for (id, name, value, told) in [
+        (
+            60,
+            "JOBCAGE_TIMEOUT",
+            "2h",
+            "goes beyond what this host allows the job (\"1h\")",
+        ),
+        (
+            61,
+            "JOBCAGE_TIMEOUT",
+            "$(reboot)\n\u{1b}[31m",
+            "JOBCAGE_TIMEOUT: ",
+        ),
+        (
+            62,
+            "JOBCAGE_GRACE",
+            "1h",
+            "goes beyond what this host allows the job (10 s)",
+        ),
+        (63, "JOBCAGE_LEFTOVERS", "../../x", "is neither stage nor job"),
+    ] {
+        with(
+            "gitlab-settings-refused",
+            id,
+            config,
+            &[(name, value)],
+            |_, prepared| {
+                assert_eq!(prepared.code, 1, "{}", prepared.log);
+                assert!(prepared.log.contains(told), "{}", prepared.log);
+                assert_eq!(prepared.log.lines().count(), 1, "{}", prepared.log);
+                assert!(!prepared.log.contains('\u{1b}'), "{}", prepared.log);
+            },
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_host_is_not_the_jobs_fault() {
+    with(
+        "gitlab-settings-host",
+        64,
+        "[gitlab]\nleftovers = 'x'\n",
+        &[],
+        |_, prepared| {
+            assert_eq!(prepared.code, 2, "{}", prepared.log);
+            assert!(
+                prepared.log.contains("config.toml, line 2: leftovers"),
+                "{}",
+                prepared.log
+            );
+        },
+    );
+}
+
+#[test]
+fn a_job_may_not_become_another_user() {
+    with(
+        "gitlab-settings-user",
+        65,
+        "",
+        &[("JOBCAGE_USER", "root")],
+        |runner, prepared| {
+            assert_eq!(prepared.code, 0, "{}", prepared.log);
+            assert!(
+                prepared
+                    .log
+                    .contains("\"JOBCAGE_USER\" is nothing that a job may set"),
+                "{}",
+                prepared.log
+            );
+            assert_eq!(runner.stage("build_script", "id -un").log, "nobody\n");
+        },
+    );
+}
+
+#[test]
+fn the_time_of_a_job_is_its_own_to_shorten() {
+    with(
+        "gitlab-settings-timeout",
+        66,
+        "",
+        &[("JOBCAGE_TIMEOUT", "300ms")],
+        |runner, _| {
+            let ended = runner.stage("build_script", "echo up; sleep 300");
+            assert_eq!((ended.code, ended.told.as_str()), (1, "124\n"), "{}", ended.log);
+            assert!(
+                ended.log.contains("the job ran out of time after"),
+                "{}",
+                ended.log
+            );
+        },
+    );
+}
+
+#[test]
+fn a_silent_stage_is_ended() {
+    with(
+        "gitlab-settings-idle",
+        67,
+        "",
+        &[("JOBCAGE_IDLE_TIMEOUT", "300ms")],
+        |runner, _| {
+            let ended = runner.stage("build_script", "echo up; sleep 300");
+            assert_eq!((ended.code, ended.told.as_str()), (1, "124\n"), "{}", ended.log);
+            assert_eq!(runner.stage("after_script", "echo after").code, 0);
+        },
+    );
+}
+
+#[test]
+fn leftovers_may_end_with_their_stage() {
+    let config = "[gitlab.project.1]\nleftovers = 'stage'\n";
+    with("gitlab-settings-leftovers", 68, config, &[], |runner, _| {
+        let script = "setsid sleep 300 > /dev/null 2>&1 & echo $! > pids";
+        let ended = runner.stage("build_script", script);
+        assert_eq!(ended.code, 0, "{}", ended.log);
+        assert!(
+            ended.log.contains("1 process was left and killed:"),
+            "{}",
+            ended.log
+        );
+        assert!(runner.left().iter().all(Process::has_ended));
+    });
+}
+
+#[test]
+fn the_after_script_may_be_the_runners_alone_or_nobodys() {
+    for (id, switch, after) in [(69, "runner", "runner\n"), (70, "never", "")] {
+        with(
+            "gitlab-settings-after",
+            id,
+            "",
+            &[("JOBCAGE_AFTER_SCRIPT", switch)],
+            |runner, _| {
+                assert_eq!(runner.stage("build_script", "true").code, 0);
+                let ended = runner.stage("after_script", "echo runner >> after");
+                assert_eq!(ended.code, 0, "{}", ended.log);
+                assert_eq!(runner.read("after"), after, "{}", ended.log);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_job_may_have_an_agent_of_its_own() {
+    with(
+        "gitlab-settings-agent",
+        71,
+        "",
+        &[("JOBCAGE_SSH_AGENT", "true")],
+        |runner, prepared| {
+            assert_eq!(prepared.code, 0, "{}", prepared.log);
+            let words = "ssh-add -l || test $? = 1 && echo \"$SSH_AUTH_SOCK\" >> sockets";
+            assert_eq!(runner.stage("build_script", words).code, 0);
+            assert_eq!(runner.stage("after_script", words).code, 0);
+            let sockets = runner.read("sockets");
+            let sockets: Vec<&str> = sockets.lines().collect();
+            assert!(
+                sockets.len() == 2 && sockets[0] == sockets[1] && !sockets[0].is_empty(),
+                "{sockets:?}"
+            );
+        },
+    );
+}
+
+/// The record of a job that left nothing behind has what its `after_script` said, though the runner ran it.
+#[test]
+fn what_the_after_script_says_is_kept() {
+    with("gitlab-settings-log", 72, "", &[], |runner, _| {
+        assert_eq!(runner.stage("build_script", "echo not kept").code, 0);
+        let after = runner.stage("after_script", "echo kept; echo too >&2");
+        assert_eq!(after.log, "kept\ntoo\n");
+        assert_eq!(runner.call("cleanup", &[]).code, 0);
+        let records = runner.world.records();
+        let logs = runner.world.call(&["logs", &records[0]]).expect(0);
+        assert_eq!(logs.text(), "kept\ntoo");
+    });
+}
