@@ -6,6 +6,7 @@ pub mod error;
 mod gitlab;
 mod handed;
 mod help;
+mod install;
 mod meaning;
 mod pick;
 mod quick;

@@ -6,5 +6,6 @@ mod support;
 mod after;
 mod calls;
 mod ends;
+mod install;
 mod runner;
 mod stages;
