@@ -28,6 +28,9 @@ impl Door<'_> {
                 (w.common, call)
             }
             GitlabWords::Cleanup(common) => (common, GitlabCall::Cleanup),
+            GitlabWords::Template(w) => self.template(w)?,
+            GitlabWords::Convert(w) => self.convert(w)?,
+            GitlabWords::Check(w) => self.check(w)?,
         };
         let words = RunWords {
             common,

@@ -58,6 +58,7 @@ impl GitlabHost {
             run,
             after_script: pick::value(layers, Opt::AfterScript, None, parse_after_script)?
                 .unwrap_or_default(),
+            after_timeout: door.after_budget()?,
             after_failed_sources: switch(Opt::AfterFailedSources)?.unwrap_or(false),
             leftovers: pick::value(layers, Opt::Leftovers, None, parse_leftovers)?.unwrap_or_default(),
             quarantine: pick::value(layers, Opt::Quarantine, None, parse_quarantine)?.unwrap_or_default(),

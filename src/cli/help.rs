@@ -17,6 +17,10 @@ pub const GITLAB_CONFIG: &str = "Tell the runner where the jobs live, as JSON.";
 pub const GITLAB_PREPARE: &str = "Make the job's cage.";
 pub const GITLAB_RUN: &str = "Run one stage of the job in its cage.";
 pub const GITLAB_CLEANUP: &str = "End the job's cage and everything in it.";
+pub const GITLAB_TEMPLATE: &str = "Print a [[runners]] block for gitlab-runner register --template-config.";
+pub const GITLAB_CONVERT: &str = "Turn the shell executors of a runner's config.toml into ones of ours.";
+pub const GITLAB_CHECK: &str =
+    "Tell what in a runner's config.toml and on this host keeps jobs from ending well.";
 pub const ENV: &str = "Hand variables on to later steps, from inside a job.";
 pub const ENV_SET: &str = "Give later steps a variable.";
 pub const ENV_GET: &str = "Print the value that later steps get.";
@@ -35,7 +39,8 @@ Exit codes of `jobcage run`:
   128+N  signal N ended it
 `jobcage exec` has the same ones for its own command, and `jobcage wait` those of the jobs that it waited for.
 `jobcage attach` has the one of its job.
-The other verbs end with 0, or with 125 if they failed; `env get` with 1 if there is no such variable.";
+The other verbs end with 0, or with 125 if they failed; `env get` with 1 if there is no such variable, and `gitlab check` with
+1 if it found something to change.";
 
 // Each paragraph is one line, so that clap can wrap it to the terminal.
 pub const AFTER_RUN: &str = concat!(
@@ -58,11 +63,24 @@ pub const AFTER_RUN: &str = concat!(
 );
 
 pub const AFTER_GITLAB: &str = concat!(
-    "The runner makes these calls, not a person. In its config.toml: executor = \"custom\", and in [runners.custom] ",
-    "config_exec, prepare_exec, run_exec and cleanup_exec = \"/usr/bin/jobcage\", each with its own config_args = [\"gitlab\", ",
+    "The runner makes the first four calls; template, convert and check are for an administrator. In the runner's ",
+    "config.toml: executor = \"custom\", and in [runners.custom] config_exec, prepare_exec, run_exec and cleanup_exec = \"/usr/bin/jobcage\", each with its own config_args = [\"gitlab\", ",
     "\"config\"] and so on. Limits, user and times are those of [run] in jobcage's own config files.\n\n",
     "Exit codes: 0; $BUILD_FAILURE_EXIT_CODE if the job failed, with the job's code in $BUILD_EXIT_CODE_FILE; ",
-    "$SYSTEM_FAILURE_EXIT_CODE if jobcage failed.",
+    "$SYSTEM_FAILURE_EXIT_CODE if jobcage failed. Those of convert and check are told by their own --help.",
+);
+
+pub const AFTER_GITLAB_CONVERT: &str = concat!(
+    "It prints what it would change as a unified difference, in which tokens, variables and comments are hidden, and changes ",
+    "nothing. With --write the file is replaced as a whole, with its mode and owner, and the old one stays beside it as ",
+    "config.toml.jobcage-backup. Runners that are ours already stay as they are, and those with other executors too.\n\n",
+    "Exit codes: 0, or 125 if it failed; then the file is as it was.",
+);
+
+pub const AFTER_GITLAB_CHECK: &str = concat!(
+    "One line for each finding: ok, skipped, warning or error, what it is about, and what to do. As root or as the build user ",
+    "it also starts that user's login shell, as every stage of a job does, in a cage and for at most 10 s.\n\n",
+    "Exit codes: 0 if there is neither a warning nor an error, 1 if there is, 125 if it could not look.",
 );
 
 pub const AFTER_ENV: &str = concat!(

@@ -7,6 +7,7 @@ mod gitlab;
 mod gitlab_job;
 mod handed;
 mod help;
+mod install;
 mod meaning;
 mod pick;
 mod quick;

@@ -279,6 +279,8 @@ pub struct GitlabSettings {
     pub run: RunRequest,
     /// `after_script`: who runs it.
     pub after_script: AfterScript,
+    /// `after_timeout`: the most time that it has when jobcage runs it.
+    pub after_timeout: Duration,
     /// `after_failed_sources`: whether it also runs where the sources could not be had.
     pub after_failed_sources: bool,
     /// `leftovers`: how long what a stage leaves may live.
@@ -344,6 +346,47 @@ pub enum GitlabCall {
     },
     /// `cleanup`.
     Cleanup,
+    /// `template`, `convert`, `check`: an administrator's, not the runner's.
+    Install(InstallRequest),
+}
+
+/// Bringing the driver onto a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallRequest {
+    /// How long the after phase of GitLab's jobs may take.
+    pub after: Duration,
+    /// What to do.
+    pub verb: InstallVerb,
+}
+
+/// What an administrator asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstallVerb {
+    /// `template`.
+    Template {
+        /// `--binary`: the jobcage that the runner is to call; `None`: this one.
+        binary: Option<PathBuf>,
+    },
+    /// `convert`.
+    Convert {
+        /// The runner's configuration.
+        config: PathBuf,
+        /// `--name`: only runners of this name.
+        name: Option<String>,
+        /// `--binary`, as for `template`.
+        binary: Option<PathBuf>,
+        /// `--write`.
+        write: bool,
+    },
+    /// `check`.
+    Check {
+        /// The runner's configuration; `None`: nobody named one, and there is no usual place.
+        config: Option<PathBuf>,
+        /// It is the one in the usual place, which a running runner should have read.
+        is_usual: bool,
+        /// `--json`.
+        json: bool,
+    },
 }
 
 /// `jobcage cleanup ID`.

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use std::ffi::OsString;
 
 use super::help;
+use super::install::{CheckWords, ConvertWords, TemplateWords};
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct CommonWords {
@@ -461,6 +462,12 @@ pub enum GitlabWords {
     Run(GitlabRunWords),
     /// `gitlab cleanup`.
     Cleanup(CommonWords),
+    /// `gitlab template`.
+    Template(TemplateWords),
+    /// `gitlab convert`.
+    Convert(ConvertWords),
+    /// `gitlab check`.
+    Check(CheckWords),
 }
 
 /// The words of `env`.
@@ -586,6 +593,13 @@ pub fn command() -> Command {
                         verb("prepare", help::GITLAB_PREPARE, options::<CommonWords>),
                         verb("run", help::GITLAB_RUN, options::<GitlabRunWords>),
                         verb("cleanup", help::GITLAB_CLEANUP, options::<CommonWords>),
+                        verb("template", help::GITLAB_TEMPLATE, options::<TemplateWords>),
+                        verb("convert", help::GITLAB_CONVERT, |c| {
+                            options::<ConvertWords>(c).after_long_help(help::AFTER_GITLAB_CONVERT)
+                        }),
+                        verb("check", help::GITLAB_CHECK, |c| {
+                            options::<CheckWords>(c).after_long_help(help::AFTER_GITLAB_CHECK)
+                        }),
                     ])
             }),
             verb("man", help::MAN, options::<ManWords>).hide(true),
@@ -633,6 +647,9 @@ fn split_gitlab(matches: &mut ArgMatches) -> Result<GitlabWords, clap::Error> {
         "config" => GitlabWords::Config(GitlabConfigWords::from_arg_matches_mut(m)?),
         "prepare" => GitlabWords::Prepare(CommonWords::from_arg_matches_mut(m)?),
         "run" => GitlabWords::Run(GitlabRunWords::from_arg_matches_mut(m)?),
+        "template" => GitlabWords::Template(TemplateWords::from_arg_matches_mut(m)?),
+        "convert" => GitlabWords::Convert(ConvertWords::from_arg_matches_mut(m)?),
+        "check" => GitlabWords::Check(CheckWords::from_arg_matches_mut(m)?),
         _ => GitlabWords::Cleanup(CommonWords::from_arg_matches_mut(m)?),
     })
 }

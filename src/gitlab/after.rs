@@ -15,9 +15,6 @@ use std::time::Duration;
 /// The stage in which the runner runs it, and the name of its step in the response.
 pub const STAGE: &str = "after_script";
 
-/// GitLab's own time for it.
-const USUAL_TIME: Duration = Duration::from_secs(300);
-
 /// What it is told of the job's end, in GitLab's words. A job whose runner is gone has failed, whoever was to blame.
 const STATUS: &str = "case \"$JOBCAGE_RESULT:$JOBCAGE_CAUSE\" in
 success:*) export CI_JOB_STATUS=success ;;
@@ -39,7 +36,7 @@ pub fn is_due_after(stage: &str) -> bool {
 ///
 /// # Errors
 /// If the session has nobody who looks after it.
-pub fn give(record: &Record, response: &Response) -> Result<(), VerbError> {
+pub fn give(record: &Record, response: &Response, most: Duration) -> Result<(), VerbError> {
     let variables: Vec<(OsString, OsString)> = std::env::vars_os()
         .filter_map(|(name, value)| {
             let name = name.as_bytes().strip_prefix(OF_THE_JOB)?;
@@ -54,7 +51,7 @@ pub fn give(record: &Record, response: &Response) -> Result<(), VerbError> {
         source: std::io::Error::from(errno),
     };
     let file = jobcage_sys::file::sealed(c"after_script", &script).map_err(failed)?;
-    session::give_after(record, file.as_fd(), time(&variables))?;
+    session::give_after(record, file.as_fd(), time(&variables, most))?;
     Ok(())
 }
 
@@ -74,19 +71,21 @@ pub fn has_begun(record: &Record) -> bool {
     steps.iter().any(|step| step.kind == jobcage_job::StepKind::After)
 }
 
-fn time(variables: &[(OsString, OsString)]) -> Duration {
+/// The job's own time for it, which the host's bounds: `jobcage gitlab check` reckons with that.
+fn time(variables: &[(OsString, OsString)], most: Duration) -> Duration {
     const NAME: &str = "RUNNER_AFTER_SCRIPT_TIMEOUT";
     let Some((_, value)) = variables.iter().find(|(name, _)| name == NAME) else {
-        return USUAL_TIME;
+        return most;
     };
     let told = value.to_str().and_then(|text| parse_duration(text).ok());
-    told.filter(|time| !time.is_zero()).unwrap_or_else(|| {
+    let told = told.filter(|time| !time.is_zero()).unwrap_or_else(|| {
+        let seconds = most.as_secs();
         say(&format!(
-            "note: {NAME} is no time: after_script gets {} s",
-            USUAL_TIME.as_secs()
+            "note: {NAME} is no time: after_script gets {seconds} s where jobcage runs it"
         ));
-        USUAL_TIME
-    })
+        most
+    });
+    told.min(most)
 }
 
 /// The text for the standard input of a login shell; `None`: the job has no `after_script`.
@@ -270,18 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn its_time_is_gitlabs_unless_the_job_says_otherwise() {
-        for (told, time_told) in [
-            ("10m", 600),
-            ("1h30m", 5400),
-            ("90s", 90),
-            ("x", 300),
-            ("0s", 300),
-        ] {
+    fn its_time_is_the_hosts_unless_the_job_says_less() {
+        const MOST: Duration = Duration::from_secs(300);
+        for (told, time_told) in [("4m", 240), ("1h30m", 300), ("90s", 90), ("x", 300), ("0s", 300)] {
             let variables = pairs(&[("RUNNER_AFTER_SCRIPT_TIMEOUT", told)]);
-            assert_eq!(time(&variables), Duration::from_secs(time_told), "{told}");
+            assert_eq!(time(&variables, MOST), Duration::from_secs(time_told), "{told}");
         }
-        assert_eq!(time(&[]), USUAL_TIME);
+        assert_eq!(time(&[], MOST), MOST);
     }
 
     #[test]

@@ -8,12 +8,14 @@ mod cage;
 mod config;
 mod contract;
 mod end;
+mod install;
 mod stage;
 
 use crate::cli::Refused;
 use crate::cli::request::{GitlabCall, GitlabRequest};
 use crate::verbs::{Outcome, VerbError};
 use contract::{Codes, Response, exit_code_file, forget_exit_code};
+pub use install::InstallError;
 use std::process::ExitCode;
 
 /// What the calls have in common in what goes wrong: the runner sees a system failure, and the job's log says why.
@@ -101,6 +103,7 @@ fn perform_call(request: GitlabRequest) -> Outcome {
             stage::run(&response, settings(&response)?, &script, &stage, told.as_deref())
         }
         GitlabCall::Cleanup => cage::cleanup(&run.common).map(|()| 0),
+        GitlabCall::Install(request) => install::perform(request, &run),
     }
 }
 
@@ -110,8 +113,9 @@ pub fn failed() -> ExitCode {
     ExitCode::from(Codes::of_the_runner().system_failure)
 }
 
-/// Whether these words are a call of the runner's.
+/// Whether these words are a call of the runner's: an administrator's is answered as any other verb.
 #[must_use]
 pub fn is_called(words: &[std::ffi::OsString]) -> bool {
-    words.get(1).is_some_and(|verb| verb == "gitlab")
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|given| given == word);
+    is(1, "gitlab") && !install::VERBS.iter().any(|verb| is(2, verb))
 }

@@ -39,7 +39,7 @@ pub fn run(
     let record = records.open(&id)?;
     let is_always = settings.after_script == AfterScript::Always;
     if is_always && (settings.after_failed_sources || after::is_due_after(stage)) {
-        after::give(&record, response)?;
+        after::give(&record, response, settings.after_timeout)?;
     }
     if stage == after::STAGE {
         if settings.after_script == AfterScript::Never {

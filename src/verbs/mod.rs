@@ -17,7 +17,7 @@ mod wait;
 
 pub use attach::attach;
 pub use captured::{outlets, tell_lost};
-pub use command::{account, build, settle_at_home};
+pub use command::{account, build, settle_at_home, uid};
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop, tell_done};
 pub use env::env;
@@ -75,6 +75,9 @@ pub enum VerbError {
     /// A call of GitLab Runner.
     #[error(transparent)]
     Gitlab(#[from] crate::gitlab::GitlabError),
+    /// Bringing the driver onto a host.
+    #[error("gitlab: {0}")]
+    Install(#[from] crate::gitlab::InstallError),
     /// A text that was asked for did not get out.
     #[error("cannot write to standard output: {0}")]
     Stdout(std::io::Error),
@@ -100,7 +103,7 @@ pub fn places(places: &request::Places) -> Places {
 }
 
 /// A value as JSON, on stdout.
-fn print_json(value: &impl serde::Serialize) -> Outcome {
+pub fn print_json(value: &impl serde::Serialize) -> Outcome {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| VerbError::Stdout(e.into()))?;
     text.push('\n');
     pages::print(text.as_bytes())
