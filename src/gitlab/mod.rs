@@ -9,6 +9,7 @@ mod config;
 mod contract;
 mod end;
 mod install;
+mod memory;
 mod stage;
 
 use crate::cli::Refused;

@@ -3,6 +3,7 @@
 use super::cage::{current, last_over, say, tell_who_is_left};
 use super::config::build_user;
 use super::contract::{Codes, Response, Verdict, is_inherited};
+use super::memory::Memory;
 use super::{GitlabError, after, end};
 use crate::cli::request::{AfterScript, GitlabSettings, Leftovers, StepRequest, Voice};
 use crate::verbs::{self, Outcome, VerbError, places, tell};
@@ -74,8 +75,10 @@ pub fn run(
         sweep: settings.leftovers == Leftovers::Stage,
         keep_log: stage == after::STAGE,
     };
+    let memory = Memory::before(&spec);
     let report = foreground::run(&job)?.report;
     tell(&report, Voice::Normal);
+    memory.tell(&spec);
     let mut ending = report.ending;
     if end::is_timeout(response, &spec, &ending) && end::after_is_due(&record) {
         // Now, while somebody reads it: the runner calls nothing more but cleanup, whose output reaches no user.

@@ -10,6 +10,10 @@ mod hands;
 #[path = "../../durable/stage.rs"]
 mod stage;
 
+#[path = "../../gitlab/runner.rs"]
+#[allow(dead_code, reason = "most of it is for other tests")]
+mod runner;
+
 mod memory;
 mod service;
 mod ssh;
