@@ -2,7 +2,7 @@
 
 use super::contract::Response;
 use super::stage::login_shell;
-use super::{GitlabError, end};
+use super::{GitlabError, debris, end};
 use crate::cli::request::{CageChoice, Common, GitlabSettings, Quarantine, Voice};
 use crate::verbs::{self, VerbError, places, tell, tell_done};
 use jobcage_cage::{Dir, Process, describe, listed};
@@ -24,6 +24,7 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     };
     let records = places(&run.common.places);
     let count = close_orphans(&records, run.common.voice);
+    debris::sweep(&records);
     if settings.quarantine == Quarantine::Refuse && count > settings.quarantine_max {
         let most = settings.quarantine_max;
         return Err(GitlabError::Quarantined { count, most }.into());

@@ -22,6 +22,9 @@ const OF_THE_RUNNER: [&str; 5] = [
 /// What stands before the name of every variable of the job. A job can set each of them, so none is believed.
 pub const OF_THE_JOB: &[u8] = b"CUSTOM_ENV_";
 
+/// Where the runner says which file the response is in.
+const RESPONSE: &str = "JOB_RESPONSE_FILE";
+
 /// The largest response that is read: GitLab's own limits are far below.
 const MOST: u64 = 64 << 20;
 
@@ -130,16 +133,23 @@ impl Response {
     /// # Errors
     /// If the runner names none, or it is none.
     pub fn of_this_call() -> Result<Self, GitlabError> {
-        const VARIABLE: &str = "JOB_RESPONSE_FILE";
-        let path = std::env::var_os(VARIABLE).map(PathBuf::from);
+        let path = std::env::var_os(RESPONSE).map(PathBuf::from);
         let path = path.ok_or_else(|| GitlabError::Contract {
-            what: VARIABLE.into(),
+            what: RESPONSE.into(),
             why: "the runner has not set it (it does since 14.1)".into(),
         })?;
+        Self::read(&path)
+    }
+
+    /// The response in a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is none.
+    pub fn read(path: &Path) -> Result<Self, GitlabError> {
         let mut text = Vec::new();
-        let read = std::fs::File::open(&path).and_then(|file| file.take(MOST).read_to_end(&mut text));
+        let read = std::fs::File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text));
         let wrong = |why: String| GitlabError::Contract {
-            what: format!("{VARIABLE} {}", path.display()),
+            what: format!("{RESPONSE} {}", path.display()),
             why,
         };
         read.map_err(|e| wrong(e.to_string()))?;

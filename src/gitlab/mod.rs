@@ -7,6 +7,7 @@ mod after;
 mod cage;
 mod config;
 mod contract;
+mod debris;
 mod end;
 mod install;
 mod memory;

@@ -221,6 +221,19 @@ fn with_killed_runner(test: &str, id: u64, then: impl FnOnce(&Runner<'_>, &Proce
         assert!(cgroup::wait_gone(&cage, PATIENCE), "nobody has closed it");
         then(&job, &driver);
         assert_eq!(job.call("cleanup", &[]).code, 0);
+        // The next job of the host takes away what is left of this one's scripts; another directory is nobody's to take.
+        let next = Runner::new(&world, id + 1000);
+        let unknown = world.dir.join("custom-executor-unknown");
+        fs::create_dir(&unknown).unwrap();
+        assert!(job.tmp.join("script1/script").exists());
+        let prepared = next.call("prepare", &[]);
+        assert!(
+            prepared.log.contains("removed 1 directory in"),
+            "{}",
+            prepared.log
+        );
+        assert!(!job.tmp.exists() && unknown.exists() && next.tmp.exists());
+        assert_eq!(next.call("cleanup", &[]).code, 0);
     }
     world.assert_nothing_left();
 }
