@@ -21,17 +21,30 @@ fn with_after(test: &str, id: u64, timeout: u64, play: impl FnOnce(&Runner<'_>))
     let Some(mut world) = world(test) else { return };
     {
         let runner = Runner::new(&world, id);
-        runner.make_tmp(&json!({
-            "id": id,
-            "job_info": {"name": "build", "project_name": "project"},
-            "runner_info": {"timeout": timeout},
-            "variables": [{"key": "KEY", "value": "x", "file": true}],
-            "steps": [{"name": "script", "script": ["true"]}, {"name": "after_script", "script": COMMANDS}],
-        }));
+        runner.make_tmp(&response(id, timeout));
         assert_eq!(runner.call("prepare", &[]).code, 0);
         play(&runner);
     }
     world.assert_nothing_left();
+}
+
+/// A job with an `after_script` and so much time.
+pub fn response(id: u64, timeout: u64) -> serde_json::Value {
+    json!({
+        "id": id,
+        "job_info": {"name": "build", "project_name": "project"},
+        "runner_info": {"timeout": timeout},
+        "variables": [{"key": "KEY", "value": "x", "file": true}],
+        "steps": [{"name": "script", "script": ["true"]}, {"name": "after_script", "script": COMMANDS}],
+    })
+}
+
+/// It ran once, and it was this one who ran it.
+#[track_caller]
+pub fn assert_one(runner: &Runner<'_>, by: &str, what: &str) {
+    let told = runner.read("after");
+    assert_eq!(told.lines().count(), 1, "{what}: {told:?}");
+    assert!(told.starts_with(by), "{what}: {told:?}");
 }
 
 const FOREVER: u64 = 3600;

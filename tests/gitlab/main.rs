@@ -6,6 +6,7 @@ mod support;
 mod after;
 mod calls;
 mod ends;
+mod faults;
 mod install;
 mod runner;
 mod settings;
