@@ -31,7 +31,15 @@ fn job(world: &World, id: u64, more: &str) -> Value {
     let told = format!("export TRACE='{0}/trace' SPY='{0}/spy'", world.dir.display());
     let wait = "while [ \"$(grep -c 'spy.* started' \"$TRACE\")\" -lt 6 ]; do sleep 0.02; done";
     let mut job = payload::job(id, &[&told, &six, wait, more]);
-    payload::step(&mut job, "after_script", &["echo \"after: $CI_JOB_STATUS\""]);
+    let told = format!(
+        "echo \"$CI_JOB_STATUS\" >> '{}/project/after'",
+        world.dir.display()
+    );
+    payload::step(
+        &mut job,
+        "after_script",
+        &["echo \"after: $CI_JOB_STATUS\"", &told],
+    );
     payload::with_files(&mut job, "always");
     job
 }
@@ -173,17 +181,36 @@ fn ours(
     act: impl FnOnce(&mut Live<'_>),
     look: impl FnOnce(&World, &Played),
 ) {
+    ours_changed(generation, test, more, |_| {}, act, look);
+}
+
+fn ours_changed(
+    generation: Generation,
+    test: &str,
+    more: &str,
+    change: impl FnOnce(&mut Player<'_>),
+    act: impl FnOnce(&mut Live<'_>),
+    look: impl FnOnce(&World, &Played),
+) {
     let Some(mut world) = runner::world(&format!("{test}-{}", generation.name())) else {
         return;
     };
-    let player = Player::new(&world, generation, job(&world, 4242, more));
+    let mut player = Player::new(&world, generation, job(&world, 4242, more));
+    change(&mut player);
     let done = played(player, act);
     let helpers = done.helpers();
     assert!(helpers.len() >= 6, "{:#?}", done.lines);
     assert!(helpers.iter().all(Process::has_ended), "{:?}", left(&world));
     assert!(!done.tmp_is_left, "{:#?}", done.lines);
+    assert_eq!(after(&world).len(), 1, "after_script ran: {:?}", after(&world));
     look(&world, &done);
-    world.assert_nothing_left();
+    world.assert_nobody_left();
+}
+
+/// `CI_JOB_STATUS` each time that `after_script` ran, whoever ran it.
+fn after(world: &World) -> Vec<String> {
+    let told = fs::read_to_string(world.dir.join("project/after")).unwrap_or_default();
+    told.lines().map(str::to_owned).collect()
 }
 
 /// Everything that a job can have reaches its script as it was meant, and nothing else does.
@@ -208,6 +235,7 @@ pub fn success(generation: Generation) {
                 "{log}"
             );
             assert!(log.contains("after: success\n"), "{log}");
+            assert_eq!(after(world), ["success"]);
             // Six are told of while somebody reads it; they lived on until then.
             assert!(log.contains("6 processes are left over"), "{log}");
             for stage in [
@@ -243,7 +271,7 @@ pub fn failure(generation: Generation) {
 }
 
 /// Something from outside ends the job while its script runs: everybody in it is asked first, whatever session he is in.
-fn ended(generation: Generation, how: &str, words: Option<&str>, reason: &str, after: usize) {
+fn ended(generation: Generation, how: &str, words: Option<&str>, reason: &str, by_runner: usize) {
     let act = |live: &mut Live<'_>| {
         foreground_is_up(live);
         match words {
@@ -256,11 +284,13 @@ fn ended(generation: Generation, how: &str, words: Option<&str>, reason: &str, a
         &format!("ours-{how}"),
         "$SPY --tick foreground 300",
         act,
-        |_, done| {
+        |world, done| {
             assert_eq!(done.state()["failure_reason"], reason, "{}", done.log);
             let all: BTreeSet<&str> = HELPERS.into_iter().chain(["foreground"]).collect();
             assert_eq!(done.asked(), all, "{}", done.log);
-            assert_eq!(done.count("run[after_script]"), after, "{:#?}", done.lines);
+            // A clock that jumped is the runner's alone: jobcage takes that timeout for a cancel.
+            assert_eq!(after(world), ["canceled"], "{}", done.log);
+            assert_eq!(done.count("run[after_script]"), by_runner, "{:#?}", done.lines);
             let waited = done.lines.iter().any(|line| line.what.contains("kill_timeout"));
             assert!(!waited, "the runner had to kill the driver: {:#?}", done.lines);
         },
@@ -299,6 +329,33 @@ pub fn job_timeout(generation: Generation) {
     );
 }
 
+/// The clock is not made to jump here: jobcage reads the same one, and lets `after_script` speak while the log is still read.
+pub fn job_timeout_by_the_clock(generation: Generation) {
+    let clock = |player: &mut Player<'_>| {
+        player.plan.response["runner_info"]["timeout"] = json!(6);
+        player.plan.second_ms = 1000;
+    };
+    let act = |live: &mut Live<'_>| foreground_is_up(live);
+    ours_changed(
+        generation,
+        "ours-clock",
+        "$SPY foreground 300",
+        clock,
+        act,
+        |world, done| {
+            assert_eq!(
+                done.state()["failure_reason"],
+                "job_execution_timeout",
+                "{}",
+                done.log
+            );
+            assert_eq!(done.count("run[after_script]"), 0, "{:#?}", done.lines);
+            assert_eq!(after(world), ["timedout"]);
+            assert!(done.log.contains("after: timedout\n"), "{}", done.log);
+        },
+    );
+}
+
 pub fn runner_sigterm(generation: Generation) {
     ended(generation, "sigterm", None, "runner_system_failure", 0);
 }
@@ -327,10 +384,11 @@ pub fn runner_sigkill(generation: Generation) {
             "{:?}",
             left(&world)
         );
+        assert_eq!(after(&world), ["failed"]);
         // The driver's call ends by itself; nobody is there to reap it but init.
         for (pid, _) in left(&world) {
             assert!(Process::open(pid).wait_end(PATIENCE));
         }
     }
-    world.assert_nothing_left();
+    world.assert_nobody_left();
 }

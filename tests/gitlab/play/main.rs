@@ -58,13 +58,17 @@ fn main() -> ExitCode {
         ("tells_nobody_of_a_cancel", drivers::old_tells_nobody_of_a_cancel),
     ];
     trials.extend(old.map(|(name, test)| trial(format!("old_driver::{name}"), Box::new(test))));
-    let each: [(&str, Play); 8] = [
+    let each: [(&str, Play); 9] = [
         ("contract::surroundings", contract::surroundings),
         ("jobcage::success", drivers::success),
         ("jobcage::failure", drivers::failure),
         ("jobcage::graceful_cancel", drivers::graceful_cancel),
         ("jobcage::forced_cancel", drivers::forced_cancel),
         ("jobcage::job_timeout", drivers::job_timeout),
+        (
+            "jobcage::job_timeout_by_the_clock",
+            drivers::job_timeout_by_the_clock,
+        ),
         ("jobcage::runner_sigterm", drivers::runner_sigterm),
         ("jobcage::runner_sigkill", drivers::runner_sigkill),
     ];
