@@ -3,6 +3,7 @@
 use super::Context;
 use super::end::left_over;
 use crate::Result;
+use crate::captured;
 use crate::contest::{Contestant, Samples};
 use crate::drivers::{Driver, Job, Place};
 use crate::ground::loudly;
@@ -99,6 +100,8 @@ fn whole(context: &Context<'_>, place: &Place<'_>, driver: Driver) -> Result<Vec
     }
     let cleanup = time("cleanup", &[])?;
     all += prepare + stages + cleanup;
+    // Whoever looked after it ends when it is over.
+    captured::Place::in_memory(context.tools, context.ground).alone()?;
     Ok(vec![prepare, stages / STAGES.len() as f64, cleanup, all])
 }
 
@@ -139,6 +142,7 @@ fn crowd(context: &Context<'_>, place: &Place<'_>, driver: Driver, count: usize)
     cleanup.spawn()?.wait()?;
     let passed = milliseconds(start);
     let left = sleepers()?;
+    captured::Place::in_memory(context.tools, context.ground).alone()?;
     procs::kill_descendants(&watcher::pids(context.ground));
     procs::reap_strays();
     Ok(vec![passed, left as f64])
