@@ -44,6 +44,29 @@ pub struct Played {
     pub log: String,
     /// Whether a `$TMPDIR` with its secrets is left.
     pub tmp_is_left: bool,
+    trace: PathBuf,
+}
+
+impl Played {
+    /// Reads the trace anew: helpers of the job may write after the runner's end.
+    pub fn read_again(&mut self) {
+        self.lines = whole_trace(lines(&fs::read_to_string(&self.trace).unwrap()));
+    }
+}
+
+/// A runner that is gone before the job was reported says nothing of it itself.
+fn whole_trace(mut lines: Vec<Line>) -> Vec<Line> {
+    let is_reported = lines.iter().any(|line| line.what.starts_with("job_final"));
+    let at = lines.last().map_or(0.0, |line| line.at);
+    if !is_reported {
+        lines.push(Line {
+            at,
+            who: "server".into(),
+            what: "runner_exited {\"final\": null}".into(),
+            pid: None,
+        });
+    }
+    lines
 }
 
 impl<'w> Player<'w> {
@@ -233,20 +256,12 @@ impl Live<'_> {
             panic!("the runner does not end: {lines:#?}\n{log:?}");
         }
         let status = self.child.wait().unwrap();
-        let mut lines = self.lines();
-        if !lines.iter().any(|line| line.what.starts_with("job_final")) {
-            lines.push(Line {
-                at: now(),
-                who: "server".into(),
-                what: "runner_exited {\"final\": null}".into(),
-                pid: None,
-            });
-        }
         Played {
             rc: status.code().unwrap_or_else(|| -status.signal().unwrap()),
-            lines,
+            lines: whole_trace(self.lines()),
             log: fs::read_to_string(&self.plan.log).unwrap_or_default(),
             tmp_is_left: fs::read_dir(&self.plan.tmp).unwrap().next().is_some(),
+            trace: self.plan.trace,
         }
     }
 }

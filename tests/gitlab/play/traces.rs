@@ -52,9 +52,11 @@ pub fn play_in(world: &World, generation: Generation, name: &str, real: &Real) -
     ) = (scene.graceful, scene.force);
     let mut live = player.start();
     (scene.act)(&mut live, real);
-    let played = live.end();
+    let mut played = live.end();
+    let left = names_left(world, &real.facts.left);
+    played.read_again();
     let mut mine = facts(&played.lines);
-    mine.left = names_left(world, &real.facts.left);
+    mine.left = left;
     (mine.runner_rc, mine.tmp_is_left) = (played.rc, played.tmp_is_left);
     (played, mine, scene.second_ms)
 }
