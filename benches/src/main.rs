@@ -15,6 +15,7 @@
 mod captured;
 mod cases;
 mod contest;
+mod drivers;
 mod ground;
 mod guard;
 mod options;

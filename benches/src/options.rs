@@ -11,8 +11,9 @@ jobcage-bench: measures jobcage, a bare program of our own (floor) and its peers
   --rounds N         rounds of every case (default: each case its own number)
   --smoke            tiny numbers: proves that every case still runs, measures nothing
   --only CASE        one case (repeat): launch spaced calls end bombs memory many rootless
-                     detach detached-memory output slow-reader latency detached-many,
-                     or a measure of docs/performance.md: L1 L2 L3 L4 K1 K2 K3 M1 S1 S2 D1 D2 D3 D4 D5
+                     detach detached-memory output slow-reader latency detached-many
+                     driver, or a measure of docs/performance.md: L1 L2 L3 L4 K1 K2 K3 M1 S1 S2
+                     D1 D2 D3 D4 D5 G1
   --seed N           of the order within the rounds (default: from the clock; always printed)
   --json FILE        every sample, for other programs
   --markdown         the tables as they stand in docs/performance.md

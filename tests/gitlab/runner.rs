@@ -236,7 +236,7 @@ impl<'w> Runner<'w> {
 }
 
 /// In bash's own words for any text.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut quoted = String::from("$'");
     for byte in text.bytes() {
         match byte {

@@ -5,6 +5,7 @@ mod calls;
 mod detach;
 mod detached_many;
 mod detached_memory;
+mod driver;
 mod end;
 mod latency;
 mod launch;
@@ -156,6 +157,12 @@ pub const CASES: &[Case] = &[
         measures: &["d5"],
         helpers: true,
         run: detached_many::many,
+    },
+    Case {
+        name: "driver",
+        measures: &["g1"],
+        helpers: false,
+        run: driver::driver,
     },
     Case {
         name: "rootless",
