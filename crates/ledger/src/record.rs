@@ -285,6 +285,13 @@ impl Record {
         }
     }
 
+    /// What is written from here on is for processes that follow each other in this boot, and not worth the wait for a disk.
+    #[must_use]
+    pub fn for_this_boot(mut self) -> Self {
+        self.durability = Durability::Kernel;
+        self
+    }
+
     /// Puts what was written so far on the disk: a job that was begun in a hurry is there after a power cut from here on.
     ///
     /// # Errors

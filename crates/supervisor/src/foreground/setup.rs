@@ -303,6 +303,12 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
              \"jobcage create\", or run a command beside that one with \"jobcage exec\""
         )));
     }
+    // The report of a session has its steps, and comes onto the disk.
+    let record = if spec.created_by == CreatedBy::Session {
+        record.for_this_boot()
+    } else {
+        record
+    };
     let leaf = cage.leaf(StepKind::Step)?;
     let guest = (spec.created_by == CreatedBy::Session)
         .then(|| Guest::begin(&record, leaf.number, job.signal, job.grace))

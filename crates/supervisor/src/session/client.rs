@@ -93,13 +93,17 @@ fn over(record: &Record) -> Failure {
 /// Asks whoever supervises the session now, or next.
 fn ask(record: &Record, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(OwnedFd, Answer)> {
     let end = Instant::now() + PATIENCE;
-    // The watch comes before the first try, so that no socket is missed.
-    let news = watch(record);
+    let mut news = None;
     loop {
         match try_once(record, ask, fds) {
             Ok(answered) => return Ok(answered),
             Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE) => {}
             Err(errno) => return Err(Failure::system("ask the supervisor of the session")(errno)),
+        }
+        // Only now, and then another try, so that no socket is missed: to put a watch away takes the kernel milliseconds.
+        if news.is_none() {
+            news = Some(watch(record));
+            continue;
         }
         match record.state() {
             Ok(State::Over(_) | State::Closing { .. }) | Err(LedgerError::NoSuchJob(_)) => {
@@ -108,7 +112,7 @@ fn ask(record: &Record, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(OwnedFd, A
             _ if record.is_closing() => return Err(over(record)),
             _ => {}
         }
-        if !wait_for_news(news.as_ref(), end)? {
+        if !wait_for_news(news.as_ref().and_then(Option::as_ref), end)? {
             return Err(Failure::Refused(format!(
                 "nobody looks after the job {id} any more: \"jobcage gc\" ends it",
                 id = record.id()
