@@ -21,7 +21,7 @@ impl Door<'_> {
         let signal = only("--signal", w.signal, pick::text(str::parse))?;
         let grace = only("--grace", w.grace, pick::text(parse_duration))?;
         let stop = StopRequest {
-            id: job_id("ID", &w.id)?,
+            id: w.id.map(|id| job_id("ID", &id)).transpose()?,
             how: if w.now {
                 StopHow::Now
             } else {
@@ -123,7 +123,11 @@ mod tests {
             signal: None,
             grace: None,
         };
-        assert!(matches!(of("jobcage stop a"), Request::Stop(s) if s.how == how));
+        assert!(matches!(of("jobcage stop a"), Request::Stop(s) if s.how == how && s.id.is_some()));
+        assert!(matches!(of("jobcage stop --all"), Request::Stop(s) if s.how == how && s.id.is_none()));
+        for wrong in ["jobcage stop", "jobcage stop a --all"] {
+            assert!(call.request(wrong).is_err(), "{wrong}");
+        }
         assert!(matches!(of("jobcage exec a -- x"), Request::Exec(e) if e.dir.is_none() && e.set.is_empty()));
         let Request::Gc(gc) = of("jobcage gc") else {
             panic!("no gc")

@@ -425,8 +425,8 @@ pub struct ShowRequest {
 pub struct StopRequest {
     /// Places and voice.
     pub common: Common,
-    /// The job.
-    pub id: JobId,
+    /// The job; `None`: all of them (`--all`).
+    pub id: Option<JobId>,
     /// How.
     pub how: StopHow,
     /// `--json`.

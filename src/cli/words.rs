@@ -272,8 +272,11 @@ pub struct ShowWords {
 #[derive(Debug, Args)]
 pub struct StopWords {
     /// The job's id.
-    #[arg(value_name = "ID")]
-    pub id: OsString,
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    pub id: Option<OsString>,
+    /// Stop all jobs of this user, as at a shutdown: all at once, each in its own way.
+    #[arg(long, conflicts_with = "id")]
+    pub all: bool,
     /// Send this signal first, instead of the job's own.
     #[arg(long, value_name = "SIGNAL", conflicts_with = "now")]
     pub signal: Option<OsString>,

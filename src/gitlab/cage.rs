@@ -56,6 +56,7 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
         step: None,
         sweep: false,
         keep_log: false,
+        labels: response.labels(),
     })?;
     header(&records, response, &created.id)?;
     let notes = settings.notes.iter().chain(&created.notes);

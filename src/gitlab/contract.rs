@@ -4,6 +4,7 @@ use super::GitlabError;
 use crate::cli::request::GitlabJob;
 use jobcage_job::Ending;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -201,6 +202,31 @@ impl Response {
         seconds.map(Duration::from_secs)
     }
 
+    /// What the journal's entries about the job carry. Job and project are GitLab's own word; runner and slot come to us only
+    /// as variables, which the job can set, and are marked as that.
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.labels_with(|name| std::env::var(name).ok())
+    }
+
+    fn labels_with(&self, variable: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+        // A number, and nothing that could be mistaken for anything else.
+        let told = |name: &str| variable(name)?.parse().ok();
+        let labels: [(&str, Option<u64>); 4] = [
+            ("GITLAB_JOB_ID", Some(self.id)),
+            ("GITLAB_PROJECT_ID", self.job_info.project_id),
+            ("GITLAB_TOLD_RUNNER_ID", told("CUSTOM_ENV_CI_RUNNER_ID")),
+            (
+                "GITLAB_TOLD_CONCURRENT_ID",
+                told("CUSTOM_ENV_CI_CONCURRENT_PROJECT_ID"),
+            ),
+        ];
+        let set = labels
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_string())));
+        set.collect()
+    }
+
     /// The name of its cage.
     #[must_use]
     pub fn cage_name(&self) -> String {
@@ -297,6 +323,31 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    /// Whatever a job sets, an entry of the journal has numbers, and says which of them are the job's word.
+    #[test]
+    fn labels_are_numbers() {
+        let labels = |response: &str, told: &'static str| {
+            let response: Response = serde_json::from_str(response).unwrap();
+            let set = response
+                .labels_with(|name| Some(told.to_owned()).filter(|_| name.starts_with("CUSTOM_ENV_")));
+            let pairs: Vec<_> = set
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            pairs.join(" ")
+        };
+        let job = r#"{"id": 7, "job_info": {"project_id": 3}}"#;
+        assert_eq!(
+            labels(job, "12"),
+            "GITLAB_JOB_ID=7 GITLAB_PROJECT_ID=3 GITLAB_TOLD_CONCURRENT_ID=12 GITLAB_TOLD_RUNNER_ID=12"
+        );
+        assert_eq!(
+            labels(job, "1\nPRIORITY=0"),
+            "GITLAB_JOB_ID=7 GITLAB_PROJECT_ID=3"
+        );
+        assert_eq!(labels(r#"{"id": 7}"#, ""), "GITLAB_JOB_ID=7");
     }
 
     #[test]

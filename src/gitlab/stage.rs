@@ -9,7 +9,8 @@ use crate::cli::request::{AfterScript, GitlabSettings, Leftovers, StepRequest, V
 use crate::verbs::{self, Outcome, VerbError, places, tell};
 use jobcage_job::{Cause, Ending, Streams};
 use jobcage_ledger::Places;
-use jobcage_supervisor::{Command, Job, Target, foreground};
+use jobcage_supervisor::{Command, Job, Target, foreground, journal};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -74,11 +75,13 @@ pub fn run(
         step: Some(stage.to_owned()),
         sweep: settings.leftovers == Leftovers::Stage,
         keep_log: stage == after::STAGE,
+        labels: BTreeMap::new(),
     };
     let memory = Memory::before(&spec);
     let report = foreground::run(&job)?.report;
     tell(&report, Voice::Normal);
     memory.tell(&spec);
+    journal::note(&spec, &format!("stage {stage:?}: {}", report.ending));
     let mut ending = report.ending;
     if end::is_timeout(response, &spec, &ending) && end::after_is_due(&record) {
         // Now, while somebody reads it: the runner calls nothing more but cleanup, whose output reaches no user.

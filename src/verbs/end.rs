@@ -32,6 +32,9 @@ pub fn cleanup(request: CleanupRequest) -> Outcome {
 /// # Errors
 /// If there is no such job, or it is not ours to stop.
 pub fn stop(request: StopRequest) -> Outcome {
+    let Some(id) = &request.id else {
+        return super::stop_all::stop_all(&request);
+    };
     let how = match request.how {
         StopHow::Polite { signal, grace } => How {
             signal: signal.map(|signal| signal.number()),
@@ -43,14 +46,14 @@ pub fn stop(request: StopRequest) -> Outcome {
             ..How::default()
         },
     };
-    let stopped = asking::stop(&places(&request.common.places), &request.id, &how)?;
+    let stopped = asking::stop(&places(&request.common.places), id, &how)?;
     let (word, report) = match &stopped {
         Stopped::Asked(report) => ("stopped", report.as_ref()),
         Stopped::Closed(report) => ("closed", Some(report)),
         Stopped::Over(report) => ("over", Some(report)),
     };
     if request.json {
-        print_json(&json!({"job": request.id, "result": word, "report": report}))?;
+        print_json(&json!({"job": id, "result": word, "report": report}))?;
     } else if let Some(report) = report {
         tell(report, request.common.voice);
     }

@@ -36,6 +36,7 @@ pub fn exec(request: ExecRequest) -> Outcome {
         step: None,
         sweep: false,
         keep_log: false,
+        labels: std::collections::BTreeMap::new(),
         agent: None,
         spare: Vec::new(),
     };

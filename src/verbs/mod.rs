@@ -13,6 +13,7 @@ mod look;
 pub mod pages;
 mod reboot;
 mod run;
+mod stop_all;
 mod wait;
 
 pub use attach::attach;
@@ -29,6 +30,7 @@ pub use run::{create, run, tell};
 pub use wait::wait;
 
 use crate::cli::request;
+use jobcage_job::JobId;
 use jobcage_ledger::{LedgerError, Places};
 use jobcage_supervisor::Failure;
 use std::path::PathBuf;
@@ -69,6 +71,14 @@ pub enum VerbError {
     Report {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `stop --all`.
+    #[error("cannot start the stop of the job {id}: {source}")]
+    StopOne {
+        /// The job.
+        id: JobId,
         /// Why.
         source: std::io::Error,
     },

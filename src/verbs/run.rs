@@ -8,6 +8,7 @@ use crate::render;
 use jobcage_cage::Process;
 use jobcage_job::{LeaseHolder, Report};
 use jobcage_supervisor::{Job, Target, foreground, kept, sessions};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +55,7 @@ pub fn run(request: RunRequest) -> Outcome {
         step: None,
         sweep: false,
         keep_log: false,
+        labels: BTreeMap::new(),
     };
     if let Some(capture) = &request.capture {
         return captured(&job, capture, request.common, request.report);

@@ -206,6 +206,7 @@ fn spec() -> JobSpec {
         }),
         ssh_agent: true,
         state_dir: Some(String::new()),
+        labels: [("NAME".to_owned(), String::new())].into(),
     }
 }
 
@@ -220,7 +221,7 @@ const TOLD_ELSEWHERE: [&str; 6] = [
 ];
 
 /// Maps whose keys are data.
-const MAPS: [&str; 2] = ["limits", "usage.stalled"];
+const MAPS: [&str; 3] = ["labels", "limits", "usage.stalled"];
 
 fn collect(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
     if TOLD_ELSEWHERE.contains(&path) {

@@ -67,6 +67,7 @@ impl Captured {
             ssh_agent: false,
             after_reboot: None,
             state_dir: None,
+            labels: std::collections::BTreeMap::new(),
             guard: false,
             capture: Some(capture),
         };

@@ -302,6 +302,68 @@ fn a_stop_waits_for_a_job_that_is_stopped() {
     world.assert_nothing_left();
 }
 
+/// Whatever kind they are of, and side by side: one after the other they would take six seconds.
+#[test]
+fn all_jobs_are_stopped_at_once() {
+    let mut world = World::new("stop-all");
+    let created = create(&world, &[]);
+    world
+        .call(&[
+            "run",
+            "--job",
+            &created,
+            "--",
+            "sh",
+            "-c",
+            "sleep 300 > /dev/null 2>&1 &",
+        ])
+        .expect(0);
+    let mut polite = world.run(
+        &[],
+        &words(&["--after", "echo after $JOBCAGE_RESULT"]),
+        &words(&["sh", "-c", POLITE]),
+    );
+    assert!(polite.wait_line("up"));
+    let stubborn: Vec<_> = (0..4)
+        .map(|_| {
+            let job = world.detach(
+                &["--grace", "1500ms", "--after", "echo after"],
+                &["sh", "-c", STUBBORN],
+            );
+            job.wait_log("log-01", "up\n");
+            job
+        })
+        .collect();
+    let began = Instant::now();
+    let answer = world.call(&["stop", "--all", "--json"]).expect(0).json();
+    let took = began.elapsed();
+    assert!(
+        (Duration::from_millis(1500)..Duration::from_secs(5)).contains(&took),
+        "{took:?}"
+    );
+    let mut results: Vec<_> = answer
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["result"].as_str().unwrap())
+        .collect();
+    results.sort_unstable();
+    assert_eq!(
+        results,
+        ["closed", "stopped", "stopped", "stopped", "stopped", "stopped"],
+        "{answer:#}"
+    );
+    assert_eq!(polite.wait(PATIENCE), 143, "{}", polite.stderr());
+    assert!(polite.output_ended(PATIENCE));
+    assert_eq!(polite.stdout(), "up\nasked\nafter canceled\n");
+    for job in stubborn {
+        assert_eq!(job.text("log-02"), "after\n");
+    }
+    // What is over stays as it is.
+    assert_eq!(world.call(&["stop", "--all", "--json"]).expect(0).text(), "[]");
+    world.assert_nobody_left();
+}
+
 #[test]
 fn what_is_no_job_is_refused() {
     let world = World::new("stop-nothing");

@@ -4,10 +4,11 @@
 //!
 //! `cargo test --test power_cut`; like the other tests of the VM it is left out of a plain `cargo test`.
 
+mod disk;
+
+use disk::{Machine, has_vm, json, line};
 use serde_json::Value;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
 
 /// Starts a detached job; makes a cage, starts a step in it, and says so when the step runs. The cut comes with that line.
 /// Of the detached job nothing but its log is put on the disk here: the rest is jobcage's to do.
@@ -45,102 +46,13 @@ echo "logged $(/payload/jobcage logs "$(basename ./kept-*)" | tr '\n' ' ')"
 echo "ran $(tr '\n' ';' </root/ran)"
 "#;
 
-fn here(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// Whether this machine can boot the VM; said, and a failure where everything is required.
-fn has_vm() -> bool {
-    let check = Command::new(here("tests/vm/image"))
-        .arg("check")
-        .output()
-        .expect("tests/vm/image can be run");
-    if check.status.success() {
-        return true;
-    }
-    let missing = String::from_utf8_lossy(&check.stderr).trim().to_owned();
-    let required = std::env::var("JOBCAGE_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|need| need == "all" || need == "vm"),
-        "{missing}"
-    );
-    eprintln!("skipped: {missing}");
-    false
-}
-
-struct Machine {
-    kernel: &'static str,
-    place: PathBuf,
-}
-
-impl Machine {
-    fn new(kernel: &'static str) -> Self {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("power-cut-{kernel}"));
-        let _ = fs::remove_dir_all(&place);
-        let payload = place.join("payload");
-        fs::create_dir_all(&payload).unwrap();
-        let jobcage = std::env::var_os("JOBCAGE_BIN")
-            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_jobcage")), PathBuf::from);
-        fs::copy(&jobcage, payload.join("jobcage")).unwrap();
-        Self { kernel, place }
-    }
-
-    /// Boots the machine's disk for one script; its console.
-    fn boot(&self, script: &str, more: &[&str]) -> String {
-        let out = self.place.join("out");
-        // A file, since the guest's first line on the console repeats its command, marker and all.
-        fs::write(self.place.join("payload/script"), script).unwrap();
-        let Output { status, stderr, .. } = Command::new(here("tests/vm/run"))
-            .args(["--kernel", self.kernel, "--timeout", "600"])
-            .arg("--payload")
-            .arg(self.place.join("payload"))
-            .arg("--out")
-            .arg(&out)
-            .arg("--disk")
-            .arg(self.place.join("disk.img"))
-            .args(more)
-            .args(["--", "bash", "/payload/script"])
-            .output()
-            .expect("tests/vm/run can be run");
-        let console = fs::read(out.join("console.log")).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console).into_owned();
-        assert!(
-            status.success(),
-            "kernel {}: {}\n{console}",
-            self.kernel,
-            String::from_utf8_lossy(&stderr)
-        );
-        console
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // 2 GiB, of which a few hundred MiB are really there.
-        let _ = fs::remove_file(self.place.join("disk.img"));
-    }
-}
-
-/// What follows a word at the start of a line.
-fn line<'t>(text: &'t str, word: &str) -> &'t str {
-    let found = text
-        .lines()
-        .find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    found
-        .unwrap_or_else(|| panic!("no line {word:?} in:\n{text}"))
-        .trim()
-}
-
-fn json(text: &str, word: &str) -> Value {
-    let found = line(text, word);
-    serde_json::from_str(found).unwrap_or_else(|e| panic!("{word}: {e}: {found}"))
-}
-
 fn cut(kernel: &'static str) {
     if !has_vm() {
         return;
     }
-    let machine = Machine::new(kernel);
+    let jobcage = std::env::var_os("JOBCAGE_BIN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_jobcage")), PathBuf::from);
+    let machine = Machine::new("power-cut", kernel, &[("jobcage", &jobcage)]);
     let before = machine.boot(BEFORE, &["--power-cut-on", "the step runs:"]);
     let id = line(&before, "the step runs:").to_owned();
     let after = machine.boot(AFTER, &[]);

@@ -78,7 +78,7 @@ fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
     manager.call::<_, _, ()>("Subscribe", &())?;
     // Listen first: the job may be done before the call returns.
     let ended = manager.receive_signal("JobRemoved")?;
-    let properties: Vec<(&str, Value<'_>)> = vec![
+    let mut properties: Vec<(&str, Value<'_>)> = vec![
         ("PIDs", Value::from(vec![pid])),
         ("Slice", Value::from(slice)),
         ("Delegate", Value::from(true)),
@@ -88,6 +88,11 @@ fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
         // A job's end is ours to bring about; systemd's own stop of the scope must not take a held root with it slowly.
         ("CollectMode", Value::from("inactive-or-failed")),
     ];
+    if bus == Bus::System {
+        // Turned around at a shutdown: the service that ends all jobs is stopped first. Said here and not there, since systemd
+        // starts no second scope of a name that the file of another unit refers to.
+        properties.push(("Before", Value::from(vec!["jobcage-jobs.service"])));
+    }
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
     let job: OwnedObjectPath = manager.call("StartTransientUnit", &(unit, "fail", properties, auxiliary))?;
     for signal in ended {

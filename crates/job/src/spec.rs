@@ -2,6 +2,7 @@
 
 use crate::{JobId, Limits};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The version of `spec.json`. A reader refuses what is newer.
@@ -195,4 +196,8 @@ pub struct JobSpec {
     /// The absolute path of the directory, on a tmpfs, in which its steps hand variables on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<String>,
+    /// What the journal's entries about it carry beside its id: names of fields and their values, opaque here. Without any
+    /// it is not in the journal.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }

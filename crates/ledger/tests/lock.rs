@@ -29,6 +29,7 @@ fn spec() -> JobSpec {
         capture: None,
         ssh_agent: false,
         state_dir: None,
+        labels: std::collections::BTreeMap::new(),
         guard: false,
     }
 }

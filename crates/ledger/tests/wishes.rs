@@ -29,6 +29,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         capture: None,
         ssh_agent: false,
         state_dir: None,
+        labels: std::collections::BTreeMap::new(),
         guard: false,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()

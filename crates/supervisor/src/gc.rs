@@ -5,6 +5,7 @@ use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::hand;
 use crate::host;
+use crate::journal;
 use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
 use crate::prune::{self, Keep, Pruned};
@@ -258,6 +259,7 @@ fn close_lost(
     };
     let report = closing::report(story, closed);
     record.close(&report)?;
+    journal::ended(spec, &report);
     forget_life(record);
     Ok(report)
 }
@@ -313,6 +315,9 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
         proof.removed = true;
     }
     record.close(&report)?;
+    if let Ok(Some(spec)) = record.spec() {
+        journal::ended(&spec, &report);
+    }
     Ok(Some(Done::Released(report.into())))
 }
 

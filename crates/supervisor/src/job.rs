@@ -5,6 +5,7 @@ use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
 use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, NeverStarted, Report, Streams};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -50,6 +51,8 @@ pub struct Job {
     pub sweep: bool,
     /// Its output, which is copied, is also kept in the log of its step.
     pub keep_log: bool,
+    /// What the journal tells of a new job ([`jobcage_job::JobSpec::labels`]).
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Where a job runs.

@@ -14,6 +14,7 @@ pub mod gc;
 pub mod hand;
 pub mod host;
 mod job;
+pub mod journal;
 pub mod keeper;
 pub mod kept;
 mod leaving;

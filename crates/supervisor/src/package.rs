@@ -13,6 +13,7 @@ use jobcage_sys::file;
 use jobcage_sys::spawn::{Identity, Rlimit};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -65,6 +66,8 @@ struct JobHead {
     spare: Vec<String>,
     #[serde(default)]
     session: bool,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     root: Root,
 }
 
@@ -214,6 +217,7 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         ssh_agent: job.agent.is_some(),
         spare: job.spare.clone(),
         session: job.session,
+        labels: job.labels.clone(),
         root: root.clone(),
     };
     let script = after.as_ref().map(|after| cstring(&after.script));
@@ -280,6 +284,7 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         step: None,
         sweep: false,
         keep_log: false,
+        labels: head.labels,
     };
     Ok((job, head.root))
 }

@@ -7,7 +7,7 @@ use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_record, random, take_back};
 use crate::hand::{self, Hand};
 use crate::job::{Command, Job};
-use crate::{gc, host, kept, watcher};
+use crate::{gc, host, journal, kept, watcher};
 use jobcage_cage::{Cage, Patience, Process};
 use jobcage_job::{
     Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION, StepReport,
@@ -15,6 +15,7 @@ use jobcage_job::{
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::file::{self, Durability};
 use jobcage_sys::spawn::Identity;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -92,6 +93,7 @@ fn try_create(request: &Create) -> Result<Created> {
         after_reboot: None,
         guard: false,
         capture: None,
+        labels: BTreeMap::new(),
     };
     let word = request.name.as_deref().unwrap_or("job");
     let make_spec = || make_spec(JobId::generate(word, random()));
@@ -257,6 +259,7 @@ pub(crate) fn close_created(
     };
     let report = report(story, closed);
     record.close(&report)?;
+    journal::ended(spec, &report);
     Ok(report)
 }
 

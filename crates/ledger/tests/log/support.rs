@@ -154,6 +154,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         ssh_agent: false,
         after_reboot: None,
         state_dir: None,
+        labels: std::collections::BTreeMap::new(),
         guard: false,
         capture: Some(capture),
     };

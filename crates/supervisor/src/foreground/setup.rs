@@ -208,6 +208,7 @@ pub(crate) fn new_spec(
         after_reboot: after_reboot(job),
         guard: job.command.guard,
         capture: job.capture,
+        labels: job.labels.clone(),
     }
 }
 

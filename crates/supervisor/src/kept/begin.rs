@@ -10,6 +10,7 @@ use crate::gc;
 use crate::hand::{self, Hand};
 use crate::host;
 use crate::job::{Job, Target};
+use crate::journal;
 use crate::keeper::{KEEPERS, Keeper};
 use crate::machine::{Event, Machine};
 use crate::package;
@@ -254,6 +255,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
     if !is_for_later {
         kept.whole.record.settle()?;
     }
+    journal::began(&kept.whole.spec);
     Ok(kept)
 }
 

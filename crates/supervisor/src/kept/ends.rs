@@ -7,6 +7,7 @@ use crate::closing::{self, Outside, Story};
 use crate::error::{Failure, Result};
 use crate::foreground::merge_cut;
 use crate::hand;
+use crate::journal;
 use crate::keeper::{self, SOCKET};
 use crate::leaving::{self, Leaving};
 use crate::machine::Event;
@@ -389,6 +390,7 @@ impl Kept {
             super::pause();
             return Err(error.into());
         }
+        journal::ended(&self.whole.spec, &report);
         if let Some(keeper) = self.whole.keeper.take() {
             keeper.leave();
         }
