@@ -1,11 +1,14 @@
 //! Where no cage is to be had the stage runs as without the shim, and its log says so once.
 
 use crate::runner::{Host, WAYS, Way, start};
+use crate::support::needs::{Need, met};
 use crate::support::programs;
 use std::fs;
 use std::process::Stdio;
 
-const STATE: &str = "echo cage ${JOBCAGE_JOB-none}; grep -E '^Sig(Blk|Ign|Cgt)|^Shd' /proc/$$/status; ls -1 /proc/$$/fd; exit 6";
+/// What a caller leaves to a program. Told by the shell alone: while it waits for others it has its own signals.
+const STATE: &str = "echo cage ${JOBCAGE_JOB-none}; while read -r name value; do case $name in Sig*|Shd*) echo $name $value;; esac; \
+                     done < /proc/$$/status; echo /proc/self/fd/*; exit 6";
 
 /// What the same stage prints where there is no shim at all.
 fn assert_open(host: &Host, way: Way, root: &str, why: &str) {
@@ -50,6 +53,60 @@ fn a_broken_place_for_cages_is_a_warning() {
         }
     }
     host.world.assert_clean();
+    host.world.assert_nothing_left();
+}
+
+/// The last moment at which it can still be done without a cage: the kernel starts nothing in it. Of the cage nothing is left.
+/// strace, which plays the kernel, is the shim's parent, and so the runner.
+#[test]
+fn a_command_that_cannot_be_started_in_its_cage_is_a_warning() {
+    let test = "shim-no-start";
+    if !met(test, &[Need::Program("strace")]) {
+        return;
+    }
+    let Some(mut host) = Host::new(test) else { return };
+    let strace = programs::which("strace").unwrap();
+    host.configure_runner(&strace.canonicalize().unwrap(), "");
+    // With a watcher that is there already: its start is another matter.
+    host.world.call(&["run", "--", "true"]).expect(0);
+    for (error, why) in [("EBUSY", "busy"), ("EAGAIN", "clone")] {
+        let calls = host.world.dir.join("calls");
+        let inject = format!("inject=clone3:error={error}");
+        let path = host.path(true);
+        let mut command = host.command(
+            &path,
+            &[
+                "strace",
+                "-o",
+                calls.to_str().unwrap(),
+                "-e",
+                &inject,
+                "bash",
+                "--login",
+            ],
+        );
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let ended = start(command, STATE.into()).end();
+        let lines: Vec<&str> = ended.log.lines().collect();
+        assert_eq!(ended.code, 6, "{}", ended.log);
+        assert!(
+            lines[0].starts_with("jobcage: warning: this stage runs without a cage"),
+            "{}",
+            ended.log
+        );
+        assert!(lines[0].to_lowercase().contains(why), "{}", ended.log);
+        assert_eq!(lines[1], "cage none", "{}", ended.log);
+        let plain = host.start(Way::Bash, false, STATE).end();
+        let signals = |log: &str| {
+            log.lines()
+                .filter(|line| line.starts_with("Sig"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(signals(&ended.log), signals(&plain.log));
+        assert!(fs::read_to_string(calls).unwrap().contains("(INJECTED)"));
+        host.world.assert_clean();
+    }
     host.world.assert_nothing_left();
 }
 
