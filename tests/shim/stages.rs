@@ -184,6 +184,35 @@ fn output_is_passed_on_byte_by_byte() {
     host.world.assert_nothing_left();
 }
 
+/// What the runner waits for is held by nobody but the shim: not even by whoever outlives it or its cage.
+#[test]
+fn no_process_of_a_stage_holds_the_runners_pipes() {
+    let Some(mut host) = Host::new("shim-pipes") else {
+        return;
+    };
+    let script = "readlink /proc/$$/fd/1 /proc/$$/fd/2";
+    for way in WAYS {
+        for shims in [true, false] {
+            let (read, write) = std::io::pipe().unwrap();
+            let runners = format!("pipe:[{}]", nix::sys::stat::fstat(&read).unwrap().st_ino);
+            let mut command = host.command(&host.path(shims), &way.words());
+            command.stdout(write.try_clone().unwrap()).stderr(write);
+            let (send, pieces) = channel();
+            let mut stage = start(command, script.into());
+            pass_on(read, send);
+            assert_eq!(stage.end_of_process(), 0);
+            let log = String::from_utf8(pieces.iter().flatten().collect()).unwrap();
+            let held = log.lines().filter(|pipe| *pipe == runners).count();
+            assert_eq!(
+                (log.lines().count(), held),
+                (2, if shims { 0 } else { 2 }),
+                "{way:?}: {log}"
+            );
+        }
+    }
+    host.world.assert_nothing_left();
+}
+
 /// One pipe for both stays one, so their order stays (runner 14.7); two stay two (since 16.7).
 #[test]
 fn streams_stay_as_they_are() {
