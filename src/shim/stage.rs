@@ -85,6 +85,9 @@ fn job(run: RunRequest, runner: LeaseHolder, real: &Real, words: &[OsString]) ->
         }
     }
     let mut command = verbs::build(&step)?;
+    // What the runner sends to its group is for us. A program that had it from both of us would take it for impatience: the
+    // second SIGTERM has su kill at once.
+    command.new_session = true;
     // A file that was found in PATH holds no NUL.
     command.programs = vec![CString::new(real.file.as_os_str().as_bytes()).unwrap_or_default()];
     Ok(Job {

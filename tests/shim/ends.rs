@@ -95,14 +95,7 @@ fn whoever_ignores_a_cancel_is_killed_when_the_grace_is_over() {
         let left = host.left();
         stage.signal(Signal::SIGTERM);
         let ended = stage.end();
-        // su dies of the signal by itself, once it has killed its own shell: as a rule before it is killed.
-        let codes = if way == Way::Su { &[137, 143][..] } else { &[137] };
-        assert!(
-            codes.contains(&ended.code),
-            "{way:?}: {} {}",
-            ended.code,
-            ended.log
-        );
+        assert_eq!(ended.code, 137, "{way:?}: {}", ended.log);
         assert!(left[0].has_ended());
         assert!(
             ended.log.contains("left by this stage and killed: "),
@@ -234,11 +227,14 @@ fn a_session_outside_of_the_cage_ends_with_the_stage() {
         ended.log
     );
 
+    // su itself is asked, and gives its shell two seconds.
+    host.configure("[run]\ngrace = '1h'\n");
     let mut stage = begin(&format!("{FIVE}\necho up; sleep 300"));
     stage.wait_line("up");
     let left = host.left();
     stage.signal(Signal::SIGTERM);
-    assert_ne!(stage.end().code, 0);
+    let ended = stage.end();
+    assert_eq!(ended.code, 143, "{}", ended.log);
     assert!(left.len() == 5 && left.iter().all(Process::has_ended));
     host.world.assert_clean();
     host.world.assert_nothing_left();

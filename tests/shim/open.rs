@@ -7,7 +7,7 @@ use std::fs;
 use std::process::Stdio;
 
 /// What a caller leaves to a program. Told by the shell alone: while it waits for others it has its own signals.
-const STATE: &str = "echo cage ${JOBCAGE_JOB-none}; while read -r name value; do case $name in Sig*|Shd*) echo $name $value;; esac; \
+const STATE: &str = "echo cage ${JOBCAGE_JOB-none}; while read -r name value; do case $name in Sig[BIC]*|Shd*) echo $name $value;; esac; \
                      done < /proc/$$/status; echo /proc/self/fd/*; exit 6";
 
 /// What the same stage prints where there is no shim at all.
