@@ -5,6 +5,7 @@ mod config;
 mod gitlab;
 mod inner;
 mod render;
+mod shim;
 mod verbs;
 
 use cli::request::Request;
@@ -24,6 +25,9 @@ static ALLOCATOR: jobcage_sys::memory::Allocator = jobcage_sys::memory::Allocato
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
+    if let Some(name) = shim::called_as(&words) {
+        return shim::perform(name, &words);
+    }
     let failed: fn(&dyn std::fmt::Display) -> ExitCode = if gitlab::is_called(&words) {
         failed_for_the_runner
     } else {

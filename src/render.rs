@@ -107,6 +107,30 @@ fn left(report: &Report, lines: &mut Vec<String>) {
     }
 }
 
+/// Who was left, all on one line; `None`: nobody.
+pub fn left_behind(what: &str, report: &Report) -> Option<String> {
+    const MOST: usize = 8;
+    let census = &report.census;
+    let (noun, fate) = match (census.count, &report.quarantine) {
+        (0, _) => return None,
+        (1, None) => ("process was", "killed"),
+        (_, None) => ("processes were", "killed"),
+        (_, Some(_)) => ("processes were", "killed as far as they would die"),
+    };
+    let named: Vec<String> = census.left.iter().take(MOST).map(process).collect();
+    let more = census.count - named.len() as u64;
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "{} {noun} left by {what} and {fate}: {}{more}",
+        census.count,
+        named.join("; ")
+    ))
+}
+
 /// One process, on one line.
 pub fn process(left: &Left) -> String {
     let user = left.user.clone().unwrap_or_else(|| left.uid.to_string());

@@ -58,6 +58,7 @@ fn default(opt: Opt) -> &'static str {
         Opt::QuarantineMax => "0",
         Opt::Keep => "7d",
         Opt::KeepSize => "5G",
+        Opt::Runner => "/usr/bin/gitlab-runner and /usr/local/bin/gitlab-runner",
         _ => "",
     }
 }
@@ -86,12 +87,17 @@ fn row(info: &Info) -> String {
             (String::new(), "Keep the records of living jobs here.".into())
         }
         None if info.opt == Opt::StateDir => (String::new(), "Keep here what survives a reboot.".into()),
+        None if info.opt == Opt::Runner => (
+            String::new(),
+            "The programs of runners with `executor = \"shell\"`, whose stages get a cage.".into(),
+        ),
         None => (String::new(), of_gitlab(info.opt).into()),
     };
     let key = match info.table {
         Some(Table::Run) => format!("run.{}", info.key),
         Some(Table::Gc) => format!("gc.{}", info.key),
         Some(Table::Gitlab) => format!("gitlab.{}", info.key),
+        Some(Table::Shim) => format!("shim.{}", info.key),
         Some(Table::Top) => info.key.to_owned(),
         None => String::new(),
     };
@@ -169,6 +175,7 @@ fn documented_defaults_are_the_ones_in_force() {
     assert_eq!(parse_duration(default(Opt::Keep)), Ok(KEEP));
     assert_eq!(parse_size(default(Opt::KeepSize)), Ok(KEEP_SIZE));
     assert_eq!(parse_size(default(Opt::LogMax)), Ok(LOG_MAX));
+    assert_eq!(default(Opt::Runner), super::shim::RUNNERS.join(" and "));
     assert_eq!(parse_log_full(default(Opt::LogFull)), Ok(LogFull::Middle));
     for opt in [
         Opt::Grace,
@@ -231,6 +238,7 @@ fn the_example_config_is_complete_and_says_nothing_by_itself() {
         .chain(keys(Table::Run))
         .chain(keys(Table::Gc))
         .chain(keys(Table::Gitlab))
+        .chain(keys(Table::Shim))
         .map(|info| info.key)
         .collect();
     assert_eq!(found, known);
@@ -251,6 +259,7 @@ fn every_value_of_the_example_config_is_accepted() {
         let parsed = super::parse(line.iter().map(Into::into).collect(), environ(), 0);
         assert!(parsed.is_ok(), "{}", parsed.unwrap_err());
     }
+    super::shim(environ(), 0).unwrap();
 }
 
 #[test]

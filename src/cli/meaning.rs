@@ -96,6 +96,7 @@ impl Door<'_> {
                 // A wrong value that would stop every job is a doctor's business.
                 self.run(RunWords::default())?;
                 self.keep(None, None)?;
+                self.runners()?;
                 let (common, json) = plain(w)?;
                 let voice = common.voice;
                 (Request::Doctor(DoctorRequest { common, json }), voice)

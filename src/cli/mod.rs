@@ -13,6 +13,7 @@ mod pick;
 mod quick;
 mod reading;
 pub mod request;
+mod shim;
 pub mod values;
 pub mod words;
 
@@ -27,6 +28,7 @@ pub use gitlab_job::Refused;
 use meaning::Door;
 pub use meaning::GRACE;
 use request::{CompletionsRequest, ManRequest, Request, Voice};
+pub use shim::shim;
 use words::VerbWords;
 
 /// A request, and what a person should hear before it is done.

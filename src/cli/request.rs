@@ -389,6 +389,15 @@ pub enum InstallVerb {
     },
 }
 
+/// A stage that the shim may have before it: `bash -l` or `su … -c "bash -l"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShimRequest {
+    /// What the host's configuration says of a job; without a command.
+    pub run: RunRequest,
+    /// `shim.runner`: the programs whose children are stages.
+    pub runners: Vec<PathBuf>,
+}
+
 /// `jobcage cleanup ID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CleanupRequest {

@@ -84,8 +84,10 @@ impl Environ {
         let mut vars = self.vars;
         vars.retain(|(name, _)| {
             let spent = |info: &super::options::Info| {
-                !matches!(info.table, Some(Table::Top | Table::Gc | Table::Gitlab))
-                    && info.variable.is_some_and(|v| name == v)
+                !matches!(
+                    info.table,
+                    Some(Table::Top | Table::Gc | Table::Gitlab | Table::Shim)
+                ) && info.variable.is_some_and(|v| name == v)
             };
             !(name.as_bytes().starts_with(b"JOBCAGE_") && TABLE.iter().any(spent))
         });

@@ -74,6 +74,8 @@ pub enum Scope {
     Gc,
     /// The top, `[run]` and `[gitlab]`.
     Gitlab,
+    /// The top, `[run]` and `[shim]`.
+    Shim,
     /// Everything.
     All,
 }
@@ -82,15 +84,21 @@ impl Scope {
     fn reads(self, table: Table) -> bool {
         match table {
             Table::Top => true,
-            Table::Run => matches!(self, Self::Jobs | Self::Gitlab | Self::All),
+            Table::Run => matches!(self, Self::Jobs | Self::Gitlab | Self::Shim | Self::All),
             Table::Gc => matches!(self, Self::Gc | Self::All),
             Table::Gitlab => matches!(self, Self::Gitlab | Self::All),
+            Table::Shim => matches!(self, Self::Shim | Self::All),
         }
     }
 }
 
 /// The tables of a file, with their names.
-const TABLES: [(&str, Table); 3] = [("run", Table::Run), ("gc", Table::Gc), ("gitlab", Table::Gitlab)];
+const TABLES: [(&str, Table); 4] = [
+    ("run", Table::Run),
+    ("gc", Table::Gc),
+    ("gitlab", Table::Gitlab),
+    ("shim", Table::Shim),
+];
 
 /// Reads a file. One open, no stat: that it is not there is the normal case, and `None`.
 ///
@@ -287,12 +295,12 @@ fn unknown(table: Table, name: &str) -> String {
     };
     let mut allowed: Vec<_> = keys(table).map(|info| info.key).collect();
     if table == Table::Top {
-        allowed.extend(["[run]", "[gc]", "[gitlab]"]);
+        allowed.extend(["[run]", "[gc]", "[gitlab]", "[shim]"]);
     }
     if table == Table::Gitlab {
         allowed.extend(["[gitlab.max]", "[gitlab.project.NAME]", "[gitlab.tag.NAME]"]);
     }
-    let home = [Table::Top, Table::Run, Table::Gc, Table::Gitlab]
+    let home = [Table::Top, Table::Run, Table::Gc, Table::Gitlab, Table::Shim]
         .into_iter()
         .find(|home| *home != table && keys(*home).any(|info| info.key == name));
     let elsewhere = match home {

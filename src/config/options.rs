@@ -52,6 +52,7 @@ pub enum Opt {
     Leftovers,
     Quarantine,
     QuarantineMax,
+    Runner,
 }
 
 /// Where in a config file an option stands.
@@ -65,6 +66,8 @@ pub enum Table {
     Gc,
     /// In `[gitlab]`: it concerns the jobs of GitLab Runner.
     Gitlab,
+    /// In `[shim]`: it concerns stages of runners with `executor = "shell"`.
+    Shim,
 }
 
 /// What an option may be.
@@ -106,6 +109,7 @@ const TOP: Option<Table> = Some(Table::Top);
 const RUN: Option<Table> = Some(Table::Run);
 const GC: Option<Table> = Some(Table::Gc);
 const GITLAB: Option<Table> = Some(Table::Gitlab);
+const SHIM: Option<Table> = Some(Table::Shim);
 
 // `signal` and `env` have no variable: JOBCAGE_SIGNAL is what an after phase gets, and JOBCAGE_ENV would be one
 // variable for many. A lease belongs to one call, so it has no key.
@@ -155,6 +159,7 @@ table! {
     Leftovers          None, Some("JOBCAGE_LEFTOVERS"),            "leftovers",            GITLAB, One;
     Quarantine         None, Some("JOBCAGE_QUARANTINE"),           "quarantine",           GITLAB, One;
     QuarantineMax      None, Some("JOBCAGE_QUARANTINE_MAX"),       "quarantine_max",       GITLAB, One;
+    Runner       None,                    Some("JOBCAGE_RUNNER"),        "runner",        SHIM, List;
 }
 
 /// What a job of GitLab may set for itself by a CI variable of the option's name, within what the host allows; and what the

@@ -129,6 +129,8 @@ pub fn login_shell(mut step: StepRequest) -> Result<Command, VerbError> {
     step.env.inherited.retain(|(name, _)| is_inherited(name));
     let mut command = verbs::build(&step)?;
     verbs::settle_at_home(&mut command)?;
+    // What the runner sends to its group is for us. Who had it from both of us would take the second one for impatience.
+    command.new_session = true;
     Ok(command)
 }
 

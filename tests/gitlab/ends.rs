@@ -2,21 +2,11 @@
 
 use crate::runner::{Driver, Runner, with_job, world};
 use crate::support::captured::wait_written;
+use crate::support::leaks::{FIVE, five_without_output};
 use crate::support::process::Process;
 use crate::support::{PATIENCE, cgroup};
 use nix::sys::signal::Signal;
 use std::fs;
-
-/// Five ways to be out of the reach of a signal to the driver's process group, or to hold its output.
-const FIVE: &str = "
-rm -f pids
-sleep 300 & echo $! >> pids
-nohup sleep 300 > /dev/null 2>&1 & echo $! >> pids
-setsid sh -c 'echo $$ >> pids; exec sleep 300' > /dev/null 2>&1 &
-env -i sh -c 'echo $$ >> pids; exec sleep 300' > /dev/null 2>&1 &
-( ( setsid sh -c 'echo $$ >> pids; exec sleep 300' > /dev/null 2>&1 & ) )
-while [ $(wc -l < pids) -lt 5 ]; do sleep 0.02; done
-";
 
 #[test]
 fn nothing_is_left_of_a_job_that_succeeds_or_fails() {
@@ -46,7 +36,7 @@ fn a_plain_driver_leaves_them_all() {
         let mut runner = Runner::new(&world, 22);
         runner.driver = Driver::Plain;
         // As root, since a plain driver knows no build user; the first one holds the output, and the runner would wait.
-        let script = FIVE.replacen("sleep 300 &", "sleep 300 > /dev/null 2>&1 &", 1);
+        let script = five_without_output();
         let ended = runner.stage("build_script", &script);
         assert_eq!(ended.code, 0, "{}", ended.log);
         runner.call("cleanup", &[]);

@@ -11,6 +11,7 @@ pub mod captured;
 pub mod cgroup;
 pub mod commit;
 pub mod job;
+pub mod leaks;
 pub mod needs;
 pub mod process;
 pub mod programs;

@@ -105,6 +105,9 @@ pub struct Command {
     pub nice: Option<i32>,
     /// Whether it may signal and trace nobody outside of the job.
     pub guard: bool,
+    /// Whether it gets a session of its own instead of ours, so that a signal to our process group is for us alone. A captured
+    /// job always does.
+    pub new_session: bool,
 }
 
 impl Job {

@@ -111,6 +111,7 @@ impl CommandHead {
                 .collect(),
             nice: self.nice,
             guard: self.guard,
+            new_session: true,
         }
     }
 }

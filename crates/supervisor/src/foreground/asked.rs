@@ -6,8 +6,10 @@ use crate::error::Result;
 use crate::job::Target;
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
+use crate::watcher::Lease;
 use jobcage_job::Cause;
 use jobcage_sys::pidfd;
+use std::os::fd::AsFd;
 
 impl Supervision<'_> {
     pub(super) fn look_at_signals(&mut self) -> Result<()> {
@@ -37,6 +39,22 @@ impl Supervision<'_> {
                         let _ = pidfd::signal_pid(main.child.pid, signal);
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether whoever holds the lease has ended.
+    pub(super) fn look_at_lease(&mut self) -> Result<()> {
+        let over = match &self.lease {
+            Lease::None => false,
+            Lease::Held(holder) => pidfd::has_ended(holder.as_fd()),
+            Lease::Over => true,
+        };
+        if over {
+            self.lease = Lease::None;
+            if self.machine.state() == State::Running {
+                return self.event(Event::StopAsked(Cause::Lease));
             }
         }
         Ok(())

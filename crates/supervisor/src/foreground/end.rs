@@ -12,12 +12,12 @@ use crate::leaving::{self, Leaving};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
 use crate::step::exit_status;
-use jobcage_cage::{Dir, Emptied, Patience, empty, oom_kills};
+use jobcage_cage::{Dir, Emptied, Mount, Patience, cgroup_of, empty, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, Report, StepKind, StepReport};
-use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::Stage;
 use jobcage_sys::wait::Change;
+use jobcage_sys::{Errno, pidfd};
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 
@@ -79,8 +79,21 @@ impl Supervision<'_> {
         self.leaving = Some(Leaving::of(leaves.iter().copied())?);
         if !self.wish.grace.is_zero() {
             self.crowd = leaving::signal(&leaves, self.wish.signal, notes) > 64;
+            self.signal_absent_main();
         }
         Ok(())
+    }
+
+    /// The command itself may have been moved out of its cage, as PAM does with su. It is our child all the same.
+    fn signal_absent_main(&self) {
+        let Some(main) = &self.main else { return };
+        let cage = self.setup.cage.dir().path();
+        let is_outside =
+            |place: String| Mount::find().is_ok_and(|mount| !mount.dir_of(&place).starts_with(cage));
+        if cgroup_of(main.child.pid).is_some_and(is_outside) {
+            // One that has ended needs no signal.
+            let _ = pidfd::signal_pid(main.child.pid, self.wish.signal);
+        }
     }
 
     /// The leaves of commands that run beside the step and are cut with it.

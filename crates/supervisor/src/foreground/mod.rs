@@ -4,11 +4,13 @@
 //! its way: a signal that the terminal sends reaches both, and only one that somebody sends to us means "stop".
 
 mod asked;
+mod begin;
 mod beside;
 mod end;
 mod setup;
 mod start;
 
+pub use begin::{Begun, begin, run};
 pub(crate) use end::merge_cut;
 pub(crate) use setup::{make_cage, make_record, new_spec, random, take_back, uid_of};
 pub(crate) use start::{after_command, keystrokes_matter, result_variables};
@@ -16,13 +18,12 @@ pub(crate) use start::{after_command, keystrokes_matter, result_variables};
 use crate::capture::{Stdio, Stream};
 use crate::closing::Closed;
 use crate::error::{Failure, Result};
-use crate::host;
 use crate::job::{Job, Outcome, Target};
 use crate::leaving::Leaving;
 use crate::machine::{Action, Event, Machine, State};
 use crate::session::Guest;
 use crate::signals::{Signals, stop_by};
-use crate::watcher;
+use crate::watcher::{self, Lease};
 use crate::wish::Wish;
 use jobcage_cage::{Emptied, oom_kills};
 use jobcage_job::{Clock, StepReport, Streams};
@@ -34,34 +35,9 @@ use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
-use setup::{Setup, cage_beside, existing_cage, new_cage};
+use setup::Setup;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
-
-/// Runs a job and stays until it is over.
-///
-/// # Errors
-/// If jobcage itself fails. How the job ended, and what survived it, is in the outcome.
-pub fn run(job: &Job) -> Result<Outcome> {
-    let signals = Signals::block()?;
-    wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
-    // Of a shell that started them and then called exec: they, and what they leave, cannot be told from ours later on.
-    let strangers = wait::any_child();
-    let guard = host::guard(&job.command)?;
-    let setup = match &job.target {
-        Target::New {
-            name,
-            limits,
-            best_effort,
-            after,
-        } => new_cage(job, name.as_deref(), limits, *best_effort, after.is_some())?,
-        Target::Existing(id) => existing_cage(job, id)?,
-        Target::Beside(host) => cage_beside(job, &host.id)?,
-    };
-    // Only now: a watcher that was just started is our child, and its own orphans are not ours.
-    wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
-    Supervision::new(job, signals, setup, strangers, guard)?.run()
-}
 
 /// A started process of the job and what is known of it.
 struct Running {
@@ -96,6 +72,8 @@ struct Supervision<'a> {
     wish: Wish,
     /// The fence that the job's processes enter.
     guard: Option<OwnedFd>,
+    /// The process whose end is the job's.
+    lease: Lease,
     oom_before: u64,
     /// Nothing has happened for a moment.
     quiet: bool,
@@ -150,14 +128,15 @@ impl<'a> Supervision<'a> {
             terminal_signal: None,
             wish: Wish::new(job.signal, job.grace),
             guard,
+            lease: job.lease.map_or(Lease::None, watcher::process),
             quiet: false,
             crowd: false,
         })
     }
 
     fn run(mut self) -> Result<Outcome> {
-        self.start_main()?;
         while !self.is_over() {
+            self.look_at_lease()?;
             self.wait()?;
             self.look_at_signals()?;
             self.look_at_clocks()?;
@@ -210,6 +189,9 @@ impl<'a> Supervision<'a> {
         }
         let guest = self.setup.guest.as_ref().and_then(Guest::fd);
         fds.extend(guest.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        if let Lease::Held(holder) = &self.lease {
+            fds.push(PollFd::new(holder.as_fd(), PollFlags::POLLIN));
+        }
         if let Some(leaf) = &self.leaving {
             fds.extend(leaf.fds().map(|leaf| PollFd::new(leaf, PollFlags::POLLPRI)));
         }

@@ -91,6 +91,7 @@ impl Supervision<'_> {
             dir: command.dir.clone(),
             rlimits: command.rlimits.clone(),
             nice: command.nice,
+            new_session: command.new_session,
             // Where there is a terminal that the job would share with another user.
             no_keystrokes: keystrokes_matter(command),
             guard: self.guard.as_ref().map(AsFd::as_fd),
