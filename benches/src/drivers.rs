@@ -6,6 +6,7 @@ use serde_json::json;
 use std::cell::Cell;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -99,6 +100,29 @@ impl<'a> Job<'a> {
         );
         write(&path, &text)?;
         Ok(path.display().to_string())
+    }
+
+    /// The shell that runs a script in the end, without its driver.
+    pub fn shell(&self, script: &str) -> Result<Command> {
+        let tools = self.place.tools;
+        let mut shell = tools.command("bash")?;
+        if self.driver == Driver::Plain {
+            shell.arg(script);
+            return Ok(shell);
+        }
+        let user = nix::unistd::User::from_name(USER)?.ok_or("there is no build user")?;
+        shell
+            .arg("--login")
+            .env_clear()
+            .env("HOME", user.dir)
+            .env("USER", USER)
+            .env("LOGNAME", USER)
+            .env("SHELL", "/bin/bash")
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .uid(user.uid.as_raw())
+            .gid(user.gid.as_raw())
+            .stdin(fs::File::open(script)?);
+        Ok(shell)
     }
 
     /// A call with the environment that the runner gives it: about as many variables, too.

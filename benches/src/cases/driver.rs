@@ -25,9 +25,10 @@ const STAGES: [&str; 6] = [
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const MEASURES: [&str; 4] = [
+const MEASURES: [&str; 5] = [
     "prepare",
     "run, a stage whose script is empty (mean of six)",
+    "run, the same without the shell that runs the script",
     "cleanup of a clean job",
     "a whole job of six stages with empty scripts, all calls",
 ];
@@ -59,6 +60,7 @@ fn calls(context: &Context<'_>, place: &Place<'_>) -> Result<Vec<Table>> {
     let job = |driver| Contestant::needed(driver_name(driver), move || whole(context, place, driver));
     let contestants = who(context).into_iter().map(job).collect();
     let (measures, mut notes) = context.hold(&context.rules(25, MEASURES.len()), contestants)?;
+    notes.push("without the shell: the same script was run by the same shell alone, `bash SCRIPT` or the build user's login shell, and that time taken away".into());
     notes.push("plain: four shell scripts of three lines, `bash SCRIPT` as root; old: its calls as they were, into files".into());
     let table = |(title, samples): (&&str, Samples)| {
         let goals = match *title {
@@ -94,15 +96,23 @@ fn whole(context: &Context<'_>, place: &Place<'_>, driver: Driver) -> Result<Vec
     let time = |call: &str, more: &[&str]| context.tools.time(&mut job.call(call, more)?);
     let mut all = time("config", &[])?;
     let prepare = time("prepare", &[])?;
-    let mut stages = 0.0;
+    let (mut stages, mut shells) = (0.0, 0.0);
     for stage in STAGES {
         stages += time("run", &[&script, stage])?;
+        shells += context.tools.time(&mut job.shell(&script)?)?;
     }
     let cleanup = time("cleanup", &[])?;
     all += prepare + stages + cleanup;
     // Whoever looked after it ends when it is over.
     captured::Place::in_memory(context.tools, context.ground).alone()?;
-    Ok(vec![prepare, stages / STAGES.len() as f64, cleanup, all])
+    let count = STAGES.len() as f64;
+    Ok(vec![
+        prepare,
+        stages / count,
+        (stages - shells) / count,
+        cleanup,
+        all,
+    ])
 }
 
 /// What a stage has left in the background is ended by cleanup, or is not.

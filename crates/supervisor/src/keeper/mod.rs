@@ -279,9 +279,14 @@ impl Keeping {
             {
                 self.main_ended(i, change);
             }
+            let was_started = self.started.contains(&pid);
             self.started.retain(|own| *own != pid);
             // Peeked at a moment ago, so it is there.
             let _ = wait::poll(Whom::Pid(pid), false);
+            // It may have had the lock, and been killed before it came to us: then nobody else knows of it.
+            if was_started && matches!(change, Change::Killed(_)) && self.supervisor.is_none() {
+                self.start_supervisor();
+            }
         }
     }
 

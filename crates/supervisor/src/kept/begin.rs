@@ -129,14 +129,26 @@ pub fn supervise() -> Result<()> {
     let signals = Signals::block()?;
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
     match begin(&client, signals) {
-        Ok(kept) => {
+        Ok(mut kept) => {
             tell(&client, &Word::Started(kept.whole.spec.id.clone()));
             drop(client);
+            if kept.is_session() {
+                kept.settle_late();
+            }
             kept.run()
         }
         Err(failure) => {
             tell(&client, &Word::Failed(failure.to_string()));
             Err(failure)
+        }
+    }
+}
+
+impl Kept {
+    /// Whoever opens a session gains nothing by a wait for the disk: a host that goes down takes both.
+    fn settle_late(&mut self) {
+        if let Err(error) = self.whole.record.settle() {
+            self.note(format!("its record may not be there after a power cut: {error}"));
         }
     }
 }
@@ -252,7 +264,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
     } else {
         kept.start_main()?;
     }
-    if !is_for_later {
+    if !is_for_later && !kept.is_session() {
         kept.whole.record.settle()?;
     }
     journal::began(&kept.whole.spec);

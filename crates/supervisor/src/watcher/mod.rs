@@ -18,6 +18,7 @@ use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, JobId, JobSpec, LeaseHolder};
 use jobcage_ledger::{LedgerError, Places, State};
 use jobcage_sys::spawn::Child;
+use jobcage_sys::wait::Change;
 use jobcage_sys::{Errno, file, pidfd, wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, MsgFlags, sockopt};
@@ -95,7 +96,12 @@ pub fn watch(places: &Places, scope: bool) -> Result<()> {
             .collect();
         for one in gone {
             match one.kind {
-                Kind::Closing(child) => drop(wait::poll(wait::Whom::Pid(child.pid), false)),
+                // One that was killed may have had the lock, and nobody else knows of it.
+                Kind::Closing(child) => {
+                    if let Ok(Some((_, Change::Killed(_)))) = wait::poll(wait::Whom::Pid(child.pid), false) {
+                        watched.extend(start_closing(places, one.id));
+                    }
+                }
                 Kind::Supervisor(_) | Kind::Lease => watched.extend(start_closing(places, one.id)),
             }
         }
