@@ -3,7 +3,7 @@
 use super::job::read_report;
 use super::process::Process;
 use super::world::World;
-use super::{PATIENCE, programs};
+use super::{PATIENCE, cgroup, programs};
 use jobcage_job::Report;
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;
@@ -129,6 +129,8 @@ impl World {
     /// As [`World::assert_clean`], once `gc` has removed the records of captured jobs.
     #[track_caller]
     pub fn assert_clean_after_gc(&self) {
+        // Whoever follows a job sees its report a moment before its supervisor lets go of the record.
+        let _ = cgroup::wait_empty(&self.cgroup_root.join("supervisors"), PATIENCE);
         self.call(&["gc", "--keep", "0s"]).expect(0);
         self.assert_clean();
     }

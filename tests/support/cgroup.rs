@@ -111,11 +111,20 @@ pub fn tree(dir: &Path) -> String {
 
 /// Waits until a cgroup is empty or gone; whether it came to that.
 pub fn wait_empty(dir: &Path, within: Duration) -> bool {
+    wait_while(dir, true, within)
+}
+
+/// Waits until somebody is in a cgroup, or it is gone; whether it came to that.
+pub fn wait_populated(dir: &Path, within: Duration) -> bool {
+    wait_while(dir, false, within)
+}
+
+fn wait_while(dir: &Path, is_populated: bool, within: Duration) -> bool {
     let end = Instant::now() + within;
     let Ok(events) = fs::File::open(dir.join("cgroup.events")) else {
         return true;
     };
-    while populated(dir) == Some(true) {
+    while populated(dir) == Some(is_populated) {
         if Instant::now() >= end {
             return false;
         }

@@ -155,6 +155,10 @@ impl World {
 
     /// Ends the watchers, as a host would that has none.
     pub fn kill_watchers(&self) {
+        // One that has just been started is on its way into its leaf.
+        if self.dir.join("run/watch.sock").exists() {
+            let _ = cgroup::wait_populated(&self.cgroup_root.join("hold"), Duration::from_secs(2));
+        }
         for watcher in self.watchers().into_iter().map(Process::open) {
             watcher.signal(Signal::SIGKILL);
             assert!(
