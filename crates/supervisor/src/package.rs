@@ -38,6 +38,8 @@ struct CommandHead {
     nice: Option<i32>,
     #[serde(default)]
     guard: bool,
+    #[serde(default)]
+    new_session: bool,
 }
 
 /// A job without its strings.
@@ -91,6 +93,7 @@ impl CommandHead {
                 .collect(),
             nice: command.nice,
             guard: command.guard,
+            new_session: command.new_session,
         }
     }
 
@@ -111,7 +114,7 @@ impl CommandHead {
                 .collect(),
             nice: self.nice,
             guard: self.guard,
-            new_session: true,
+            new_session: self.new_session,
         }
     }
 }
@@ -306,8 +309,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_command_comes_out_as_it_went_in(programs in list(), args in list(), env in list(), explicit in list(), dir in prop::option::of(text())) {
-            let command = Command { programs, args, env, explicit, dir, guard: true, ..Command::default() };
+        fn a_command_comes_out_as_it_went_in(programs in list(), args in list(), env in list(), explicit in list(), dir in prop::option::of(text()), guard in any::<bool>(), new_session in any::<bool>()) {
+            let command = Command { programs, args, env, explicit, dir, guard, new_session, ..Command::default() };
             let package = seal_command(&command).unwrap();
             let again = open_command(package.as_fd()).unwrap();
             prop_assert_eq!(again, command);
