@@ -36,12 +36,6 @@ fn said(output: &str) -> Vec<(i32, &str)> {
     lines.map(|(pid, name)| (pid.parse().unwrap(), name)).collect()
 }
 
-/// A world has a HOME of its own; cargo and rustup live in ours.
-fn home_of(variable: &str, default: &str) -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(default);
-    std::env::var_os(variable).map_or_else(home, PathBuf::from)
-}
-
 #[test]
 fn the_real_job_leaves_nothing_and_its_report_names_what_it_left() {
     let programs = ["git", "cargo", "python3", "ssh-agent", "setsid", "nohup"].map(Need::Program);
@@ -60,8 +54,8 @@ fn the_real_job_leaves_nothing_and_its_report_names_what_it_left() {
         .arg(CODE.to_string())
         .env("TMPDIR", &world.dir)
         .env("CARGO_TARGET_DIR", cache())
-        .env("CARGO_HOME", home_of("CARGO_HOME", ".cargo"))
-        .env("RUSTUP_HOME", home_of("RUSTUP_HOME", ".rustup"))
+        .env("CARGO_HOME", programs::home_of("CARGO_HOME", ".cargo"))
+        .env("RUSTUP_HOME", programs::home_of("RUSTUP_HOME", ".rustup"))
         .output()
         .unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);

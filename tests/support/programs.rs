@@ -22,6 +22,12 @@ pub fn jobcage() -> &'static Path {
     })
 }
 
+/// Where cargo or rustup lives: a world has a HOME of its own, they live in ours.
+pub fn home_of(variable: &str, default: &str) -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(default);
+    std::env::var_os(variable).map_or_else(home, PathBuf::from)
+}
+
 /// The zoo: `JOBCAGE_ZOO`, or built once from `tests/zoo/*.c` into `target/zoo/`, by the content of the sources.
 pub fn zoo() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();

@@ -58,7 +58,7 @@ fn foreground_is_up(live: &Live<'_>) {
 
 impl Played {
     /// What the server was told at the end.
-    fn state(&self) -> Value {
+    pub fn state(&self) -> Value {
         let line = self.lines.iter().find(|line| line.what.starts_with("job_final"));
         line.map_or(Value::Null, |line| json_of(&line.what).unwrap()["final"].clone())
     }
@@ -83,7 +83,7 @@ impl Played {
     }
 
     /// How often a call was made.
-    fn count(&self, call: &str) -> usize {
+    pub fn count(&self, call: &str) -> usize {
         let starts = format!("{call} START");
         self.lines
             .iter()

@@ -16,6 +16,7 @@ mod drivers;
 mod environment;
 mod hub;
 mod payload;
+mod pipeline;
 mod plan;
 mod player;
 mod scenes;
@@ -57,6 +58,15 @@ fn main() -> ExitCode {
         ),
         ("tells_nobody_of_a_cancel", drivers::old_tells_nobody_of_a_cancel),
     ];
+    let pipelines: [(&str, fn()); 6] = [
+        ("success", pipeline::success),
+        ("failure", pipeline::failure),
+        ("cancel", pipeline::cancel),
+        ("forced_cancel", pipeline::forced_cancel),
+        ("timeout", pipeline::timeout),
+        ("runner_sigkill", pipeline::runner_sigkill),
+    ];
+    trials.extend(pipelines.map(|(name, test)| trial(format!("pipeline::{name}"), Box::new(test))));
     trials.extend(old.map(|(name, test)| trial(format!("old_driver::{name}"), Box::new(test))));
     let each: [(&str, Play); 9] = [
         ("contract::surroundings", contract::surroundings),

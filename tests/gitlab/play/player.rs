@@ -26,6 +26,8 @@ pub struct Player<'w> {
     pub plan: Plan,
     /// The runner's own environment, beside that of the world.
     pub env: Vec<(String, String)>,
+    /// A program that has to end in an exec of the words behind its own; the runner is started by it.
+    pub around: Vec<String>,
 }
 
 /// A play that is under way.
@@ -117,6 +119,7 @@ impl<'w> Player<'w> {
             world,
             plan,
             env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+            around: Vec::new(),
         }
     }
 
@@ -149,8 +152,12 @@ impl<'w> Player<'w> {
         let plan = self.world.dir.join("plan.json");
         fs::write(&plan, serde_json::to_vec(&self.plan).unwrap()).unwrap();
         let errors = fs::File::create(self.world.dir.join("stderr-runner")).unwrap();
-        let mut command = self.world.command(std::env::current_exe().unwrap());
-        command.args([WORD, plan.to_str().unwrap()]);
+        let exe = std::env::current_exe().unwrap().display().to_string();
+        let mut words = self.around.iter().map(String::as_str);
+        let own = [&exe, WORD, plan.to_str().unwrap()];
+        let mut words = words.by_ref().chain(own);
+        let mut command = self.world.command(words.next().unwrap());
+        command.args(words);
         command.envs(self.env).env("TRACE", &self.plan.trace);
         command
             .process_group(0)
