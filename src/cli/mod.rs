@@ -45,8 +45,8 @@ pub struct Parsed {
 /// # Errors
 /// If the words, a variable or a config file say something that cannot be meant.
 pub fn parse(words: Vec<OsString>, environ: Environ, euid: u32) -> Result<Parsed, Error> {
-    if let Some(run) = quick::run(&words) {
-        return mean(VerbWords::Run(Box::new(run)), environ, euid);
+    if let Some(words) = quick::split(&words) {
+        return mean(words, environ, euid);
     }
     let verb = words.get(1).and_then(|word| word.to_str()).map(str::to_owned);
     match words::split(words) {
