@@ -3,7 +3,8 @@
 //! ```text
 //! lock          locked while somebody looks after the job; its content means nothing
 //! spec.json     the first file, before the cage exists
-//! step-NN.json  each step of a job of `jobcage create`; written at its start and replaced at its end
+//! begun-NN.json each step of a job of `jobcage create`, as it is known at its start
+//! step-NN.json  each step at its end; of a captured job from its start on, and replaced
 //! after.json    an after phase that outlives a reboot is about to be started
 //! closing       present from the moment at which the whole job is being ended from outside
 //! stop.json     who asked for the end, and how it shall be
@@ -24,12 +25,15 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const SPEC: &str = "spec.json";
 pub(crate) const REPORT: &str = "report.json";
+const BEGUN: &str = "begun-";
+const STEP: &str = "step-";
 const CLOSING: &str = "closing";
 const PHASE: &str = "phase.json";
 const AFTER: &str = "after.json";
@@ -381,12 +385,21 @@ impl Record {
         nix::sys::stat::fstat(&self.dir).is_ok_and(|stat| stat.st_uid == nix::unistd::geteuid().as_raw())
     }
 
+    /// Writes what is known of a step that begins and will end by [`Record::write_step`]. A file of its own, since to replace one
+    /// costs several times as much as to make one, and nobody waits for it.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn begin_step(&self, step: &StepReport) -> Result<()> {
+        self.write(&format!("{BEGUN}{:02}.json", step.number), step)
+    }
+
     /// Writes or replaces what is known of a step.
     ///
     /// # Errors
     /// What the file system answers.
     pub fn write_step(&self, step: &StepReport) -> Result<()> {
-        self.write(&format!("step-{:02}.json", step.number), step)
+        self.write(&format!("{STEP}{:02}.json", step.number), step)
     }
 
     /// What is known of one step; `None`: there is none such, or its file is damaged, which is the trace of a crash.
@@ -394,10 +407,13 @@ impl Record {
     /// # Errors
     /// If it cannot be read.
     pub fn step(&self, number: u32) -> Result<Option<StepReport>> {
-        match self.read(&format!("step-{number:02}.json"), u32::MAX) {
-            Err(LedgerError::Damaged { .. }) => Ok(None),
-            other => other,
+        for kind in [STEP, BEGUN] {
+            match self.read(&format!("{kind}{number:02}.json"), u32::MAX) {
+                Ok(None) | Err(LedgerError::Damaged { .. }) => {}
+                other => return other,
+            }
         }
+        Ok(None)
     }
 
     /// What is known of all steps, in order.
@@ -405,14 +421,17 @@ impl Record {
     /// # Errors
     /// If the directory cannot be read. A damaged file is passed over: it is the trace of a crash.
     pub fn steps(&self) -> Result<Vec<StepReport>> {
-        let mut steps = Vec::new();
-        for name in self.names()? {
-            if name.starts_with("step-") && name.ends_with(".json") {
-                steps.extend(self.read::<StepReport>(&name, u32::MAX).ok().flatten());
-            }
+        let mut steps = BTreeMap::new();
+        let names = self.names()?;
+        // What was written at the end is the last word.
+        for kind in [BEGUN, STEP] {
+            let of_kind = names
+                .iter()
+                .filter(|name| name.starts_with(kind) && name.ends_with(".json"));
+            let read = of_kind.filter_map(|name| self.read::<StepReport>(name, u32::MAX).ok().flatten());
+            steps.extend(read.map(|step| (step.number, step)));
         }
-        steps.sort_by_key(|step| step.number);
-        Ok(steps)
+        Ok(steps.into_values().collect())
     }
 
     /// The names of its files.
@@ -460,8 +479,9 @@ impl Record {
             why: e.to_string(),
         })?;
         text.push(b'\n');
-        // The first spec needs no rename: a reader who finds it cut off knows that there is no cage yet.
-        let first = name == SPEC && durability == Durability::Kernel;
+        // These need no rename: a reader who finds the first spec cut off knows that there is no cage yet, and of a step that
+        // begins he learns a moment later.
+        let first = (name == SPEC || name.starts_with(BEGUN)) && durability == Durability::Kernel;
         let write = if first { file::write_new } else { file::replace };
         let mut written = write(self.dir.as_fd(), name, &text, durability);
         while matches!(written, Err(Errno::ENOSPC | Errno::EDQUOT)) && self.make_room(name) {

@@ -7,10 +7,12 @@
 //! their own.
 
 use crate::raw::{self, SleepCode};
-use dlmalloc::GlobalDlmalloc;
+use dlmalloc::Dlmalloc;
 use nix::poll::PollFd;
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Gives the program's code and constants back, then waits by ppoll(2) until a descriptor is ready, the time is over
@@ -70,6 +72,38 @@ fn read_only_segments() -> Vec<[usize; 2]> {
     whole_pages.filter(|[_, length]| *length > 0).collect()
 }
 
+/// One heap for all threads. Its lock is one byte: most of our processes have one thread, and musl's mutex cost them a quarter
+/// of all that they do themselves.
+struct Heap {
+    taken: AtomicBool,
+    inside: UnsafeCell<Dlmalloc>,
+}
+
+// SAFETY: what is inside is reached by `with` alone, and there by whoever has set `taken`.
+unsafe impl Sync for Heap {}
+
+static HEAP: Heap = Heap {
+    taken: AtomicBool::new(false),
+    inside: UnsafeCell::new(Dlmalloc::new()),
+};
+
+impl Heap {
+    fn with<T>(&self, act: impl FnOnce(&mut Dlmalloc) -> T) -> T {
+        while self
+            .taken
+            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            // Another thread holds it for some hundred instructions.
+            std::thread::yield_now();
+        }
+        // SAFETY: `taken` is ours. dlmalloc calls nothing that allocates, and no signal handler of ours does.
+        let done = act(unsafe { &mut *self.inside.get() });
+        self.taken.store(false, Ordering::Release);
+        done
+    }
+}
+
 /// The allocator of a program that ends with a message of its own when there is no memory: Rust's own end is an abort,
 /// which leaves a core file and looks like a bug.
 #[derive(Debug)]
@@ -97,21 +131,21 @@ impl Allocator {
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
-        self.given(unsafe { GlobalDlmalloc.alloc(layout) })
+        self.given(HEAP.with(|heap| unsafe { heap.malloc(layout.size(), layout.align()) }))
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
-        self.given(unsafe { GlobalDlmalloc.alloc_zeroed(layout) })
+        self.given(HEAP.with(|heap| unsafe { heap.calloc(layout.size(), layout.align()) }))
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
-        self.given(unsafe { GlobalDlmalloc.realloc(memory, layout, size) })
+        self.given(HEAP.with(|heap| unsafe { heap.realloc(memory, layout.size(), layout.align(), size) }))
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise.
-        unsafe { GlobalDlmalloc.dealloc(memory, layout) }
+        HEAP.with(|heap| unsafe { heap.free(memory, layout.size(), layout.align()) })
     }
 }

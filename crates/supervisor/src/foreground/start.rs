@@ -123,7 +123,7 @@ impl Supervision<'_> {
         }
         if matches!(self.job.target, Target::Existing(_)) {
             // That it cannot be written down is no reason not to run it; its end is written as well.
-            let _ = self.setup.record.write_step(&step);
+            let _ = self.setup.record.begin_step(&step);
         }
         step
     }
