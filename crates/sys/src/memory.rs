@@ -129,21 +129,26 @@ impl Allocator {
 
 // SAFETY: everything is handed on to an allocator that keeps the contract.
 unsafe impl GlobalAlloc for Allocator {
+    // Inlined wherever memory is asked for, these made the program a megabyte larger.
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         self.given(HEAP.with(|heap| unsafe { heap.malloc(layout.size(), layout.align()) }))
     }
 
+    #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         self.given(HEAP.with(|heap| unsafe { heap.calloc(layout.size(), layout.align()) }))
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
         self.given(HEAP.with(|heap| unsafe { heap.realloc(memory, layout.size(), layout.align(), size) }))
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise.
         HEAP.with(|heap| unsafe { heap.free(memory, layout.size(), layout.align()) })
