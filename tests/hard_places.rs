@@ -4,20 +4,10 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use std::fs;
-use std::path::PathBuf;
 use support::needs::{self, Need};
 use support::process::Process;
 use support::world::World;
 use support::{PATIENCE, programs};
-
-/// A FUSE that never answers, mounted in the world.
-fn dead_mount(world: &mut World) -> (PathBuf, Process) {
-    let point = world.dir.join("mnt");
-    fs::create_dir(&point).unwrap();
-    let server = world.helper(&["fuse-server", point.to_str().unwrap()]);
-    (point, server)
-}
 
 /// The job can neither start nor be killed. jobcage's clocks run all the same, it comes back, and it says who is left.
 fn must_come_back(world: &mut World, server: &Process, options: &[&str], argv: &[&str]) {
@@ -62,7 +52,7 @@ fn program_on_a_file_system_that_never_answers() {
         return;
     }
     let mut world = World::new("fuse-main-exec");
-    let (point, server) = dead_mount(&mut world);
+    let (point, server) = world.dead_mount();
     let program = point.join("program").display().to_string();
     must_come_back(
         &mut world,
@@ -78,7 +68,7 @@ fn directory_on_a_file_system_that_never_answers() {
         return;
     }
     let mut world = World::new("fuse-main-chdir");
-    let (point, server) = dead_mount(&mut world);
+    let (point, server) = world.dead_mount();
     let point = point.display().to_string();
     must_come_back(
         &mut world,

@@ -1,7 +1,10 @@
 //! What the host says of its jobs, and what a job may say for itself.
 
 use crate::runner::{Runner, world};
+use crate::support::PATIENCE;
+use crate::support::needs::{Need, met};
 use crate::support::process::Process;
+use nix::sys::signal::Signal;
 use std::fs;
 
 /// A job with these CI variables on a host with this configuration; prepared, unless that fails.
@@ -206,4 +209,47 @@ fn what_the_after_script_says_is_kept() {
         let logs = runner.world.call(&["logs", &records[0]]).expect(0);
         assert_eq!(logs.text(), "kept\ntoo");
     });
+}
+
+/// A process that cannot be killed is on the host: the next job is warned, or goes to another runner.
+#[test]
+fn a_host_with_processes_that_cannot_be_ended_says_so_or_takes_no_job() {
+    let test = "gitlab-quarantine";
+    if !met(test, &[Need::Fuse]) {
+        return;
+    }
+    let Some(mut world) = world(test) else { return };
+    let (point, server) = world.dead_mount();
+    let program = point.join("program").display().to_string();
+    let options = ["--timeout", "1s", "--grace", "300ms"].map(str::to_owned);
+    let mut job = world.run(&[], &options, &[program]);
+    assert_eq!(job.wait(2 * PATIENCE), 125, "{}", job.stderr());
+    let survivor = Process::open(job.report().quarantine.unwrap().survivors[0].pid);
+    {
+        let mut runner = Runner::new(&world, 90);
+        let file = world.dir.join("config.toml");
+        runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+        let warned = format!("processes of the job {} survive on this host", job.report().job);
+        let refuse = "[gitlab]\nquarantine = 'refuse'\n";
+        for (config, code) in [
+            ("", 0),
+            (refuse, 2),
+            (&format!("{refuse}quarantine_max = 1\n"), 0),
+        ] {
+            fs::write(&file, config).unwrap();
+            let prepared = runner.call("prepare", &[]);
+            assert_eq!(prepared.code, code, "{config}: {}", prepared.log);
+            assert!(prepared.log.contains(&warned), "{config}: {}", prepared.log);
+            let refused = prepared
+                .log
+                .contains("1 cages with processes that cannot be ended");
+            assert_eq!(refused, code == 2, "{config}: {}", prepared.log);
+            assert_eq!(runner.call("cleanup", &[]).code, 0);
+        }
+    }
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait_end(PATIENCE) && survivor.wait_end(PATIENCE));
+    let gc = world.jobcage(&[], &["gc"]);
+    assert!(gc.status.success(), "{}", String::from_utf8_lossy(&gc.stderr));
+    world.assert_nothing_left();
 }

@@ -136,6 +136,14 @@ impl World {
         helper
     }
 
+    /// A FUSE that never answers, and its server, which unmounts it when it is told to end.
+    pub fn dead_mount(&mut self) -> (PathBuf, Process) {
+        let point = self.dir.join("mnt");
+        fs::create_dir(&point).unwrap();
+        let server = self.helper(&["fuse-server", point.to_str().unwrap()]);
+        (point, server)
+    }
+
     /// The cages that exist now.
     pub fn cages(&self) -> Vec<PathBuf> {
         let listed = fs::read_dir(&self.cgroup_root).into_iter().flatten().flatten();
