@@ -1,6 +1,8 @@
 //! Words for people. What is written here is for reading; scripts use `--json` and `--report`.
 
-use jobcage_job::{Death, Ending, Escape, FoundBy, Left, Report, format_bytes, format_duration};
+use jobcage_job::{
+    Death, Ending, Escape, FoundBy, GuestReport, Left, Outcome, Report, format_bytes, format_duration,
+};
 use jobcage_supervisor::gc::Done;
 use jobcage_supervisor::prune::Pruned;
 use serde_json::Value;
@@ -40,6 +42,7 @@ pub fn summary_of(what: &str, report: &Report, verbose: bool) -> Vec<String> {
                 .map(|left| format!("  {}", process(left))),
         );
     }
+    lines.extend(report.guests.iter().map(guest));
     for (file, limit) in &report.limits {
         if let Some(error) = &limit.error {
             lines.push(format!("not enforced: {file} = {}: {error}", limit.asked));
@@ -150,6 +153,31 @@ pub fn process(left: &Left) -> String {
         }
     }
     line
+}
+
+/// What became of a machine, a disk or the place of both.
+fn guest(guest: &GuestReport) -> String {
+    let what = match (guest.kind.as_str(), guest.what.as_str()) {
+        ("virtualbox", "vm") => "VirtualBox VM",
+        ("virtualbox", "disk") => "VirtualBox disk",
+        ("virtualbox", _) => "the registry of VirtualBox",
+        _ => "machines and files in",
+    };
+    let id = guest
+        .id
+        .as_ref()
+        .map(|id| format!(" {{{id}}}"))
+        .unwrap_or_default();
+    let was = if guest.ran.is_some() { "running → " } else { "" };
+    let bytes = format_bytes(guest.bytes);
+    let fate = match (guest.outcome, &guest.why) {
+        (Outcome::Deleted, _) => format!("deleted, {bytes} freed"),
+        (Outcome::Left, why) => format!(
+            "LEFT, {bytes}: {}; \"jobcage gc\" tries again",
+            why.as_deref().unwrap_or_default().escape_debug()
+        ),
+    };
+    format!("{what} {:?}{id}: {was}{fate}", guest.name)
 }
 
 fn escaped(escape: &Escape) -> String {

@@ -285,6 +285,10 @@ pub struct GitlabSettings {
     pub after_failed_sources: bool,
     /// `leftovers`: how long what a stage leaves may live.
     pub leftovers: Leftovers,
+    /// `guests`: where the machines live that a job starts.
+    pub guests: Guests,
+    /// `guests_dir`: above the places of all jobs; `None`: beside the records.
+    pub guests_dir: Option<PathBuf>,
     /// `quarantine`: what to do on a host with processes that cannot be ended.
     pub quarantine: Quarantine,
     /// `quarantine_max`: on how many such cages not yet.
@@ -313,6 +317,16 @@ pub enum Leftovers {
     /// Until the job ends.
     #[default]
     Job,
+}
+
+/// Where the machines live that a job starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Guests {
+    /// In a place of the job's own, and given back with it.
+    #[default]
+    Isolate,
+    /// Where they always do; nobody gives them back.
+    Off,
 }
 
 /// What to do on a host with processes that cannot be ended.

@@ -50,6 +50,8 @@ pub enum Opt {
     AfterScript,
     AfterFailedSources,
     Leftovers,
+    Guests,
+    GuestsDir,
     Quarantine,
     QuarantineMax,
     Runner,
@@ -157,6 +159,8 @@ table! {
     AfterScript        None, Some("JOBCAGE_AFTER_SCRIPT"),         "after_script",         GITLAB, One;
     AfterFailedSources None, Some("JOBCAGE_AFTER_FAILED_SOURCES"), "after_failed_sources", GITLAB, One;
     Leftovers          None, Some("JOBCAGE_LEFTOVERS"),            "leftovers",            GITLAB, One;
+    Guests             None, Some("JOBCAGE_GUESTS"),               "guests",               GITLAB, One;
+    GuestsDir          None, Some("JOBCAGE_GUESTS_DIR"),           "guests_dir",           GITLAB, One;
     Quarantine         None, Some("JOBCAGE_QUARANTINE"),           "quarantine",           GITLAB, One;
     QuarantineMax      None, Some("JOBCAGE_QUARANTINE_MAX"),       "quarantine_max",       GITLAB, One;
     Runner       None,                    Some("JOBCAGE_RUNNER"),        "runner",        SHIM, List;

@@ -3,15 +3,15 @@
 use super::contract::Response;
 use super::stage::login_shell;
 use super::{GitlabError, debris, end};
-use crate::cli::request::{CageChoice, Common, GitlabSettings, Quarantine, Voice};
+use crate::cli::request::{CageChoice, Common, GitlabSettings, Guests, Quarantine, Voice};
 use crate::verbs::{self, VerbError, places, tell, tell_done};
 use jobcage_cage::{Dir, Process, describe, listed};
 use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFull, Streams};
 use jobcage_ledger::{Places, Record};
 use jobcage_supervisor::gc::{self, Done};
 use jobcage_supervisor::prune::Keep;
-use jobcage_supervisor::{Job, Target, sessions};
-use std::path::Path;
+use jobcage_supervisor::{Command, GuestHome, Job, Target, guest_tools, sessions};
+use std::path::{Path, PathBuf};
 
 /// `jobcage gitlab prepare`.
 ///
@@ -31,6 +31,10 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     }
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, response, Voice::Quiet)?;
+    let command = login_shell(run.step)?;
+    let guests = (settings.guests == Guests::Isolate)
+        .then(|| guest_home(&records, &command, settings.guests_dir))
+        .flatten();
     let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),
@@ -41,7 +45,7 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
             // The job's script is not there yet, and after it nothing is to be cleaned up before it has begun.
             after: None,
         },
-        command: login_shell(run.step)?,
+        command,
         timeout: run.timeout,
         idle_timeout: None,
         signal: run.signal.number(),
@@ -57,11 +61,33 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
         sweep: false,
         keep_log: false,
         labels: response.labels(),
+        guests,
     })?;
     header(&records, response, &created.id)?;
     let notes = settings.notes.iter().chain(&created.notes);
     notes.for_each(|note| say(&format!("note: {note}")));
     Ok(())
+}
+
+/// Where the machines of this job are to live: beside the records, where a host has a tool that could make one. Not of a job of root's:
+/// what a job has written is not for root's tools to read.
+fn guest_home(records: &Places, command: &Command, base: Option<PathBuf>) -> Option<GuestHome> {
+    let identity = command.identity.as_ref().filter(|identity| identity.uid != 0)?;
+    let home = command
+        .env
+        .iter()
+        .find_map(|entry| entry.to_str().ok()?.strip_prefix("HOME="))?;
+    let beside = || {
+        let mut base = records.state.clone().into_os_string();
+        base.push("-guests");
+        PathBuf::from(base)
+    };
+    guest_tools().then(|| GuestHome {
+        base: base.unwrap_or_else(beside),
+        gid: identity.gid,
+        groups: identity.groups.clone(),
+        home: home.to_owned(),
+    })
 }
 
 /// How the output of an after phase is kept that jobcage runs itself.

@@ -76,6 +76,7 @@ pub fn run(
         sweep: settings.leftovers == Leftovers::Stage,
         keep_log: stage == after::STAGE,
         labels: BTreeMap::new(),
+        guests: None,
     };
     let memory = Memory::before(&spec);
     let report = foreground::run(&job)?.report;

@@ -116,6 +116,7 @@ fn job(run: RunRequest, runner: LeaseHolder, real: &Real, words: &[OsString]) ->
         keep_log: false,
         sweep: false,
         labels: std::collections::BTreeMap::new(),
+        guests: None,
     })
 }
 

@@ -37,6 +37,7 @@ pub fn exec(request: ExecRequest) -> Outcome {
         sweep: false,
         keep_log: false,
         labels: std::collections::BTreeMap::new(),
+        guests: None,
         agent: None,
         spare: Vec::new(),
     };

@@ -56,6 +56,7 @@ pub fn run(request: RunRequest) -> Outcome {
         sweep: false,
         keep_log: false,
         labels: BTreeMap::new(),
+        guests: None,
     };
     if let Some(capture) = &request.capture {
         return captured(&job, capture, request.common, request.report);

@@ -3,9 +3,9 @@
 
 use jobcage_job::{
     Account, AfterReboot, CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending,
-    EnforcedLimit, Escape, ExitStatus, FoundBy, Guarantee, JobSpec, Kill, LeaseHolder, Left, Limits, LogFull,
-    LogGap, LogReport, NeverStarted, Proof, Quarantine, Report, Root, Stall, StepKind, StepReport,
-    StopRequest, Stream, Streams, Usage,
+    EnforcedLimit, Escape, ExitStatus, FoundBy, Guarantee, GuestPlace, GuestReport, JobSpec, Kill,
+    LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, NeverStarted, Outcome, Proof, Quarantine, Report,
+    Root, Stall, StepKind, StepReport, StopRequest, Stream, Streams, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,6 +143,16 @@ fn report() -> Report {
             process: Some(left()),
             died: Death::Killed,
         }],
+        guests: vec![GuestReport {
+            kind: String::new(),
+            what: String::new(),
+            name: String::new(),
+            id: Some(String::new()),
+            ran: Some(String::new()),
+            outcome: Outcome::Left,
+            why: Some(String::new()),
+            bytes: 0,
+        }],
         proof: Some(Proof {
             populated: Some(false),
             removed: true,
@@ -207,6 +217,13 @@ fn spec() -> JobSpec {
         ssh_agent: true,
         state_dir: Some(String::new()),
         labels: [("NAME".to_owned(), String::new())].into(),
+        guests: Some(GuestPlace {
+            dir: String::new(),
+            socket: String::new(),
+            gid: 0,
+            groups: vec![0],
+            home: String::new(),
+        }),
     }
 }
 

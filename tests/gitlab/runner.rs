@@ -16,7 +16,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The build user: not ours, not root.
 pub const BUILD_USER: &str = "nobody";
@@ -272,7 +272,13 @@ impl Call {
     /// Waits for a line of the log.
     #[track_caller]
     pub fn wait_line(&mut self, wanted: &str) {
-        let end = Instant::now() + PATIENCE;
+        self.wait_for_line(wanted, PATIENCE);
+    }
+
+    /// As [`Call::wait_line`], for as long as this; the log up to then.
+    #[track_caller]
+    pub fn wait_for_line(&mut self, wanted: &str, patience: Duration) -> String {
+        let end = Instant::now() + patience;
         while !self.text().lines().any(|line| line == wanted) {
             assert!(
                 self.read_more(end),
@@ -280,6 +286,7 @@ impl Call {
                 self.text()
             );
         }
+        self.text()
     }
 
     /// As the runner does on cancel and timeout: to the group, and nothing else.

@@ -68,6 +68,7 @@ impl Captured {
             after_reboot: None,
             state_dir: None,
             labels: std::collections::BTreeMap::new(),
+            guests: None,
             guard: false,
             capture: Some(capture),
         };

@@ -4,6 +4,7 @@
 //! crate is tested by property tests without root.
 
 mod ending;
+mod guests;
 pub mod handed;
 mod id;
 mod limits;
@@ -14,6 +15,7 @@ mod stop;
 mod units;
 
 pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
+pub use guests::{GuestPlace, GuestReport, Outcome};
 pub use id::{IdError, JobId};
 pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};
 pub use main_end::{MainEnd, STATUS_VERSION};

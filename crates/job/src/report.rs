@@ -1,7 +1,7 @@
 //! The report of a job. Every key is documented in `docs/outcomes.md`; a key that the kernel gave no value for
 //! is absent, never zero.
 
-use crate::{Ending, ExitStatus, JobId, StepKind};
+use crate::{Ending, ExitStatus, GuestReport, JobId, StepKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,6 +57,9 @@ pub struct Report {
     /// Processes that had left the cage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub escaped: Vec<Escape>,
+    /// The machines that the job had, and what became of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<GuestReport>,
     /// How the emptying went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,

@@ -1,6 +1,6 @@
 //! What is written down of a job before its cage exists.
 
-use crate::{JobId, Limits};
+use crate::{GuestPlace, JobId, Limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -200,4 +200,7 @@ pub struct JobSpec {
     /// it is not in the journal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Where the machines are that the job starts; `None`: they are where they always are, and nobody gives them back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guests: Option<GuestPlace>,
 }

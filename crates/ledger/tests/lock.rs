@@ -30,6 +30,7 @@ fn spec() -> JobSpec {
         ssh_agent: false,
         state_dir: None,
         labels: std::collections::BTreeMap::new(),
+        guests: None,
         guard: false,
     }
 }

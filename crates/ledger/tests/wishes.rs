@@ -30,6 +30,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         ssh_agent: false,
         state_dir: None,
         labels: std::collections::BTreeMap::new(),
+        guests: None,
         guard: false,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()

@@ -5,8 +5,8 @@ use crate::error::Result;
 use jiff::Timestamp;
 use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, read_back, usage};
 use jobcage_job::{
-    Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, JobSpec, Quarantine, REPORT_VERSION,
-    Report, Root, StepReport, Usage,
+    Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, GuestReport, JobSpec, Outcome,
+    Quarantine, REPORT_VERSION, Report, Root, StepReport, Usage,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +25,8 @@ pub struct Closed {
     pub notes: Vec<String>,
     /// What is still there.
     pub quarantine: Option<Quarantine>,
+    /// The machines that the job had.
+    pub guests: Vec<GuestReport>,
 }
 
 /// Ends everything in a cage and removes it. `None`: it is gone already. `detail`: the counters are wanted even if all is
@@ -122,6 +124,16 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
     Ok(())
 }
 
+/// Gives back the machines of a job whose processes are all dead. Of one with survivors nothing: they may hold a daemon that a tool would
+/// wait for, and gc comes again.
+pub(crate) fn give_back(spec: &JobSpec, closed: &mut Closed) {
+    let above = Path::new(&spec.cage).parent();
+    if let Some(above) = above.filter(|_| closed.quarantine.is_none()) {
+        closed.guests =
+            jobcage_guests::give_back(spec, above, &closed.emptied.census, jobcage_guests::BUDGET);
+    }
+}
+
 /// Names the cause of a survival as far as the kernel tells it.
 #[must_use]
 pub fn quarantine(dir: &Dir, emptied: &Emptied) -> Quarantine {
@@ -179,7 +191,8 @@ pub struct Story<'a> {
 pub fn report(story: Story<'_>, closed: Closed) -> Report {
     let spec = story.spec;
     let survived = closed.escaped.iter().any(|escape| escape.died == Death::Survived);
-    let clean = closed.quarantine.is_none() && closed.emptied.proven() && !survived;
+    let clean =
+        closed.quarantine.is_none() && closed.emptied.proven() && !survived && !anything_left(&closed.guests);
     let census = Census {
         count: closed.emptied.census.count,
         ..closed.emptied.census
@@ -205,11 +218,17 @@ pub fn report(story: Story<'_>, closed: Closed) -> Report {
         steps: story.steps,
         census,
         escaped: closed.escaped,
+        guests: closed.guests,
         proof: Some(closed.emptied.proof),
         quarantine: closed.quarantine,
         limits: story.limits,
         usage: closed.usage,
     }
+}
+
+/// Whether something could not be given back.
+pub(crate) fn anything_left(guests: &[GuestReport]) -> bool {
+    guests.iter().any(|guest| guest.outcome == Outcome::Left)
 }
 
 fn guarantee(spec: &JobSpec) -> Guarantee {

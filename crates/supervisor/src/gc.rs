@@ -14,7 +14,7 @@ use crate::sessions;
 use crate::signals::Signals;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
-use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
+use jobcage_job::{CreatedBy, Ending, GuestReport, JobId, JobSpec, Outcome, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::{pidfd, wait};
 use std::os::fd::AsFd;
@@ -236,6 +236,7 @@ fn close_lost(
             "its log has what was written while somebody looked after it; the tail may be missing".into(),
         );
     }
+    closing::give_back(spec, &mut closed);
     hand::forget(spec, &mut closed.notes);
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
     notes.extend(told.notes);
@@ -276,7 +277,7 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
     forget(record);
     forget_life(record);
     let Some(quarantine) = report.quarantine.clone() else {
-        return Ok(None);
+        return give_back_again(record, report);
     };
     let Some(lock) = record.lock_to_end()? else {
         return Ok(None);
@@ -319,6 +320,28 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
         journal::ended(&spec, &report);
     }
     Ok(Some(Done::Released(report.into())))
+}
+
+/// Another try at machines that could not be given back.
+fn give_back_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
+    if !closing::anything_left(&report.guests) {
+        return Ok(None);
+    }
+    let Some(lock) = record.lock_to_end()? else {
+        return Ok(None);
+    };
+    let (State::Over(_), Some(spec)) = (record.state_under(&lock)?, record.spec()?) else {
+        return Ok(None);
+    };
+    let mut closed = closing::Closed::default();
+    closing::give_back(&spec, &mut closed);
+    let is_told =
+        |guest: &GuestReport| guest.outcome == Outcome::Deleted || jobcage_guests::is_elsewhere(guest);
+    report.guests.retain(is_told);
+    report.guests.extend(closed.guests);
+    report.clean = report.quarantine.is_none() && !closing::anything_left(&report.guests);
+    record.close(&report)?;
+    Ok(report.clean.then(|| Done::Released(report.into())))
 }
 
 /// Another try at what was handed from step to step, should something of it have stayed.

@@ -49,6 +49,13 @@ pub(crate) fn name_the_job(
     env.extend(more);
     env.extend(hand.into_iter().flat_map(Hand::variables));
     agent::name_in(env, spec, uid);
+    if let Some(place) = spec.guests.as_ref().filter(|_| uid == spec.uid) {
+        for (name, value) in jobcage_guests::variables(place) {
+            let own = format!("{name}=");
+            env.retain(|entry| !entry.to_bytes().starts_with(own.as_bytes()));
+            env.push(cstring((own + &value).as_ref()));
+        }
+    }
 }
 
 impl Hand {

@@ -1,10 +1,14 @@
 //! What a supervisor is asked to do, and what comes of it.
 
 use crate::agent::Key;
+use crate::foreground::random;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
-use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, NeverStarted, Report, Streams};
+use jobcage_job::{
+    AfterReboot, CaptureSpec, GuestPlace, JobId, LeaseHolder, Limits, NeverStarted, Report, Streams,
+};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -53,6 +57,36 @@ pub struct Job {
     pub keep_log: bool,
     /// What the journal tells of a new job ([`jobcage_job::JobSpec::labels`]).
     pub labels: BTreeMap<String, String>,
+    /// Where the machines that it starts are to live; `None`: where they always do.
+    pub guests: Option<GuestHome>,
+}
+
+/// What the place of a job's machines is made of, when the job has an id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestHome {
+    /// The directory above those of all jobs.
+    pub base: PathBuf,
+    /// The job's group.
+    pub gid: u32,
+    /// Its further groups.
+    pub groups: Vec<u32>,
+    /// The home of its user.
+    pub home: String,
+}
+
+impl GuestHome {
+    /// The place of a job.
+    #[must_use]
+    pub(crate) fn place(&self, id: &JobId) -> GuestPlace {
+        GuestPlace {
+            dir: self.base.join(id.as_str()).display().to_string(),
+            // VirtualBox takes it for the name of a directory in /tmp, where anybody could have made it before.
+            socket: format!("jc-{:016x}", random()),
+            gid: self.gid,
+            groups: self.groups.clone(),
+            home: self.home.clone(),
+        }
+    }
 }
 
 /// Where a job runs.

@@ -28,6 +28,7 @@ fn spec(labels: &[(&str, &str)]) -> JobSpec {
         capture: None,
         ssh_agent: false,
         state_dir: None,
+        guests: None,
         labels: labels
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

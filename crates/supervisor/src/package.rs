@@ -6,7 +6,7 @@
 
 use crate::error::{Failure, Result};
 use crate::host::cstring;
-use crate::job::{After, Command, Job, Target};
+use crate::job::{After, Command, GuestHome, Job, Target};
 use jobcage_job::{AfterReboot, CaptureSpec, LeaseHolder, Limits, Root};
 use jobcage_ledger::Places;
 use jobcage_sys::file;
@@ -70,6 +70,8 @@ struct JobHead {
     session: bool,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    guests: Option<GuestHome>,
     root: Root,
 }
 
@@ -222,6 +224,7 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         spare: job.spare.clone(),
         session: job.session,
         labels: job.labels.clone(),
+        guests: job.guests.clone(),
         root: root.clone(),
     };
     let script = after.as_ref().map(|after| cstring(&after.script));
@@ -289,6 +292,7 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         sweep: false,
         keep_log: false,
         labels: head.labels,
+        guests: head.guests,
     };
     Ok((job, head.root))
 }

@@ -1,6 +1,7 @@
 //! Old records: those of jobs that have been over for long, and the oldest of those that take too much room. Never one of a
 //! job that is quarantined, since it is all that is known of what survived.
 
+use crate::closing;
 use crate::error::Result;
 use crate::gc::{self, Done};
 use jiff::Timestamp;
@@ -98,7 +99,7 @@ fn look(places: &Places, id: JobId) -> Option<Over> {
     Some(Over {
         ended: report.ended.parse::<Timestamp>().ok().map(SystemTime::from),
         bytes: record.size().ok()?,
-        quarantined: report.quarantine.is_some(),
+        quarantined: report.quarantine.is_some() || closing::anything_left(&report.guests),
         id,
     })
 }
@@ -118,7 +119,11 @@ fn discard(places: &Places, id: &JobId) -> Result<bool> {
     };
     match record.state_under(&lock)? {
         // What it handed on and could not be removed is found by its record alone.
-        State::Over(report) if report.quarantine.is_none() && gc::forget(&record) => {
+        State::Over(report)
+            if report.quarantine.is_none()
+                && !closing::anything_left(&report.guests)
+                && gc::forget(&record) =>
+        {
             Ok(record.discard(lock)?)
         }
         _ => Ok(false),

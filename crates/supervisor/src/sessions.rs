@@ -94,6 +94,7 @@ fn try_create(request: &Create) -> Result<Created> {
         guard: false,
         capture: None,
         labels: BTreeMap::new(),
+        guests: None,
     };
     let word = request.name.as_deref().unwrap_or("job");
     let make_spec = || make_spec(JobId::generate(word, random()));
@@ -233,6 +234,7 @@ pub(crate) fn close_created(
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
+    closing::give_back(spec, &mut closed);
     hand::forget(spec, &mut closed.notes);
     let mut steps = record.steps()?;
     // A stop that was cut off had begun to end it.

@@ -14,6 +14,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod sweep;
 pub mod wait;
 
 pub use nix::errno::Errno;

@@ -11,7 +11,6 @@
 
 mod inside;
 mod place;
-mod sweep;
 
 pub use inside::{append, read_own};
 pub use place::HandedPlace;
@@ -20,6 +19,7 @@ use crate::error::{LedgerError, Result};
 use jobcage_job::handed::{Handed, HandedFile, WrongLine, wrong_lines};
 use jobcage_job::{JobId, JobSpec};
 use jobcage_sys::file::open_distrusted;
+use jobcage_sys::sweep;
 use jobcage_sys::{Errno, Result as SysResult};
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
@@ -218,6 +218,9 @@ pub fn remove(spec: &JobSpec) -> Result<()> {
     done.map_err(|errno| LedgerError::io("remove", path, errno))
 }
 
+/// A process that got out of the cage might fill it as fast as we empty it.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn remove_dir(path: &Path) -> SysResult<()> {
     let (place, name) = split(path)?;
     let base = match open_base(place) {
@@ -229,7 +232,7 @@ fn remove_dir(path: &Path) -> SysResult<()> {
         Err(Errno::ENOENT) => return Ok(()),
         other => other?,
     };
-    sweep::sweep(dir.as_fd())?;
+    sweep::sweep(dir.as_fd(), PATIENCE)?;
     match unlinkat(&base, name, UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),

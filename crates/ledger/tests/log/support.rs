@@ -155,6 +155,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         after_reboot: None,
         state_dir: None,
         labels: std::collections::BTreeMap::new(),
+        guests: None,
         guard: false,
         capture: Some(capture),
     };

@@ -186,6 +186,7 @@ pub(crate) fn new_spec(
     JobSpec {
         version: SPEC_VERSION,
         state_dir: hand::recorded(place, &id),
+        guests: job.guests.as_ref().map(|home| home.place(&id)),
         id,
         name: name.map(str::to_owned),
         created_by: if job.session {

@@ -217,6 +217,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         mut notes,
         ..
     } = prepared;
+    jobcage_guests::make(&spec).map_err(|error| Failure::Refused(error.to_string()))?;
     // A log can fill a disk, and how the job ended is to be told all the same.
     record.reserve()?;
     // Before the cage, so that it starts while that is made.
@@ -253,7 +254,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         hand: prepared.hand,
         phase,
     });
-    let is_for_later = kept.whole.spec.after_reboot.is_some();
+    let is_for_later = kept.whole.spec.after_reboot.is_some() || kept.whole.spec.guests.is_some();
     if is_for_later {
         // What a later boot owes has to be there before the command does anything.
         kept.whole.record.settle()?;
@@ -303,6 +304,9 @@ fn give_up(places: &Places, id: &JobId) {
     {
         // Something lives in it: the record stays, for gc.
         return;
+    }
+    if let Ok(Some(spec)) = record.spec() {
+        jobcage_guests::remove_unused(&spec);
     }
     gc::forget(&record);
     let _ = record.remove();

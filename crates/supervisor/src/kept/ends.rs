@@ -367,6 +367,8 @@ impl Kept {
         for step in &steps {
             let _ = self.write_step(step);
         }
+        let mut closed = self.closed.take().unwrap_or_default();
+        closing::give_back(&self.whole.spec, &mut closed);
         hand::forget(&self.whole.spec, &mut self.whole.phase.notes);
         let of_last = steps.iter().rev().find(|step| step.kind == StepKind::Step);
         let phase = &self.whole.phase;
@@ -384,7 +386,7 @@ impl Kept {
                 closed_by: "supervisor",
                 wall: boot_time().saturating_sub(phase.began),
             },
-            self.closed.take().unwrap_or_default(),
+            closed,
         );
         if let Err(error) = self.whole.record.close_for_good(&report) {
             super::pause();

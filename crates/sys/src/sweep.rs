@@ -1,8 +1,8 @@
 //! Emptying a directory that a hostile user could fill: trees of any depth, names of any bytes, directories without
 //! rights, links to anywhere, mounts.
 
-use jobcage_sys::file::open_distrusted;
-use jobcage_sys::{Errno, Result};
+use crate::file::open_distrusted;
+use crate::{Errno, Result};
 use nix::fcntl::{AT_FDCWD, OFlag, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{UnlinkatFlags, fchown, geteuid, unlinkat};
@@ -11,11 +11,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
-/// A process that got out of the cage might fill it as fast as we empty it.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Opens a directory that is to be removed, and makes it ours alone: from then on nobody else can put anything there.
-pub(super) fn take(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd> {
+///
+/// # Errors
+/// As openat2(2): `ELOOP` for a symbolic link, `EXDEV` for a mount.
+pub fn take(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd> {
     let found = open_distrusted(parent, name, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     // A descriptor of a path alone takes no fchmod; by this way it is the same directory, wherever its name leads now.
     let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
@@ -35,9 +35,12 @@ pub(super) fn take(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd> {
 }
 
 /// Removes everything in it. What lies deeper is first moved to the top, level by level: no depth costs more than two
-/// descriptors.
-pub(super) fn sweep(top: BorrowedFd<'_>) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
+/// descriptors. A process that got out of its cage might fill it as fast as we empty it, so there is a limit.
+///
+/// # Errors
+/// `ETIMEDOUT` at that limit; otherwise what was in the way, such as `EBUSY` or `EXDEV` for a mount.
+pub fn sweep(top: BorrowedFd<'_>, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
     let mut moved = 0_u64;
     loop {
         let names = names(top)?;

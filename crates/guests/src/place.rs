@@ -1,0 +1,202 @@
+//! The directory that the machines of a job live in.
+
+use crate::{GuestError, KINDS, Result, left};
+use jobcage_job::{GuestPlace, GuestReport, JobSpec, Outcome};
+use jobcage_sys::file::{open_dir, open_distrusted};
+use jobcage_sys::{Errno, sweep};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat, write};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Room for a name in a job's directory of a million files, and no endless walk.
+const MOST_LOOKS: u32 = 1_000_000;
+
+fn io<'p>(what: &'static str, path: &'p Path) -> impl Fn(Errno) -> GuestError + 'p {
+    move |errno| GuestError::Io {
+        what,
+        path: path.display().to_string(),
+        errno,
+    }
+}
+
+/// A place that is being made.
+pub struct Making<'a> {
+    pub(crate) place: &'a GuestPlace,
+    uid: u32,
+    dir: OwnedFd,
+}
+
+impl Making<'_> {
+    /// Makes a directory in it.
+    pub(crate) fn dir(&self, name: &str) -> Result<()> {
+        let io = io("make", Path::new(&self.place.dir));
+        mkdirat(&self.dir, name, Mode::S_IRWXU).map_err(&io)?;
+        let made =
+            open_distrusted(self.dir.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(&io)?;
+        self.give(made.as_fd())
+    }
+
+    /// Writes a file in it.
+    pub(crate) fn file(&self, name: &str, text: &str) -> Result<()> {
+        let io = io("write into", Path::new(&self.place.dir));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let file = openat(&self.dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(&io)?;
+        if write(&file, text.as_bytes()).map_err(&io)? < text.len() {
+            return Err(io(Errno::ENOSPC));
+        }
+        self.give(file.as_fd())
+    }
+
+    /// Makes a symbolic link in it.
+    pub(crate) fn link(&self, name: &str, to: &Path) -> Result<()> {
+        symlinkat(to, &self.dir, name).map_err(io("make a link in", Path::new(&self.place.dir)))
+    }
+
+    fn give(&self, file: BorrowedFd<'_>) -> Result<()> {
+        if geteuid().as_raw() == self.uid {
+            return Ok(());
+        }
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.place.gid));
+        fchown(file, Some(uid), Some(gid)).map_err(io("give away", Path::new(&self.place.dir)))
+    }
+}
+
+/// Makes the place of a job whose spec is on the disk, with what each kind needs in it.
+///
+/// # Errors
+/// If it cannot be made. Something of it may be there; whoever closes the job removes it.
+pub fn make(spec: &JobSpec) -> Result<()> {
+    let Some(place) = &spec.guests else {
+        return Ok(());
+    };
+    let path = Path::new(&place.dir);
+    let (above, name) = split(path)?;
+    let io = |errno| io("make", path)(errno);
+    match nix::unistd::mkdir(above, Mode::S_IRWXU | Mode::S_IXGRP | Mode::S_IXOTH) {
+        // Each user finds his own by its name; the mask of whoever has started us does not count.
+        Ok(()) => fchmod(
+            open_dir(above).map_err(io)?,
+            Mode::S_IRWXU | Mode::S_IXGRP | Mode::S_IXOTH,
+        )
+        .map_err(io)?,
+        Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(io(errno)),
+    }
+    let base = open_dir(above).map_err(io)?;
+    mkdirat(&base, name, Mode::S_IRWXU).map_err(io)?;
+    let dir = open_distrusted(base.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(io)?;
+    let making = Making {
+        place,
+        uid: spec.uid,
+        dir,
+    };
+    for kind in KINDS {
+        kind.prepare(&making)?;
+    }
+    // Last: until now nobody else could write into it.
+    making.give(making.dir.as_fd())
+}
+
+/// The variables by which the tools of a job's steps keep everything in its place.
+#[must_use]
+pub fn variables(place: &GuestPlace) -> Vec<(&'static str, String)> {
+    KINDS.iter().flat_map(|kind| kind.variables(place)).collect()
+}
+
+fn split(path: &Path) -> Result<(&Path, &OsStr)> {
+    match (path.parent(), path.file_name()) {
+        (Some(above), Some(name)) if path.is_absolute() => Ok((above, name)),
+        _ => Err(io("take for a place", path)(Errno::EINVAL)),
+    }
+}
+
+/// Takes back a place in which nothing of a job has run.
+pub fn remove_unused(spec: &JobSpec) {
+    if let Some(place) = &spec.guests {
+        let _ = remove(place, Instant::now() + Duration::from_secs(10));
+    }
+}
+
+/// Removes the place with all that is in it, and the directory of VirtualBox's socket. Told of only if more than the bare place was there, or
+/// if something stays.
+pub(crate) fn remove(place: &GuestPlace, until: Instant) -> Option<GuestReport> {
+    let bytes = size(place);
+    let socket = format!("/tmp/.vbox-{}-ipc", place.socket);
+    let done =
+        remove_tree(Path::new(&place.dir), until).and_then(|()| remove_tree(Path::new(&socket), until));
+    match done {
+        Ok(()) if bytes < NOTABLE => None,
+        Ok(()) => Some(GuestReport {
+            outcome: Outcome::Deleted,
+            why: None,
+            ..left("files", "directory", &place.dir, &"", bytes)
+        }),
+        Err(why) => Some(left("files", "directory", &place.dir, &why, size(place))),
+    }
+}
+
+/// What the place takes by itself, registry and all, with room for the daemon's log.
+const NOTABLE: u64 = 1 << 20;
+
+fn remove_tree(path: &Path, until: Instant) -> Result<()> {
+    let (above, name) = split(path)?;
+    let io = io("remove", path);
+    let base = match open_dir(above) {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other.map_err(&io)?,
+    };
+    let dir = match sweep::take(base.as_fd(), name) {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other.map_err(&io)?,
+    };
+    let patience = until
+        .saturating_duration_since(Instant::now())
+        .max(Duration::from_secs(10));
+    sweep::sweep(dir.as_fd(), patience).map_err(&io)?;
+    match unlinkat(&base, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(io(errno)),
+    }
+}
+
+/// The bytes that it takes on the disk, as far as they can be counted.
+pub(crate) fn size(place: &GuestPlace) -> u64 {
+    let mut looks = MOST_LOOKS;
+    open_dir(Path::new(&place.dir)).map_or(0, |dir| size_of(dir, &mut looks, 64))
+}
+
+/// Without following a link or entering a mount. What lies deeper than that is not counted.
+fn size_of(dir: OwnedFd, looks: &mut u32, deep: u32) -> u64 {
+    let Ok(mut listing) = nix::dir::Dir::from_fd(dir) else {
+        return 0;
+    };
+    let mut below = Vec::new();
+    let mut bytes = 0;
+    let own = listing.as_fd().try_clone_to_owned();
+    let Ok(own) = own else { return 0 };
+    for entry in listing.iter().flatten() {
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") || *looks == 0 {
+            continue;
+        }
+        *looks -= 1;
+        let Ok(stat) = fstatat(&own, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
+            continue;
+        };
+        bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR && deep > 0 {
+            below.push(name.to_owned());
+        }
+    }
+    for name in below {
+        let name = OsStr::new(std::str::from_utf8(name.to_bytes()).unwrap_or(""));
+        if let Ok(dir) = open_distrusted(own.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            bytes += size_of(dir, looks, deep - 1);
+        }
+    }
+    bytes
+}

@@ -1,0 +1,220 @@
+//! Tools of other people: as the job's user, in a cgroup of their own that is emptied behind them, with a limit of time and of what they may say.
+
+use crate::{GuestError, Result};
+use jobcage_cage::{Dir, Patience, empty, remove};
+use jobcage_job::{GuestPlace, JobSpec};
+use jobcage_sys::file::open_null;
+use jobcage_sys::spawn::{Identity, Plan, spawn, spawn_moved};
+use jobcage_sys::{Errno, pidfd, wait};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
+use std::ffi::{CString, OsStr};
+use std::io::{PipeReader, Read, pipe};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// The cgroup in which tools run, beside the cages.
+const GUESTS: &str = "guests";
+
+/// Who says more than this is not listened to any more.
+const MOST: usize = 4 << 20;
+
+pub(crate) struct Tools<'a> {
+    above: &'a Dir,
+    name: String,
+    identity: Option<Identity>,
+    env: Vec<CString>,
+    until: Instant,
+}
+
+/// A cgroup of its own for some calls: their daemons end with it.
+pub(crate) struct Pass<'a> {
+    tools: &'a Tools<'a>,
+    leaf: Dir,
+}
+
+impl<'a> Tools<'a> {
+    pub(crate) fn new(above: &'a Dir, spec: &JobSpec, place: &GuestPlace, until: Instant) -> Self {
+        // Not root's word: what the tools read was written by the job.
+        let identity = nix::unistd::geteuid().is_root().then(|| Identity {
+            uid: spec.uid,
+            gid: place.gid,
+            groups: place.groups.clone(),
+        });
+        let own = [
+            ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            ("LC_ALL", "C".into()),
+            ("HOME", place.home.clone()),
+        ];
+        let env = own.into_iter().chain(crate::variables(place));
+        Self {
+            above,
+            name: spec.id.to_string(),
+            identity,
+            env: env
+                .filter_map(|(name, value)| CString::new(format!("{name}={value}")).ok())
+                .collect(),
+            until,
+        }
+    }
+
+    /// Kills what calls have left, ours or a predecessor's, and removes their cgroup.
+    pub(crate) fn end_all(&self) -> Result<()> {
+        let gone = |error: &jobcage_cage::CageError| error.errno() == Some(Errno::ENOENT);
+        let guests = match self.above.child(GUESTS) {
+            Err(error) if gone(&error) => return Ok(()),
+            other => other?,
+        };
+        match guests.child(&self.name) {
+            Err(error) if gone(&error) => {}
+            other => {
+                empty(&other?, &Patience::default())?;
+                remove(&guests, OsStr::new(&self.name))?;
+            }
+        }
+        // Refused for as long as another job's tools run in it.
+        let _ = self.above.remove_child(GUESTS);
+        Ok(())
+    }
+
+    /// A fresh one: kernels of 2025 and 2026 kill what is born in a cgroup that was ever killed as a whole.
+    pub(crate) fn pass(&'a self) -> Result<Pass<'a>> {
+        self.end_all()?;
+        let make = || self.above.create_or_open(GUESTS)?.create(&self.name);
+        let leaf = match make() {
+            // Another job's tools have just ended, and took the directory with them.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => make()?,
+            made => made?,
+        };
+        Ok(Pass { tools: self, leaf })
+    }
+}
+
+impl Pass<'_> {
+    /// What a tool says on standard output.
+    ///
+    /// # Errors
+    /// If it cannot be started, fails, says no end, or takes longer than this.
+    pub(crate) fn call(&self, words: &[&str], limit: Duration) -> Result<String> {
+        let tool = words[..words.len().min(3)].join(" ");
+        let left = self.tools.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(GuestError::NoTime);
+        }
+        let until = Instant::now() + limit.min(left);
+        let io = |errno: Errno| GuestError::Io {
+            what: "start",
+            path: tool.clone(),
+            errno,
+        };
+        let std_io = |error: std::io::Error| io(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+        let (mut out, out_end) = pipe().map_err(std_io)?;
+        let (mut err, err_end) = pipe().map_err(std_io)?;
+        let null = open_null().map_err(io)?;
+        let c = |word: &str| CString::new(word).map_err(|_| io(Errno::EINVAL));
+        let plan = Plan {
+            programs: vec![c(words[0])?],
+            args: words.iter().map(|word| c(word)).collect::<Result<_>>()?,
+            env: self.tools.env.clone(),
+            cgroup: Some(self.leaf.fd()),
+            stdio: [Some(null.as_fd()), Some(out_end.as_fd()), Some(err_end.as_fd())],
+            identity: self.tools.identity.clone(),
+            dir: Some(c"/".into()),
+            new_session: true,
+            signal_mask: Some(SigSet::empty()),
+            ..Plan::default()
+        };
+        let mut child = spawn(&plan).map_err(io)?;
+        if matches!(wait::peek(wait::Whom::Pid(child.pid)), Ok(Some(_))) && child.died_at_birth() {
+            child = spawn_moved(&plan).map_err(io)?;
+        }
+        drop((out_end, err_end));
+        let process = pidfd::open(child.pid).map_err(io)?;
+        let mut heard = [Vec::new(), Vec::new()];
+        let ended = listen(&mut [&mut out, &mut err], &mut heard, process.as_fd(), until);
+        if !ended {
+            // Whatever it has started goes with it.
+            empty(&self.leaf, &Patience::default())?;
+            let _ = wait::block(wait::Whom::Pid(child.pid));
+            return Err(GuestError::Slow { tool, limit });
+        }
+        let status = wait::block(wait::Whom::Pid(child.pid)).map_err(io)?.1;
+        let [said, complained] = heard.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        if let Some((stage, errno)) = child.failure() {
+            let said = format!("it did not start ({stage:?}): {}", errno.desc());
+            return Err(GuestError::Tool { tool, said });
+        }
+        match status {
+            wait::Change::Exited(0) => Ok(said),
+            _ => Err(GuestError::Tool {
+                tool,
+                said: first_words(&complained),
+            }),
+        }
+    }
+
+    /// Ends every process that the calls have left, such as a daemon that waits for the next one.
+    ///
+    /// # Errors
+    /// If one of them survives.
+    pub(crate) fn end(self) -> Result<()> {
+        self.tools.end_all()
+    }
+}
+
+/// What it complained of, without its progress bar, on one line.
+fn first_words(text: &str) -> String {
+    let lines = text.lines().map(str::trim);
+    let words: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("0%"))
+        .take(3)
+        .collect();
+    let line: String = words.join("; ").chars().take(400).collect();
+    if line.is_empty() {
+        "it failed without a word".into()
+    } else {
+        line
+    }
+}
+
+/// Reads until the process has ended: a daemon may hold the pipes for ever. `false`: it has not in time, or says too much.
+fn listen(
+    pipes: &mut [&mut PipeReader; 2],
+    heard: &mut [Vec<u8>; 2],
+    process: std::os::fd::BorrowedFd<'_>,
+    until: Instant,
+) -> bool {
+    let mut open = [true; 2];
+    loop {
+        let mut fds = vec![PollFd::new(process, PollFlags::POLLIN)];
+        let polled: Vec<usize> = (0..2).filter(|at| open[*at]).collect();
+        fds.extend(
+            polled
+                .iter()
+                .map(|at| PollFd::new(pipes[*at].as_fd(), PollFlags::POLLIN)),
+        );
+        let left = until.saturating_duration_since(Instant::now());
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
+            Ok(0) => return false,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        drop(fds);
+        for (at, _) in polled.iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
+            let mut piece = [0; 65536];
+            match pipes[*at].read(&mut piece) {
+                Ok(0) | Err(_) => open[*at] = false,
+                Ok(n) => heard[*at].extend_from_slice(&piece[..n]),
+            }
+        }
+        if heard.iter().any(|bytes| bytes.len() > MOST) {
+            return false;
+        }
+        // Only when nothing is left to read: the kernel tells of both at once.
+        if ready[0] && ready[1..].iter().all(|ready| !ready) {
+            return true;
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What a job has started outside of its own processes: virtual machines and their disks.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the machines of a job live: made for it alone before its first process, so that whatever lies there is the job's.
+/// Written down first, so that whoever closes the job, in whatever boot, can give them back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestPlace {
+    /// The absolute path of the directory, which belongs to the job's user.
+    pub dir: String,
+    /// What VirtualBox calls the job's own daemon; nobody can guess it.
+    pub socket: String,
+    /// The job's group.
+    pub gid: u32,
+    /// Its further groups.
+    #[serde(default)]
+    pub groups: Vec<u32>,
+    /// The home of its user.
+    pub home: String,
+}
+
+/// What became of something that a job had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Its own tool has removed it.
+    Deleted,
+    /// It is still there.
+    Left,
+}
+
+/// One thing that a job had, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestReport {
+    /// Whose it is: `virtualbox`; `files` for the directory with all that no tool knew.
+    pub kind: String,
+    /// `vm`, `disk` or `directory`.
+    pub what: String,
+    /// Its name, which the job gave it: control characters are escaped where it is shown.
+    pub name: String,
+    /// What its tool knows it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// By what it is known to have run when the job ended; absent: it did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran: Option<String>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What was in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// The bytes on the disk that this has freed; of what is left, those that it takes.
+    pub bytes: u64,
+}

@@ -1,0 +1,376 @@
+//! VirtualBox: machines that run, disks that nobody has attached, imports that were cut, and the machines of others.
+
+use crate::runner::{Ended, Runner};
+use crate::support::PATIENCE;
+use crate::support::cgroup::{self, wait_change, wait_empty};
+use crate::support::process::Process;
+use crate::support::seed::{SplitMix, full_sweep, seed};
+use crate::support::world::World;
+use jobcage_job::{GuestReport, Outcome};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// The build user in this root.
+const USER: &str = "ci1";
+const UID: u32 = 2001;
+
+const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
+
+/// Makes and starts a machine with a disk, as small as there is one; the guest is interpreted.
+const START: &str = "V=/usr/lib/virtualbox/VBoxManage; make() {
+$V createvm --name \"$1\" --ostype Linux26_64 --register >/dev/null
+$V modifyvm \"$1\" --memory 16 --audio-driver none --paravirt-provider none --vm-execution-engine=interpreter
+$V createmedium disk --filename \"$2\" --size 20 >/dev/null 2>&1
+$V storagectl \"$1\" --name sata --add sata --portcount 1
+$V storageattach \"$1\" --storagectl sata --port 0 --device 0 --type hdd --medium \"$2\"
+$V startvm \"$1\" --type headless >/dev/null; }; ";
+
+pub fn world(test: &str) -> World {
+    let world = World::new(test);
+    for name in ["project", "project.tmp"] {
+        let dir = world.dir.join(name);
+        fs::create_dir(&dir).unwrap();
+        chown(&dir, Some(UID), Some(UID)).unwrap();
+    }
+    world
+}
+
+pub fn runner(world: &World, id: u64) -> Runner<'_> {
+    let mut runner = Runner::new(world, id);
+    runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
+    let prepared = runner.call("prepare", &[]);
+    assert_eq!(prepared.code, 0, "{}", prepared.log);
+    runner
+}
+
+/// The one place of a job that runs.
+fn places(world: &World) -> Vec<PathBuf> {
+    let listed = fs::read_dir(world.dir.join("state-guests"));
+    listed
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+pub fn guests(world: &World) -> Vec<GuestReport> {
+    let mut reports = world.closed_reports();
+    assert_eq!(reports.len(), 1);
+    let report = reports.remove(0);
+    assert!(report.clean, "{report:#?}");
+    report.guests
+}
+
+/// No process of VirtualBox and no directory of a job is left: whoever else has some has told so before.
+pub fn assert_given_back(world: &World) {
+    assert_eq!(places(world), Vec::<PathBuf>::new());
+    let names = fs::read_dir("/tmp")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let sockets: Vec<String> = names.filter(|name| name.starts_with(".vbox-jc-")).collect();
+    assert_eq!(sockets, Vec::<String>::new());
+}
+
+pub fn ok(ended: &Ended) {
+    assert_eq!(ended.code, 0, "{}", ended.log);
+}
+
+pub fn running() {
+    let mut world = world("vbox-running");
+    {
+        let runner = runner(&world, 200);
+        let script = format!(
+            "{START} make 'one \"and\" {{two}}' $PWD/outside.vdi; make web $VBOX_USER_HOME/../vms/web.vdi; \
+             $V createmedium disk --filename $PWD/orphan.vdi --size 20 >/dev/null 2>&1; $V list runningvms"
+        );
+        let stage = runner.stage("build_script", &script);
+        ok(&stage);
+        assert_eq!(
+            stage.log.matches(" {").count(),
+            3,
+            "two machines run, one of a strange name: {}",
+            stage.log
+        );
+        assert!(world.dir.join("project/outside.vdi").exists());
+        let ended = runner.call("cleanup", &[]);
+        ok(&ended);
+        assert!(
+            ended.log.contains("VirtualBox VM \"web\" {") && ended.log.contains("}: running → deleted, "),
+            "{}",
+            ended.log
+        );
+    }
+    let guests = guests(&world);
+    let count = |what: &str| {
+        guests
+            .iter()
+            .filter(|guest| guest.what == what && guest.outcome == Outcome::Deleted)
+            .count()
+    };
+    assert_eq!((count("vm"), count("disk")), (2, 1), "{guests:#?}");
+    assert_eq!(
+        guests.iter().filter(|guest| guest.ran.is_some()).count(),
+        2,
+        "{guests:#?}"
+    );
+    assert!(
+        !world.dir.join("project/outside.vdi").exists() && !world.dir.join("project/orphan.vdi").exists()
+    );
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
+/// Two jobs of one user, and the state of the second one's machine when the first is over.
+fn state_of_neighbour(test: &str, config: &str) -> String {
+    let mut world = world(test);
+    let state = {
+        let file = world.dir.join("config.toml");
+        fs::write(&file, config).unwrap();
+        let job = |id| {
+            let mut runner = Runner::new(&world, id);
+            runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
+            runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+            ok(&runner.call("prepare", &[]));
+            runner
+        };
+        let (a, b) = (job(210), job(211));
+        ok(&a.stage("build_script", &format!("{START} $V list vms; make a $PWD/a.vdi")));
+        ok(&b.stage("build_script", &format!("{START} make b $PWD/b.vdi")));
+        ok(&a.call("cleanup", &[]));
+        let state = b.stage(
+            "step_look",
+            &format!("{MANAGE} showvminfo b --machinereadable | grep ^VMState="),
+        );
+        ok(&state);
+        ok(&b.call("cleanup", &[]));
+        state.log
+    };
+    assert_given_back(&world);
+    world.assert_nothing_left();
+    state
+}
+
+/// Each has a daemon and a registry of its own, so the end of one is nothing to the other.
+pub fn neighbour() {
+    for round in 0..if full_sweep() { 50 } else { 2 } {
+        let state = state_of_neighbour("vbox-neighbour", "");
+        assert!(state.contains("VMState=\"running\""), "round {round}: {state}");
+    }
+}
+
+/// And with one daemon it is: the test before this one can fail.
+pub fn shared() {
+    let state = state_of_neighbour("vbox-shared", "[gitlab]\nguests = 'off'\n");
+    assert!(
+        state.contains("VMState=") && !state.contains("running"),
+        "{state}"
+    );
+}
+
+/// The supervisor dies while tools run; whoever comes next begins again.
+pub fn killed() {
+    for round in 0..4_u64 {
+        let mut world = world("vbox-killed");
+        {
+            let runner = runner(&world, 260 + round);
+            ok(&runner.stage(
+                "build_script",
+                &format!("{START} make one $PWD/one.vdi; make two $PWD/two.vdi"),
+            ));
+            let cleanup = runner.start("cleanup", &[]);
+            let tools = world.cgroup_root.join("guests");
+            assert!(
+                wait_change(&world.cgroup_root, PATIENCE, || tools.exists()),
+                "no tool was started"
+            );
+            // Into another call each time, as far as the machine keeps the time.
+            std::thread::sleep(Duration::from_millis(60 * round));
+            let pids = cgroup::pids(&world.cgroup_root.join("supervisors"));
+            for pid in pids {
+                Process::open(pid).signal(Signal::SIGKILL);
+            }
+            ok(&cleanup.end());
+            assert!(wait_empty(&world.cgroup_root.join("supervisors"), PATIENCE));
+        }
+        guests(&world);
+        assert!(!world.dir.join("project/one.vdi").exists() && !world.dir.join("project/two.vdi").exists());
+        assert_given_back(&world);
+        world.assert_nobody_left();
+    }
+}
+
+/// What was imported when the job was killed is in no registry.
+pub fn import() {
+    let mut world = world("vbox-import");
+    {
+        let runner = runner(&world, 220);
+        let script = format!(
+            "{START} $V createvm --name base --ostype Linux26_64 --register >/dev/null
+             head -c 157286400 /dev/urandom > noise; $V convertfromraw noise noise.vdi >/dev/null
+             $V storagectl base --name sata --add sata --portcount 1
+             $V storageattach base --storagectl sata --port 0 --device 0 --type hdd --medium $PWD/noise.vdi
+             $V export base --output base.ova >/dev/null 2>&1
+             $V import base.ova --vsys 0 --vmname copy >/dev/null 2>&1 &
+             while ! ls $VBOX_USER_HOME/../vms/copy/* >/dev/null 2>&1; do sleep 0.02; done; echo importing"
+        );
+        let stage = runner.stage("build_script", &script);
+        ok(&stage);
+        assert!(stage.log.contains("importing"), "{}", stage.log);
+        ok(&runner.call("cleanup", &[]));
+    }
+    guests(&world);
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
+/// A job that imports and clones is cancelled without a grace at a random moment: nothing of it is in a registry or on the disk.
+pub fn cut() {
+    let rounds = if full_sweep() { 30 } else { 4 };
+    let mut chance = SplitMix(seed());
+    for round in 0..rounds {
+        let wait = Duration::from_millis(chance.next() % 1500);
+        let mut world = world("vbox-cut");
+        {
+            let file = world.dir.join("config.toml");
+            fs::write(&file, "[run]\ngrace = '0s'\n").unwrap();
+            let mut runner = Runner::new(&world, 400 + round);
+            runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
+            runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+            ok(&runner.call("prepare", &[]));
+            let script = format!(
+                "{START} $V createvm --name base --ostype Linux26_64 --register >/dev/null
+                 head -c 52428800 /dev/urandom > noise; $V convertfromraw noise base.vdi >/dev/null
+                 $V storagectl base --name sata --add sata --portcount 1
+                 $V storageattach base --storagectl sata --port 0 --device 0 --type hdd --medium $PWD/base.vdi
+                 $V export base --output base.ova >/dev/null 2>&1; echo begun
+                 while :; do $V import base.ova >/dev/null 2>&1; $V clonevm base --register >/dev/null 2>&1; make vm$RANDOM $VBOX_USER_HOME/../vms/$RANDOM.vdi; done"
+            );
+            let mut stage = runner.start_stage("build_script", &script);
+            stage.wait_line("begun");
+            std::thread::sleep(wait);
+            stage.signal(Signal::SIGTERM);
+            assert_eq!(stage.end().code, 1);
+            ok(&runner.call("cleanup", &[]));
+        }
+        guests(&world);
+        let disks = fs::read_dir(world.dir.join("project")).unwrap().flatten();
+        let disks: Vec<_> = disks
+            .map(|file| file.file_name())
+            .filter(|name| name.to_string_lossy().ends_with(".vdi"))
+            .collect();
+        assert!(
+            disks.is_empty(),
+            "round {round}, {} ms: {disks:?}",
+            wait.as_millis()
+        );
+        assert_given_back(&world);
+        world.assert_nothing_left();
+    }
+}
+
+/// Nobody calls cleanup: the supervisor does it all.
+pub fn runner_killed() {
+    let mut world = world("vbox-runner");
+    {
+        let mut dead = Runner::new(&world, 230);
+        dead.host.push(("CI_RUNNER_USER", USER.to_owned()));
+        let script = dead.script(&format!("{START} make web $PWD/web.vdi"));
+        let words = |mut command: Command| {
+            let mut all = vec![command.get_program().to_owned()];
+            all.extend(command.get_args().map(ToOwned::to_owned));
+            let all: Vec<String> = all
+                .into_iter()
+                .map(|word| format!("'{}'", word.to_str().unwrap()))
+                .collect();
+            command.env_clear();
+            all.join(" ")
+        };
+        let prepare = words(dead.command("prepare", &[]));
+        let run = words(dead.command("run", &[script.to_str().unwrap(), "build_script"]));
+        let mut shell = dead.command("prepare", &[]);
+        let env: Vec<_> = shell
+            .get_envs()
+            .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned())))
+            .collect();
+        let dir = dead.tmp.clone();
+        shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{prepare} && {run}; kill -KILL $$")])
+            .current_dir(dir)
+            .env_clear()
+            .envs(env);
+        let done = shell
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(done.status.code(), None, "{done:?}");
+        let supervisors = world.cgroup_root.join("supervisors");
+        assert!(wait_empty(&supervisors, PATIENCE), "nobody has closed it");
+        let reports = world.closed_reports();
+        let vms = reports[0]
+            .guests
+            .iter()
+            .filter(|guest| guest.what == "vm")
+            .count();
+        assert_eq!((reports[0].clean, vms), (true, 1), "{reports:#?}");
+    }
+    assert_given_back(&world);
+    world.assert_nobody_left();
+}
+
+/// A registry that is a FIFO, a link to a device or half a file; links that lead out of the place: what is outside stays as it is.
+pub fn hostile() {
+    let treasure =
+        "mkdir -p $PWD/other; echo keep > $PWD/other/keep; ln -s $PWD/other $VBOX_USER_HOME/../vms/link; ";
+    for (at, trick) in [
+        "rm $VBOX_USER_HOME/VirtualBox.xml; mkfifo $VBOX_USER_HOME/VirtualBox.xml",
+        "ln -sf /dev/zero $VBOX_USER_HOME/VirtualBox.xml",
+        "head -c 200 /usr/lib/virtualbox/VBoxManage > $VBOX_USER_HOME/VirtualBox.xml",
+        "V=/usr/lib/virtualbox/VBoxManage; $V createvm --name x --register >/dev/null; sleep 0.1; truncate -s 60 $VBOX_USER_HOME/VirtualBox.xml; pkill -KILL -u ci1 VBoxSVC || true",
+        "mv $VBOX_USER_HOME elsewhere; ln -s $PWD/other $VBOX_USER_HOME",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut world = world("vbox-hostile");
+        {
+            let runner = runner(&world, 240 + at as u64);
+            ok(&runner.stage("build_script", &format!("{treasure}{trick}")));
+            let ended = runner.call("cleanup", &[]);
+            assert!(matches!(ended.code, 0 | 2), "{trick}: {}", ended.log);
+        }
+        assert_eq!(fs::read_to_string(world.dir.join("project/other/keep")).unwrap(), "keep\n", "{trick}");
+        assert_given_back(&world);
+        world.jobcage(&[], &["gc"]);
+        world.assert_nothing_left();
+    }
+}
+
+/// Not even one: the tool is a program that tells of itself.
+pub fn unused() {
+    let mut world = world("vbox-unused");
+    {
+        let runner = runner(&world, 250);
+        let place = places(&world).remove(0);
+        assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o700);
+        let stage = runner.stage(
+            "build_script",
+            "cat $VBOX_USER_HOME/VirtualBox.xml; echo $VAGRANT_HOME",
+        );
+        ok(&stage);
+        assert!(
+            stage.log.contains("defaultMachineFolder") && stage.log.contains("/vagrant\n"),
+            "{}",
+            stage.log
+        );
+        ok(&runner.call("cleanup", &[]));
+        // The daemon of a tool would have made it.
+        assert!(guests(&world).is_empty());
+    }
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
