@@ -54,7 +54,7 @@ fn default(opt: Opt) -> &'static str {
         Opt::AfterScript => "always",
         Opt::AfterFailedSources => "false",
         Opt::Leftovers => "job",
-        Opt::Guests => "isolate",
+        Opt::Guests => "off; create, gitlab: isolate",
         Opt::GuestsDir => "/var/lib/jobcage-guests",
         Opt::Quarantine => "warn",
         Opt::QuarantineMax => "0",
@@ -121,11 +121,6 @@ fn of_gitlab(opt: Opt) -> &'static str {
         }
         Opt::AfterFailedSources => "Run it also if the sources could not be had.",
         Opt::Leftovers => "End what a stage leaves with the `stage`, or with the `job`.",
-        Opt::Guests => {
-            "Where VirtualBox and Vagrant keep what a job makes: `isolate`: in a place of its own, which is given back with it; \
-             `off`: where they always do."
-        }
-        Opt::GuestsDir => "Above those places, an absolute path: a disk that is large enough.",
         Opt::Quarantine => {
             "On a host with processes that cannot be ended: `warn` the job's user, or `refuse` the job."
         }

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::meaning::{self, Door, GRACE};
 use super::pick;
-use super::request::{AfterScript, GitlabHost, GitlabJob, GitlabSettings, Guests, Leftovers, Quarantine};
+use super::request::{AfterScript, GitlabHost, GitlabJob, GitlabSettings, Leftovers, Quarantine};
 use super::values::{parse_bool, parse_clock, parse_count, parse_room};
 use super::words::RunWords;
 use crate::config::Layers;
@@ -61,8 +61,6 @@ impl GitlabHost {
             after_timeout: door.after_budget()?,
             after_failed_sources: switch(Opt::AfterFailedSources)?.unwrap_or(false),
             leftovers: pick::value(layers, Opt::Leftovers, None, parse_leftovers)?.unwrap_or_default(),
-            guests: pick::value(layers, Opt::Guests, None, parse_guests)?.unwrap_or_default(),
-            guests_dir: pick::directory(layers, Opt::GuestsDir, None)?,
             quarantine: pick::value(layers, Opt::Quarantine, None, parse_quarantine)?.unwrap_or_default(),
             quarantine_max: pick::value(layers, Opt::QuarantineMax, None, parse_number)?.unwrap_or(0),
             notes,
@@ -201,14 +199,6 @@ fn parse_leftovers(text: &str) -> Result<Leftovers, String> {
         "stage" => Ok(Leftovers::Stage),
         "job" => Ok(Leftovers::Job),
         _ => Err(format!("{} is neither stage nor job", shown(text))),
-    }
-}
-
-fn parse_guests(text: &str) -> Result<Guests, String> {
-    match text {
-        "isolate" => Ok(Guests::Isolate),
-        "off" => Ok(Guests::Off),
-        _ => Err(format!("{} is neither isolate nor off", shown(text))),
     }
 }
 

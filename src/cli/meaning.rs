@@ -16,8 +16,8 @@ use super::request::{
     ShowRequest, Stdin, StepRequest, Voice,
 };
 use super::values::{
-    Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_log_full,
-    parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_spare, parse_streams,
+    Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_guests,
+    parse_log_full, parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_spare, parse_streams,
 };
 use super::words::{
     CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords,
@@ -266,6 +266,8 @@ impl Door<'_> {
             },
             best_effort: self.switch(Opt::BestEffort, w.best_effort)?,
             ssh_agent: self.ssh_agent(w.ssh_agent, &w.ssh_key)?,
+            guests: pick::value(layers, Opt::Guests, w.guests, parse_guests)?,
+            guests_dir: pick::directory(layers, Opt::GuestsDir, w.guests_dir)?,
         })
     }
 

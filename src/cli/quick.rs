@@ -38,6 +38,8 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--best-effort" => Switch(&mut w.cage.best_effort),
         "--ssh-agent" => Switch(&mut w.cage.ssh_agent),
         "--ssh-key" => Many(&mut w.cage.ssh_key),
+        "--guests" => One(&mut w.cage.guests),
+        "--guests-dir" => One(&mut w.cage.guests_dir),
         "--spare" => One(&mut w.spare),
         "--timeout" => One(&mut w.timeout),
         "--idle-timeout" => One(&mut w.idle_timeout),
@@ -168,6 +170,8 @@ fn at_odds(w: &RunWords) -> bool {
         &c.cpus,
         &c.best_effort,
         &c.ssh_agent,
+        &c.guests,
+        &c.guests_dir,
     ];
     let new_cage = !c.io.is_empty()
         || !c.ssh_key.is_empty()

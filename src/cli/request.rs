@@ -156,6 +156,10 @@ pub struct CageRequest {
     pub best_effort: bool,
     /// `--ssh-agent` with its keys, `--ssh-key`: files, and `-` for standard input, at most once. `None`: there is none.
     pub ssh_agent: Option<Vec<PathBuf>>,
+    /// `--guests`: where the machines live that it starts; `None`: as its verb has it.
+    pub guests: Option<Guests>,
+    /// `--guests-dir`: above the places of all jobs; `None`: beside the records.
+    pub guests_dir: Option<PathBuf>,
 }
 
 /// `--after`: what runs after the command, in a leaf of its own.
@@ -285,10 +289,6 @@ pub struct GitlabSettings {
     pub after_failed_sources: bool,
     /// `leftovers`: how long what a stage leaves may live.
     pub leftovers: Leftovers,
-    /// `guests`: where the machines live that a job starts.
-    pub guests: Guests,
-    /// `guests_dir`: above the places of all jobs; `None`: beside the records.
-    pub guests_dir: Option<PathBuf>,
     /// `quarantine`: what to do on a host with processes that cannot be ended.
     pub quarantine: Quarantine,
     /// `quarantine_max`: on how many such cages not yet.
@@ -320,10 +320,9 @@ pub enum Leftovers {
 }
 
 /// Where the machines live that a job starts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guests {
     /// In a place of the job's own, and given back with it.
-    #[default]
     Isolate,
     /// Where they always do; nobody gives them back.
     Off,

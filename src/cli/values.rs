@@ -1,6 +1,7 @@
 //! Values that only the command line knows, from their usual spellings: signals, rlimits, lists of
 //! processors, niceness, truth. Sizes, times, CPU shares and IO limits are in `jobcage_job`.
 
+use super::request::Guests;
 use jobcage_job::{LogFull, Streams, parse_duration, parse_size};
 use std::fmt;
 use std::str::FromStr;
@@ -403,6 +404,18 @@ pub fn parse_log_max(text: &str) -> Result<Option<u64>, String> {
     match jobcage_job::parse_size(text).map_err(|e| e.to_string())? {
         size if size < LOG_MIN => Err(format!("{text} is too small for a log: the least is 64K")),
         size => Ok(Some(size)),
+    }
+}
+
+/// Where the machines of a job live.
+///
+/// # Errors
+/// If it is another word.
+pub fn parse_guests(text: &str) -> Result<Guests, String> {
+    match text {
+        "isolate" => Ok(Guests::Isolate),
+        "off" => Ok(Guests::Off),
+        _ => Err(format!("{text:?} is neither isolate nor off")),
     }
 }
 

@@ -83,6 +83,15 @@ pub struct CageWords {
     /// It is read by the caller of jobcage, so the job's user need not be able to. May be given more than once.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The job")]
     pub ssh_key: Vec<OsString>,
+    /// Where VirtualBox and Vagrant keep what the job makes: in a place of its own that is given back with it (`isolate`), or where they always do
+    /// (`off`).
+    ///
+    /// The default is off; for `create`, isolate, where the host has one of the two and the job is not root's.
+    #[arg(long, value_name = "HOW", help_heading = "The job")]
+    pub guests: Option<OsString>,
+    /// Above those places, an absolute path: a disk that is large enough.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "The job")]
+    pub guests_dir: Option<OsString>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
@@ -129,7 +138,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
-        "detach", "log", "ssh_agent", "ssh_key", "after_reboot",
+        "detach", "log", "ssh_agent", "ssh_key", "guests", "guests_dir", "after_reboot",
     ])]
     pub job: Option<OsString>,
     #[command(flatten)]

@@ -45,13 +45,13 @@ pub enum Opt {
     SshKey,
     Spare,
     Guard,
+    Guests,
+    GuestsDir,
     Keep,
     KeepSize,
     AfterScript,
     AfterFailedSources,
     Leftovers,
-    Guests,
-    GuestsDir,
     Quarantine,
     QuarantineMax,
     Runner,
@@ -154,13 +154,13 @@ table! {
     SshKey       Some("--ssh-key"),       Some("JOBCAGE_SSH_KEY"),       "ssh_key",       RUN,  List;
     Spare        Some("--spare"),         Some("JOBCAGE_SPARE"),         "spare",         RUN,  One;
     Guard        Some("--guard"),         Some("JOBCAGE_GUARD"),         "guard",         RUN,  One;
+    Guests       Some("--guests"),        Some("JOBCAGE_GUESTS"),        "guests",        RUN,  One;
+    GuestsDir    Some("--guests-dir"),    Some("JOBCAGE_GUESTS_DIR"),    "guests_dir",    RUN,  One;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
     KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
     AfterScript        None, Some("JOBCAGE_AFTER_SCRIPT"),         "after_script",         GITLAB, One;
     AfterFailedSources None, Some("JOBCAGE_AFTER_FAILED_SOURCES"), "after_failed_sources", GITLAB, One;
     Leftovers          None, Some("JOBCAGE_LEFTOVERS"),            "leftovers",            GITLAB, One;
-    Guests             None, Some("JOBCAGE_GUESTS"),               "guests",               GITLAB, One;
-    GuestsDir          None, Some("JOBCAGE_GUESTS_DIR"),           "guests_dir",           GITLAB, One;
     Quarantine         None, Some("JOBCAGE_QUARANTINE"),           "quarantine",           GITLAB, One;
     QuarantineMax      None, Some("JOBCAGE_QUARANTINE_MAX"),       "quarantine_max",       GITLAB, One;
     Runner       None,                    Some("JOBCAGE_RUNNER"),        "runner",        SHIM, List;

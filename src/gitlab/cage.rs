@@ -10,8 +10,8 @@ use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFul
 use jobcage_ledger::{Places, Record};
 use jobcage_supervisor::gc::{self, Done};
 use jobcage_supervisor::prune::Keep;
-use jobcage_supervisor::{Command, GuestHome, Job, Target, guest_tools, sessions};
-use std::path::{Path, PathBuf};
+use jobcage_supervisor::{Job, Target, sessions};
+use std::path::Path;
 
 /// `jobcage gitlab prepare`.
 ///
@@ -32,9 +32,7 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, response, Voice::Quiet)?;
     let command = login_shell(run.step)?;
-    let guests = (settings.guests == Guests::Isolate)
-        .then(|| guest_home(&records, &command, settings.guests_dir))
-        .flatten();
+    let guests = verbs::guests::home(&cage, Guests::Isolate, &command, &run.common.places);
     let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),
@@ -67,27 +65,6 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     let notes = settings.notes.iter().chain(&created.notes);
     notes.for_each(|note| say(&format!("note: {note}")));
     Ok(())
-}
-
-/// Where the machines of this job are to live: beside the records, where a host has a tool that could make one. Not of a job of root's:
-/// what a job has written is not for root's tools to read.
-fn guest_home(records: &Places, command: &Command, base: Option<PathBuf>) -> Option<GuestHome> {
-    let identity = command.identity.as_ref().filter(|identity| identity.uid != 0)?;
-    let home = command
-        .env
-        .iter()
-        .find_map(|entry| entry.to_str().ok()?.strip_prefix("HOME="))?;
-    let beside = || {
-        let mut base = records.state.clone().into_os_string();
-        base.push("-guests");
-        PathBuf::from(base)
-    };
-    guest_tools().then(|| GuestHome {
-        base: base.unwrap_or_else(beside),
-        gid: identity.gid,
-        groups: identity.groups.clone(),
-        home: home.to_owned(),
-    })
 }
 
 /// How the output of an after phase is kept that jobcage runs itself.

@@ -114,6 +114,12 @@ pub fn tell_done(one: &Done) -> (&'static str, String, Value) {
             let line = format!("{id}: never began; its record is removed");
             ("swept", line, json!({"job": id}))
         }
+        Done::Freed(id, bytes) => {
+            let freed = format_bytes(*bytes);
+            let line =
+                format!("{id}: its place for machines had outlived its record and is removed, {freed} freed");
+            ("freed", line, json!({"job": id, "bytes": bytes}))
+        }
         Done::Pruned(one) => {
             let (line, value) = pruned(one, "is removed");
             ("pruned", line, value)

@@ -7,6 +7,7 @@ mod doctor;
 mod end;
 mod env;
 mod exec;
+pub mod guests;
 mod keys;
 mod logs;
 mod look;

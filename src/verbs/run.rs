@@ -1,8 +1,8 @@
 //! `jobcage run` and `jobcage create`.
 
-use super::{Outcome, VerbError, command, keys, places, reboot};
+use super::{Outcome, VerbError, command, guests, keys, places, reboot};
 use crate::cli::request::{
-    AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, RunRequest, Stdin, Voice,
+    AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, Guests, RunRequest, Stdin, Voice,
 };
 use crate::render;
 use jobcage_cage::Process;
@@ -23,6 +23,10 @@ pub fn run(request: RunRequest) -> Outcome {
     }
     let agent = match &request.cage {
         CageChoice::New { cage, .. } => keys::read(cage.ssh_agent.as_deref())?,
+        CageChoice::Existing(_) => None,
+    };
+    let guests = match &request.cage {
+        CageChoice::New { cage, .. } => guests::home(cage, Guests::Off, &command, &request.common.places),
         CageChoice::Existing(_) => None,
     };
     let target = match request.cage {
@@ -56,7 +60,7 @@ pub fn run(request: RunRequest) -> Outcome {
         sweep: false,
         keep_log: false,
         labels: BTreeMap::new(),
-        guests: None,
+        guests,
     };
     if let Some(capture) = &request.capture {
         return captured(&job, capture, request.common, request.report);
@@ -118,6 +122,16 @@ fn captured(job: &Job, capture: &CaptureRequest, common: Common, report: Option<
 /// # Errors
 /// If the cage cannot be made.
 pub fn create(request: CreateRequest) -> Outcome {
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let identity = command::identity(&request.identity)?;
+    let account = command::account(&request.identity)?.map_or(home, |account| account.dir.into());
+    let guests = guests::home_of(
+        &request.cage,
+        Guests::Isolate,
+        identity.as_ref(),
+        &account,
+        &request.common.places,
+    );
     let created = sessions::create(&sessions::Create {
         places: places(&request.common.places),
         cgroup_root: request.common.places.cgroup_root.clone(),
@@ -125,7 +139,8 @@ pub fn create(request: CreateRequest) -> Outcome {
         limits: request.cage.limits,
         best_effort: request.cage.best_effort,
         uid: command::uid(&request.identity)?,
-        identity: command::identity(&request.identity)?,
+        identity,
+        guests,
         agent: keys::read(request.cage.ssh_agent.as_deref())?,
         grace: request.grace,
         lease_pid: request.lease_pid,

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         return outside();
     }
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 12] = [
         (
             "vagrant::a_job_that_is_cancelled_during_an_import",
             vagrant::beaker,
@@ -45,6 +45,14 @@ fn main() -> ExitCode {
             virtualbox::runner_killed,
         ),
         ("virtualbox::a_hostile_registry_harms_nobody", virtualbox::hostile),
+        (
+            "virtualbox::a_place_without_a_record_is_freed",
+            virtualbox::orphaned,
+        ),
+        (
+            "virtualbox::create_and_run_have_places_too",
+            virtualbox::other_verbs,
+        ),
         (
             "virtualbox::a_job_without_machines_starts_no_tool",
             virtualbox::unused,

@@ -1,11 +1,11 @@
 //! VirtualBox: machines that run, disks that nobody has attached, imports that were cut, and the machines of others.
 
 use crate::runner::{Ended, Runner};
-use crate::support::PATIENCE;
 use crate::support::cgroup::{self, wait_change, wait_empty};
 use crate::support::process::Process;
 use crate::support::seed::{SplitMix, full_sweep, seed};
 use crate::support::world::World;
+use crate::support::{PATIENCE, programs};
 use jobcage_job::{GuestReport, Outcome};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -348,6 +348,71 @@ pub fn hostile() {
         world.jobcage(&[], &["gc"]);
         world.assert_nothing_left();
     }
+}
+
+/// A place whose record is gone, as after a power cut: gc removes it, and nothing that is no place.
+pub fn orphaned() {
+    let mut world = world("vbox-orphaned");
+    let base = world.dir.join("state-guests");
+    for name in ["gone-12345678/vms", "of-an-administrator"] {
+        fs::create_dir_all(base.join(name)).unwrap();
+        fs::write(base.join(name).join("disk.vdi"), vec![1; 3 << 20]).unwrap();
+    }
+    let gc = |options: &[&str]| {
+        let done = world.jobcage(&[], &[&["gc"], options].concat());
+        String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
+    };
+    assert!(gc(&["--dry-run"]).contains("gone-12345678") && base.join("gone-12345678").exists());
+    let told = gc(&[]);
+    assert!(
+        told.contains(
+            "gone-12345678: its place for machines had outlived its record and is removed, 3.0 MiB freed"
+        ),
+        "{told}"
+    );
+    assert_eq!(places(&world), [base.join("of-an-administrator")]);
+    world.assert_nothing_left();
+}
+
+/// A cage of several steps has its place by itself, a plain run only if it is asked for.
+pub fn other_verbs() {
+    let mut world = world("vbox-verbs");
+    let project = world.dir.join("project");
+    {
+        let call = |words: &[&str]| {
+            let done = world
+                .command(programs::jobcage())
+                .args(words)
+                .current_dir(&project)
+                .output()
+                .unwrap();
+            let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(done.status.success(), "{words:?}: {errors}");
+            (String::from_utf8_lossy(&done.stdout).trim().to_owned(), errors)
+        };
+        let (id, _) = call(&["create", "--user", USER]);
+        let script = format!("{START} make web $VBOX_USER_HOME/../vms/web.vdi; $V list runningvms");
+        let login = ["--user", USER, "--login", "--", "bash", "-c"];
+        let (listed, _) = call(&[&["run", "--job", &id], &login[..], &[&script]].concat());
+        assert!(listed.starts_with("\"web\" {"), "{listed}");
+        let (_, told) = call(&["cleanup", &id]);
+        assert!(told.contains("VirtualBox VM \"web\" {"), "{told}");
+        assert_given_back(&world);
+        let shown = "echo $VBOX_USER_HOME";
+        assert_eq!(call(&[&["run"], &login[..], &[shown]].concat()).0, "");
+        for options in [
+            &["run", "--guests", "isolate"][..],
+            &["run", "--log", "--guests", "isolate"],
+        ] {
+            let (home, told) = call(&[options, &login[..], &[&format!("{script} >&2; {shown}")]].concat());
+            assert!(
+                home.ends_with("/vbox") && told.contains("running → deleted"),
+                "{home}: {told}"
+            );
+            assert_given_back(&world);
+        }
+    }
+    world.assert_nothing_left();
 }
 
 /// Not even one: the tool is a program that tells of itself.

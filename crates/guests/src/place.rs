@@ -1,7 +1,7 @@
 //! The directory that the machines of a job live in.
 
 use crate::{GuestError, KINDS, Result, left};
-use jobcage_job::{GuestPlace, GuestReport, JobSpec, Outcome};
+use jobcage_job::{GuestPlace, GuestReport, JobId, JobSpec, Outcome};
 use jobcage_sys::file::{open_dir, open_distrusted};
 use jobcage_sys::{Errno, sweep};
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -9,7 +9,7 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat, write};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Room for a name in a job's directory of a million files, and no endless walk.
@@ -199,4 +199,31 @@ fn size_of(dir: OwnedFd, looks: &mut u32, deep: u32) -> u64 {
         }
     }
     bytes
+}
+
+/// Above the places of all jobs, where nobody says otherwise: beside the records, since their directory lets nobody in.
+#[must_use]
+pub fn beside(records: &Path) -> PathBuf {
+    let mut base = records.as_os_str().to_owned();
+    base.push("-guests");
+    base.into()
+}
+
+/// The jobs that have a place there. A record is made before the place and removed after it, so a place without one is nobody's.
+#[must_use]
+pub fn inhabitants(base: &Path) -> Vec<JobId> {
+    let listed = std::fs::read_dir(base).into_iter().flatten().flatten();
+    let ids = listed.filter_map(|entry| entry.file_name().to_str()?.parse::<JobId>().ok());
+    ids.filter(JobId::is_generated).collect()
+}
+
+/// Removes a place that is nobody's: the bytes that it took.
+///
+/// # Errors
+/// What was in the way.
+pub fn remove_orphan(base: &Path, id: &JobId) -> Result<u64> {
+    let dir = base.join(id.as_str());
+    let bytes = open_dir(&dir).map_or(0, |dir| size_of(dir, &mut { MOST_LOOKS }, 64));
+    remove_tree(&dir, Instant::now() + crate::BUDGET)?;
+    Ok(bytes)
 }

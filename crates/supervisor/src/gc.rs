@@ -34,6 +34,8 @@ pub enum Done {
     HandedOn(JobId),
     /// It removed the record of a job that never began.
     Swept(JobId),
+    /// Its place for machines had outlived its record, and is removed: the bytes that it took.
+    Freed(JobId, u64),
     /// It removed the record of a job that is over.
     Pruned(Pruned),
     /// It would close this orphan, or sweep away the record of a job that never began.
@@ -64,8 +66,27 @@ pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
             Err(failure) => done.push(Done::Failed(id, failure.to_string())),
         }
     }
+    free_places(places, dry_run, &mut done);
     prune::prune(places, keep, dry_run, &mut done)?;
     Ok(done)
+}
+
+/// Removes places of machines that have outlived their records, such as after a power cut: those of a job in the foreground are in memory.
+fn free_places(places: &Places, dry_run: bool, done: &mut Vec<Done>) {
+    let base = jobcage_guests::beside(&places.state);
+    for id in jobcage_guests::inhabitants(&base) {
+        if !matches!(places.open(&id), Err(jobcage_ledger::LedgerError::NoSuchJob(_))) {
+            continue;
+        }
+        done.push(if dry_run {
+            Done::Planned(id, "freed")
+        } else {
+            match jobcage_guests::remove_orphan(&base, &id) {
+                Ok(bytes) => Done::Freed(id, bytes),
+                Err(error) => Done::Failed(id, error.to_string()),
+            }
+        });
+    }
 }
 
 /// What [`close_if_orphaned`] would do.

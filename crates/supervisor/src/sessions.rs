@@ -4,9 +4,9 @@ use crate::agent::{self, Key};
 use crate::asking::{self, How, Stopped};
 use crate::closing::{self, Outside, Story, report};
 use crate::error::{Failure, Result};
-use crate::foreground::{make_cage, make_record, random, take_back};
+use crate::foreground::{make_cage, make_place, make_record, random, take_back};
 use crate::hand::{self, Hand};
-use crate::job::{Command, Job};
+use crate::job::{Command, GuestHome, Job};
 use crate::{gc, host, journal, kept, watcher};
 use jobcage_cage::{Cage, Patience, Process};
 use jobcage_job::{
@@ -37,6 +37,8 @@ pub struct Create {
     pub uid: u32,
     /// The user to become for that, if it is another one.
     pub identity: Option<Identity>,
+    /// Where the machines that it starts are to live; `None`: where they always do.
+    pub guests: Option<GuestHome>,
     /// The keys of its own ssh-agent; `None`: it has none.
     pub agent: Option<Vec<Key>>,
     /// From the signal of `stop` to the kill.
@@ -75,6 +77,7 @@ fn try_create(request: &Create) -> Result<Created> {
     let make_spec = |id: JobId| JobSpec {
         version: SPEC_VERSION,
         state_dir: hand::recorded(place.as_ref(), &id),
+        guests: request.guests.as_ref().map(|home| home.place(&id)),
         id,
         name: request.name.clone(),
         created_by: CreatedBy::Create,
@@ -94,7 +97,6 @@ fn try_create(request: &Create) -> Result<Created> {
         guard: false,
         capture: None,
         labels: BTreeMap::new(),
-        guests: None,
     };
     let word = request.name.as_deref().unwrap_or("job");
     let make_spec = || make_spec(JobId::generate(word, random()));
@@ -109,7 +111,8 @@ fn try_create(request: &Create) -> Result<Created> {
     let (spec, record, lock) = make_record(&request.places.state, &found, make_spec, Durability::Disk)?;
     let root = jobcage_cage::Dir::open(found.dir.path())?;
     let hand = Hand::make(place.as_ref(), &spec, &mut notes);
-    let made = make_cage(found, &spec, request.best_effort).and_then(|(cage, _)| {
+    let made = make_place(&spec).and_then(|()| {
+        let (cage, _) = make_cage(found, &spec, request.best_effort)?;
         let command = Command {
             env: host::environment(&["PATH", "HOME"]),
             identity: request.identity.clone(),

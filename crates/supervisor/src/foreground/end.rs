@@ -294,6 +294,10 @@ impl Supervision<'_> {
         if self.is_step_of_another() {
             self.setup.hand.iter_mut().for_each(|hand| hand.look(&mut notes));
         }
+        let mut closed = self.closed.take().unwrap_or_default();
+        if !self.is_step_of_another() {
+            closing::give_back(&self.setup.spec, &mut closed);
+        }
         let forgotten = self.is_step_of_another() || hand::forget(&self.setup.spec, &mut notes);
         notes.extend(self.machine.notes().iter().cloned());
         let report = closing::report(
@@ -308,7 +312,7 @@ impl Supervision<'_> {
                 closed_by: "supervisor",
                 wall: boot_time().saturating_sub(self.began),
             },
-            self.closed.take().unwrap_or_default(),
+            closed,
         );
         let interrupted = self.terminal_signal.is_some()
             && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));

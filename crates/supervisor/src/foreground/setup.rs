@@ -81,7 +81,8 @@ fn try_new_cage(
         None
     };
     let hand = Hand::make(place.as_ref(), &spec, &mut notes);
-    let furnished = furnish(found, &spec, best_effort).and_then(|furnished| {
+    let furnished = make_place(&spec).and_then(|()| furnish(found, &spec, best_effort));
+    let furnished = furnished.and_then(|furnished| {
         let dir = (hand.is_some(), &notes[..]);
         agent::start_if(job.agent.as_ref(), &furnished.0, &spec, &job.command, dir)?;
         Ok(furnished)
@@ -128,6 +129,7 @@ pub(crate) fn take_back(record: &Record, spec: &JobSpec) {
             return;
         }
     }
+    jobcage_guests::remove_unused(spec);
     if hand::forget(spec, &mut Vec::new()) {
         let _ = record.remove();
     }
@@ -211,6 +213,11 @@ pub(crate) fn new_spec(
         capture: job.capture,
         labels: job.labels.clone(),
     }
+}
+
+/// Makes the place of the machines of a job whose record is there.
+pub(crate) fn make_place(spec: &JobSpec) -> Result<()> {
+    jobcage_guests::make(spec).map_err(|error| Failure::Refused(error.to_string()))
 }
 
 /// Makes the record of a new job. An id that is taken, or that `gc` swept away in the moment before its spec was whole,

@@ -5,7 +5,7 @@ use super::{Kept, Whole};
 use crate::agent::{self, Key};
 use crate::closing;
 use crate::error::{Failure, Result};
-use crate::foreground::{make_cage, make_record, new_spec, uid_of};
+use crate::foreground::{make_cage, make_place, make_record, new_spec, uid_of};
 use crate::gc;
 use crate::hand::{self, Hand};
 use crate::host;
@@ -217,7 +217,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         mut notes,
         ..
     } = prepared;
-    jobcage_guests::make(&spec).map_err(|error| Failure::Refused(error.to_string()))?;
+    make_place(&spec)?;
     // A log can fill a disk, and how the job ended is to be told all the same.
     record.reserve()?;
     // Before the cage, so that it starts while that is made.
