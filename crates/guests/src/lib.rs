@@ -10,7 +10,7 @@ mod tools;
 mod vagrant;
 mod virtualbox;
 
-pub use place::{beside, inhabitants, make, remove_orphan, remove_unused, variables};
+pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, variables};
 
 use jobcage_cage::Dir;
 use jobcage_job::{Census, GuestPlace, GuestReport, JobSpec, Outcome};

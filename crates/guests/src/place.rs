@@ -2,6 +2,7 @@
 
 use crate::{GuestError, KINDS, Result, left};
 use jobcage_job::{GuestPlace, GuestReport, JobId, JobSpec, Outcome};
+use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::{open_dir, open_distrusted};
 use jobcage_sys::{Errno, sweep};
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -9,8 +10,10 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat, write};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Room for a name in a job's directory of a million files, and no endless walk.
 const MOST_LOOKS: u32 = 1_000_000;
@@ -193,7 +196,7 @@ fn size_of(dir: OwnedFd, looks: &mut u32, deep: u32) -> u64 {
         }
     }
     for name in below {
-        let name = OsStr::new(std::str::from_utf8(name.to_bytes()).unwrap_or(""));
+        let name = OsStr::from_bytes(name.to_bytes());
         if let Ok(dir) = open_distrusted(own.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             bytes += size_of(dir, looks, deep - 1);
         }
@@ -209,11 +212,18 @@ pub fn beside(records: &Path) -> PathBuf {
     base.into()
 }
 
-/// The jobs that have a place there. A record is made before the place and removed after it, so a place without one is nobody's.
+/// The jobs whose places there were made in an earlier boot, and not touched since. A record is made before the place and removed after it, so
+/// one without a record is nobody's then. In this boot it may be a job's whose record lies where the caller does not look.
 #[must_use]
-pub fn inhabitants(base: &Path) -> Vec<JobId> {
+pub fn of_earlier_boots(base: &Path) -> Vec<JobId> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let boot = now.saturating_sub(boot_time()).as_secs();
     let listed = std::fs::read_dir(base).into_iter().flatten().flatten();
-    let ids = listed.filter_map(|entry| entry.file_name().to_str()?.parse::<JobId>().ok());
+    let old = listed.filter(|entry| {
+        let changed = entry.metadata().map(|meta| meta.ctime());
+        changed.is_ok_and(|changed| u64::try_from(changed).is_ok_and(|changed| changed < boot))
+    });
+    let ids = old.filter_map(|entry| entry.file_name().to_str()?.parse::<JobId>().ok());
     ids.filter(JobId::is_generated).collect()
 }
 

@@ -74,7 +74,7 @@ pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
 /// Removes places of machines that have outlived their records, such as after a power cut: those of a job in the foreground are in memory.
 fn free_places(places: &Places, dry_run: bool, done: &mut Vec<Done>) {
     let base = jobcage_guests::beside(&places.state);
-    for id in jobcage_guests::inhabitants(&base) {
+    for id in jobcage_guests::of_earlier_boots(&base) {
         if !matches!(places.open(&id), Err(jobcage_ledger::LedgerError::NoSuchJob(_))) {
             continue;
         }
