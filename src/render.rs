@@ -171,7 +171,11 @@ fn guest(guest: &GuestReport) -> String {
     let was = if guest.ran.is_some() { "running → " } else { "" };
     let bytes = format_bytes(guest.bytes);
     let fate = match (guest.outcome, &guest.why) {
-        (Outcome::Deleted, _) => format!("deleted, {bytes} freed"),
+        (Outcome::Deleted, None) => format!("deleted, {bytes} freed"),
+        (Outcome::Deleted, Some(why)) => format!(
+            "gone with the job's place; its tool had failed: {}",
+            why.escape_debug()
+        ),
         (Outcome::Left, why) => format!(
             "LEFT, {bytes}: {}; \"jobcage gc\" tries again",
             why.as_deref().unwrap_or_default().escape_debug()

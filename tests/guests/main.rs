@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         return outside();
     }
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 13] = [
         (
             "vagrant::a_job_that_is_cancelled_during_an_import",
             vagrant::beaker,
@@ -52,6 +52,10 @@ fn main() -> ExitCode {
         (
             "virtualbox::create_and_run_have_places_too",
             virtualbox::other_verbs,
+        ),
+        (
+            "virtualbox::four_machines_and_their_tools_alone",
+            virtualbox::speed,
         ),
         (
             "virtualbox::a_job_without_machines_starts_no_tool",

@@ -5,14 +5,14 @@ use crate::support::cgroup::{self, wait_change, wait_empty};
 use crate::support::process::Process;
 use crate::support::seed::{SplitMix, full_sweep, seed};
 use crate::support::world::World;
-use crate::support::{PATIENCE, programs};
+use crate::support::{PATIENCE, programs, say};
 use jobcage_job::{GuestReport, Outcome};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The build user in this root.
 const USER: &str = "ci1";
@@ -272,6 +272,114 @@ pub fn cut() {
     }
 }
 
+/// Four machines that run and a disk of nobody: how long the end of such a job takes, beside the calls of its tool alone. Asserts nothing
+/// about time; `cargo test --release` measures what people have.
+pub fn speed() {
+    let rounds = if full_sweep() { 9 } else { 1 };
+    let mut ratios = Vec::new();
+    for round in 0..rounds {
+        let mut world = world("vbox-speed");
+        let alone = world.dir.join("project/alone");
+        let (ours, bare) = {
+            let runner = runner(&world, 500 + round);
+            let make = |dir: &str| {
+                format!(
+                    "{START} mkdir -p {dir}; for name in a b c d; do make $name {dir}/$name.vdi; done
+                     $V createmedium disk --filename {dir}/orphan.vdi --size 20 >/dev/null 2>&1"
+                )
+            };
+            ok(&runner.stage("build_script", &make("$PWD/jobs")));
+            let began = Instant::now();
+            let ended = runner.call("cleanup", &[]);
+            let ours = began.elapsed();
+            ok(&ended);
+            assert_eq!(ended.log.matches("deleted, ").count(), 5, "{}", ended.log);
+            as_alone(&alone, &make(alone.to_str().unwrap()));
+            (ours, tools_alone(&alone))
+        };
+        assert_eq!(
+            fs::read_dir(&alone)
+                .unwrap()
+                .filter(|file| is_disk(&file.as_ref().unwrap().path()))
+                .count(),
+            0
+        );
+        ratios.push(ours.as_secs_f64() / bare.as_secs_f64());
+        say(&format!(
+            "the end of the job {ours:.0?}, its tool's calls {bare:.0?}"
+        ));
+        world.assert_nothing_left();
+    }
+    ratios.sort_by(f64::total_cmp);
+    say(&format!(
+        "median of {rounds}: {:.2} (target 1.30)",
+        ratios[ratios.len() / 2]
+    ));
+}
+
+fn is_disk(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "vdi")
+}
+
+/// A script as the build user, outside of every job, with a registry of its own.
+fn as_alone(dir: &Path, script: &str) -> String {
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid",
+            USER,
+            "--regid",
+            USER,
+            "--clear-groups",
+            "bash",
+            "-c",
+            script,
+        ])
+        .env_clear();
+    command
+        .env("HOME", dir)
+        .env("PATH", "/usr/bin:/bin")
+        .env("VBOX_USER_HOME", dir.join("vbox"));
+    let done = command.env("VBOX_IPC_SOCKETID", "alone").output().unwrap();
+    assert!(
+        done.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// What the calls take that give all of it back, when the machines are dead; each pass with a daemon of its own.
+fn tools_alone(dir: &Path) -> Duration {
+    let end = || {
+        as_alone(
+            dir,
+            "pkill -KILL -x VBoxHeadless; pkill -KILL -x VBoxSVC; while pgrep -u $(id -u) VBox >/dev/null; do sleep 0.01; done; true",
+        );
+    };
+    let mut took = Duration::ZERO;
+    let mut call = |words: &str| {
+        let began = Instant::now();
+        let said = as_alone(dir, &format!("exec {MANAGE} {words}"));
+        took += began.elapsed();
+        said
+    };
+    end();
+    for line in call("list vms").lines() {
+        let id = line.rsplit_once('{').unwrap().1.trim_end_matches('}');
+        call(&format!("unregistervm {id} --delete"));
+    }
+    for line in call("list hdds").lines() {
+        if let Some(id) = line.strip_prefix("UUID:") {
+            call(&format!("closemedium disk {} --delete", id.trim()));
+        }
+    }
+    end();
+    assert_eq!(call("list vms") + &call("list hdds"), "");
+    end();
+    took
+}
+
 /// Nobody calls cleanup: the supervisor does it all.
 pub fn runner_killed() {
     let mut world = world("vbox-runner");
@@ -332,6 +440,7 @@ pub fn hostile() {
         "head -c 200 /usr/lib/virtualbox/VBoxManage > $VBOX_USER_HOME/VirtualBox.xml",
         "V=/usr/lib/virtualbox/VBoxManage; $V createvm --name x --register >/dev/null; sleep 0.1; truncate -s 60 $VBOX_USER_HOME/VirtualBox.xml; pkill -KILL -u ci1 VBoxSVC || true",
         "mv $VBOX_USER_HOME elsewhere; ln -s $PWD/other $VBOX_USER_HOME",
+        "V=/usr/lib/virtualbox/VBoxManage; $V createmedium disk --filename $PWD/d.vdi --size 20 >/dev/null 2>&1; ln -sf /etc/passwd d.vdi",
     ]
     .into_iter()
     .enumerate()
