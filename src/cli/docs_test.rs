@@ -56,6 +56,7 @@ fn default(opt: Opt) -> &'static str {
         Opt::Leftovers => "job",
         Opt::Guests => "off; create, gitlab: isolate",
         Opt::GuestsDir => "/var/lib/jobcage-guests",
+        Opt::GuestTimeout => "5m",
         Opt::Quarantine => "warn",
         Opt::QuarantineMax => "0",
         Opt::Keep => "7d",

@@ -40,6 +40,7 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--ssh-key" => Many(&mut w.cage.ssh_key),
         "--guests" => One(&mut w.cage.guests),
         "--guests-dir" => One(&mut w.cage.guests_dir),
+        "--guest-timeout" => One(&mut w.cage.guest_timeout),
         "--spare" => One(&mut w.spare),
         "--timeout" => One(&mut w.timeout),
         "--idle-timeout" => One(&mut w.idle_timeout),
@@ -172,6 +173,7 @@ fn at_odds(w: &RunWords) -> bool {
         &c.ssh_agent,
         &c.guests,
         &c.guests_dir,
+        &c.guest_timeout,
     ];
     let new_cage = !c.io.is_empty()
         || !c.ssh_key.is_empty()

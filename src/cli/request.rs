@@ -160,6 +160,8 @@ pub struct CageRequest {
     pub guests: Option<Guests>,
     /// `--guests-dir`: above the places of all jobs; `None`: beside the records.
     pub guests_dir: Option<PathBuf>,
+    /// `--guest-timeout`: the time that there is to give them back; `None`: five minutes.
+    pub guest_timeout: Option<Duration>,
 }
 
 /// `--after`: what runs after the command, in a leaf of its own.

@@ -47,6 +47,7 @@ pub enum Opt {
     Guard,
     Guests,
     GuestsDir,
+    GuestTimeout,
     Keep,
     KeepSize,
     AfterScript,
@@ -156,6 +157,7 @@ table! {
     Guard        Some("--guard"),         Some("JOBCAGE_GUARD"),         "guard",         RUN,  One;
     Guests       Some("--guests"),        Some("JOBCAGE_GUESTS"),        "guests",        RUN,  One;
     GuestsDir    Some("--guests-dir"),    Some("JOBCAGE_GUESTS_DIR"),    "guests_dir",    RUN,  One;
+    GuestTimeout Some("--guest-timeout"), Some("JOBCAGE_GUEST_TIMEOUT"), "guest_timeout", RUN,  One;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
     KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
     AfterScript        None, Some("JOBCAGE_AFTER_SCRIPT"),         "after_script",         GITLAB, One;

@@ -6,6 +6,10 @@ use jobcage_supervisor::{Command, GuestHome, beside, guest_tools};
 use jobcage_sys::spawn::Identity;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+/// `--guest-timeout`, unless it is given.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// For a job of this command.
 pub fn home(cage: &CageRequest, unsaid: Guests, command: &Command, at: &Places) -> Option<GuestHome> {
@@ -41,6 +45,7 @@ pub fn home_of(
             .guests_dir
             .clone()
             .unwrap_or_else(|| beside(&places(at).state)),
+        timeout: cage.guest_timeout.unwrap_or(TIMEOUT),
         gid: identity.map_or_else(own, |identity| identity.gid),
         groups: identity.map_or_else(Vec::new, |identity| identity.groups.clone()),
         home: home.to_str()?.to_owned(),

@@ -220,6 +220,7 @@ fn spec() -> JobSpec {
         guests: Some(GuestPlace {
             dir: String::new(),
             socket: String::new(),
+            timeout: std::time::Duration::ZERO,
             gid: 0,
             groups: vec![0],
             home: String::new(),

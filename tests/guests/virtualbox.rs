@@ -532,6 +532,14 @@ pub fn other_verbs() {
             );
             assert_given_back(&world);
         }
+        // No time for a tool: the registry goes with the place, and that is told.
+        let hurried = ["run", "--guests", "isolate", "--guest-timeout", "1ms"];
+        let (_, told) = call(&[&hurried[..], &login[..], &[&script]].concat());
+        assert!(
+            told.contains("gone with the job's place; its tool had failed: "),
+            "{told}"
+        );
+        assert_given_back(&world);
     }
     world.assert_nothing_left();
 }

@@ -89,20 +89,18 @@ pub fn has_tools() -> bool {
     TOOLS.iter().any(|tool| Path::new(tool).exists())
 }
 
-/// How long everything may take.
-pub const BUDGET: Duration = Duration::from_secs(300);
-
 /// Gives back what a job has left in its place, whose processes are all dead, and removes the place. Can be repeated, in a later boot
 /// too. `above`: the cgroup that the job's cage was in.
 #[must_use]
-pub fn give_back(spec: &JobSpec, above: &Path, census: &Census, budget: Duration) -> Vec<GuestReport> {
+pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestReport> {
     let Some(place) = &spec.guests else {
         return Vec::new();
     };
     if !Path::new(&place.dir).exists() {
         return Vec::new();
     }
-    let until = Instant::now() + budget;
+    // More than a day is for ever.
+    let until = Instant::now() + place.timeout.min(Duration::from_secs(86400));
     let mut reports = Vec::new();
     match Dir::open(above) {
         Ok(above) => {

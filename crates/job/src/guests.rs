@@ -1,6 +1,7 @@
 //! What a job has started outside of its own processes: virtual machines and their disks.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Where the machines of a job live: made for it alone before its first process, so that whatever lies there is the job's.
 /// Written down first, so that whoever closes the job, in whatever boot, can give them back.
@@ -10,6 +11,8 @@ pub struct GuestPlace {
     pub dir: String,
     /// What VirtualBox calls the job's own daemon; nobody can guess it.
     pub socket: String,
+    /// How long it may take to give back what is in it.
+    pub timeout: Duration,
     /// The job's group.
     pub gid: u32,
     /// Its further groups.

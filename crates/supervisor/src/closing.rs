@@ -129,8 +129,7 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
 pub(crate) fn give_back(spec: &JobSpec, closed: &mut Closed) {
     let above = Path::new(&spec.cage).parent();
     if let Some(above) = above.filter(|_| closed.quarantine.is_none()) {
-        closed.guests =
-            jobcage_guests::give_back(spec, above, &closed.emptied.census, jobcage_guests::BUDGET);
+        closed.guests = jobcage_guests::give_back(spec, above, &closed.emptied.census);
     }
 }
 

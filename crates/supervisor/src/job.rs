@@ -66,6 +66,8 @@ pub struct Job {
 pub struct GuestHome {
     /// The directory above those of all jobs.
     pub base: PathBuf,
+    /// How long it may take to give them back.
+    pub timeout: Duration,
     /// The job's group.
     pub gid: u32,
     /// Its further groups.
@@ -82,6 +84,7 @@ impl GuestHome {
             dir: self.base.join(id.as_str()).display().to_string(),
             // VirtualBox takes it for the name of a directory in /tmp, where anybody could have made it before.
             socket: format!("jc-{:016x}", random()),
+            timeout: self.timeout,
             gid: self.gid,
             groups: self.groups.clone(),
             home: self.home.clone(),
