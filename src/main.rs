@@ -58,6 +58,7 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::Gitlab(request) => gitlab::perform(*request),
         Request::Cleanup(request) => verbs::cleanup(request),
         Request::List(request) => verbs::list(request),
+        Request::Guests(request) => verbs::guests(request),
         Request::Show(request) => verbs::show(request),
         Request::Stop(request) => verbs::stop(request),
         Request::Wait(request) => verbs::wait(request),

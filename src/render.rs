@@ -155,6 +155,35 @@ pub fn process(left: &Left) -> String {
     line
 }
 
+/// The machines of jobs, as `jobcage guests` has them.
+pub fn guests(jobs: &[Value]) -> String {
+    let mut text = String::new();
+    for job in jobs {
+        let bytes = format_bytes(job["bytes"].as_u64().unwrap_or(0));
+        let (id, place) = (job["job"].as_str(), job["place"].as_str());
+        let _ = writeln!(
+            text,
+            "{}: {}, {bytes}",
+            id.unwrap_or_default(),
+            place.unwrap_or_default()
+        );
+        for machine in job["machines"].as_array().into_iter().flatten() {
+            let state = match machine["pid"].as_i64() {
+                Some(pid) => format!("running, pid {pid}"),
+                None => "not running".into(),
+            };
+            let (name, id) = (machine["name"].as_str(), machine["id"].as_str());
+            let _ = writeln!(
+                text,
+                "  VirtualBox VM {:?} {{{}}}: {state}",
+                name.unwrap_or_default(),
+                id.unwrap_or_default()
+            );
+        }
+    }
+    text
+}
+
 /// What became of a machine, a disk or the place of both.
 fn guest(guest: &GuestReport) -> String {
     let what = match (guest.kind.as_str(), guest.what.as_str()) {

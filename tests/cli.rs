@@ -198,11 +198,11 @@ fn help_and_version_are_texts() {
         );
     }
     for verb in [
-        "create", "cleanup", "list", "show", "stop", "wait", "exec", "gc", "doctor",
+        "create", "cleanup", "list", "show", "guests", "stop", "wait", "exec", "gc", "doctor",
     ] {
         assert!(text(&[verb, "--help"]).contains("--cgroup-root <DIR>"), "{verb}");
     }
-    for verb in ["list", "show", "stop", "wait", "gc", "doctor"] {
+    for verb in ["list", "show", "guests", "stop", "wait", "gc", "doctor"] {
         assert!(text(&[verb, "--help"]).contains("--json"), "{verb}");
     }
     assert_eq!(

@@ -5,6 +5,7 @@ pub const CREATE: &str = "Make a cage for several steps and print its id.";
 pub const CLEANUP: &str = "End a cage that `create` has made.";
 pub const LIST: &str = "List the jobs of this host.";
 pub const SHOW: &str = "Show one job.";
+pub const GUESTS: &str = "List the machines that jobs have in places of their own.";
 pub const STOP: &str = "Stop a job.";
 pub const WAIT: &str = "Wait until jobs are over.";
 pub const EXEC: &str = "Run a further command in the cage of a job.";

@@ -12,16 +12,16 @@ use super::error::Error;
 use super::pick;
 use super::request::{
     AfterRebootRequest, AfterRequest, CageChoice, CageRequest, CaptureRequest, CleanupRequest, Common,
-    CreateRequest, DoctorRequest, EnvRequest, Identity, ListRequest, Places, Request, RunRequest, Secret,
-    ShowRequest, Stdin, StepRequest, Voice,
+    CreateRequest, DoctorRequest, EnvRequest, GuestsRequest, Identity, ListRequest, Places, Request,
+    RunRequest, Secret, ShowRequest, Stdin, StepRequest, Voice,
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_guests,
     parse_log_full, parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_spare, parse_streams,
 };
 use super::words::{
-    CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, IdentityWords, PlainWords, RunWords,
-    ShowWords, StepWords, VerbWords,
+    CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, GuestsWords, IdentityWords, PlainWords,
+    RunWords, ShowWords, StepWords, VerbWords,
 };
 use crate::config::environ::Environ;
 use crate::config::options::{Opt, SET_BY_JOBCAGE};
@@ -82,6 +82,7 @@ impl Door<'_> {
                 (Request::List(ListRequest { common, json }), voice)
             }
             VerbWords::Show(w) => self.show(w)?,
+            VerbWords::Guests(w) => self.guests(w)?,
             VerbWords::Stop(w) => self.stop(w)?,
             VerbWords::Wait(w) => self.wait(w)?,
             VerbWords::Exec(w) => self.exec(w)?,
@@ -185,6 +186,13 @@ impl Door<'_> {
         };
         let voice = cleanup.common.voice;
         Ok((Request::Cleanup(cleanup), voice))
+    }
+
+    fn guests(&self, w: GuestsWords) -> Result<(Request, Voice), Error> {
+        let common = self.common(w.plain.common)?;
+        let id = w.id.map(|id| job_id("ID", &id)).transpose()?;
+        let (json, voice) = (w.plain.json, common.voice);
+        Ok((Request::Guests(GuestsRequest { common, id, json }), voice))
     }
 
     fn show(&self, w: ShowWords) -> Result<(Request, Voice), Error> {

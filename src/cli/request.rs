@@ -26,6 +26,8 @@ pub enum Request {
     Cleanup(CleanupRequest),
     /// `jobcage list`.
     List(ListRequest),
+    /// `guests`.
+    Guests(GuestsRequest),
     /// `jobcage show`.
     Show(ShowRequest),
     /// `jobcage stop`.
@@ -429,6 +431,17 @@ pub struct CleanupRequest {
 pub struct ListRequest {
     /// Places and voice.
     pub common: Common,
+    /// `--json`.
+    pub json: bool,
+}
+
+/// `jobcage guests [ID]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestsRequest {
+    /// Places and voice.
+    pub common: Common,
+    /// The job; `None`: all of them.
+    pub id: Option<JobId>,
     /// `--json`.
     pub json: bool,
 }

@@ -283,6 +283,15 @@ pub struct ShowWords {
 }
 
 #[derive(Debug, Args)]
+pub struct GuestsWords {
+    /// The job's id. Without it, all jobs.
+    #[arg(value_name = "ID")]
+    pub id: Option<OsString>,
+    #[command(flatten)]
+    pub plain: PlainWords,
+}
+
+#[derive(Debug, Args)]
 pub struct StopWords {
     /// The job's id.
     #[arg(value_name = "ID", required_unless_present = "all")]
@@ -514,6 +523,8 @@ pub enum VerbWords {
     List(PlainWords),
     /// `show`.
     Show(ShowWords),
+    /// `guests`.
+    Guests(GuestsWords),
     /// `stop`.
     Stop(StopWords),
     /// `logs`.
@@ -574,6 +585,7 @@ pub fn command() -> Command {
             verb("cleanup", help::CLEANUP, options::<CleanupWords>),
             verb("list", help::LIST, options::<PlainWords>),
             verb("show", help::SHOW, options::<ShowWords>),
+            verb("guests", help::GUESTS, options::<GuestsWords>),
             verb("stop", help::STOP, options::<StopWords>),
             verb("logs", help::LOGS, |c| {
                 options::<LogsWords>(c).after_long_help(help::AFTER_LOGS)
@@ -636,6 +648,7 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "cleanup" => VerbWords::Cleanup(CleanupWords::from_arg_matches_mut(m)?),
         "list" => VerbWords::List(PlainWords::from_arg_matches_mut(m)?),
         "show" => VerbWords::Show(ShowWords::from_arg_matches_mut(m)?),
+        "guests" => VerbWords::Guests(GuestsWords::from_arg_matches_mut(m)?),
         "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
         "logs" => VerbWords::Logs(LogsWords::from_arg_matches_mut(m)?),
         "attach" => VerbWords::Attach(AttachWords::from_arg_matches_mut(m)?),

@@ -32,7 +32,7 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, response, Voice::Quiet)?;
     let command = login_shell(run.step)?;
-    let guests = verbs::guests::home(&cage, Guests::Isolate, &command, &run.common.places);
+    let guests = verbs::guest_home::home(&cage, Guests::Isolate, &command, &run.common.places);
     let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),

@@ -1,11 +1,12 @@
-//! `jobcage list` and `show`.
+//! `jobcage list`, `show` and `guests`.
 
 use super::{Outcome, pages, places, print_json};
-use crate::cli::request::{ListRequest, ShowRequest};
+use crate::cli::request::{GuestsRequest, ListRequest, ShowRequest};
 use crate::render;
-use jobcage_cage::{Cage, Dir, count, usage};
-use jobcage_job::{JobId, JobSpec};
+use jobcage_cage::{Cage, Dir, count, describe as describe_process, listed, usage};
+use jobcage_job::{Death, FoundBy, JobId, JobSpec};
 use jobcage_ledger::{LedgerError, Places, Record, State};
+use jobcage_supervisor::look_at_guests;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -34,6 +35,44 @@ pub fn show(request: ShowRequest) -> Outcome {
         return print_json(&job);
     }
     pages::print(render::details(&job).as_bytes())
+}
+
+/// `jobcage guests`.
+///
+/// # Errors
+/// If the records cannot be listed, or there is no such job.
+pub fn guests(request: GuestsRequest) -> Outcome {
+    let places = places(&request.common.places);
+    let ids = match request.id {
+        Some(id) => vec![places.open(&id)?.id().clone()],
+        None => places.all()?,
+    };
+    let specs = ids.iter().filter_map(|id| places.open(id).ok()?.spec().ok()?);
+    let jobs: Vec<Value> = specs.filter_map(|spec| guests_of(&spec)).collect();
+    if request.json {
+        return print_json(&jobs);
+    }
+    pages::print(render::guests(&jobs).as_bytes())
+}
+
+/// The machines in the place of a job, as its registry and its processes tell. `None`: it has no place, or not any more.
+fn guests_of(spec: &JobSpec) -> Option<Value> {
+    let dir = Dir::open(Path::new(&spec.cage)).ok();
+    let pids = dir.and_then(|dir| listed(&dir).ok()).unwrap_or_default();
+    let processes: Vec<_> = pids
+        .into_iter()
+        .map(|pid| describe_process(pid, FoundBy::Cgroup(String::new()), Death::Killed))
+        .collect();
+    let looked = look_at_guests(spec, &processes)?;
+    let machines = looked.machines.iter().map(
+        |machine| json!({"kind": machine.kind, "name": machine.name, "id": machine.id, "pid": machine.pid}),
+    );
+    Some(json!({
+        "job": spec.id,
+        "place": looked.dir,
+        "bytes": looked.bytes,
+        "machines": machines.collect::<Vec<_>>(),
+    }))
 }
 
 /// What is known of a job: its state, and its report or what it uses now.

@@ -7,7 +7,7 @@ mod doctor;
 mod end;
 mod env;
 mod exec;
-pub mod guests;
+pub mod guest_home;
 mod keys;
 mod logs;
 mod look;
@@ -26,7 +26,7 @@ pub use env::env;
 pub use exec::exec;
 pub use keys::read as read_keys;
 pub use logs::logs;
-pub use look::{list, show};
+pub use look::{guests, list, show};
 pub use run::{create, run, tell};
 pub use wait::wait;
 

@@ -1,6 +1,6 @@
 //! `jobcage run` and `jobcage create`.
 
-use super::{Outcome, VerbError, command, guests, keys, places, reboot};
+use super::{Outcome, VerbError, command, guest_home, keys, places, reboot};
 use crate::cli::request::{
     AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, Guests, RunRequest, Stdin, Voice,
 };
@@ -26,7 +26,7 @@ pub fn run(request: RunRequest) -> Outcome {
         CageChoice::Existing(_) => None,
     };
     let guests = match &request.cage {
-        CageChoice::New { cage, .. } => guests::home(cage, Guests::Off, &command, &request.common.places),
+        CageChoice::New { cage, .. } => guest_home::home(cage, Guests::Off, &command, &request.common.places),
         CageChoice::Existing(_) => None,
     };
     let target = match request.cage {
@@ -125,7 +125,7 @@ pub fn create(request: CreateRequest) -> Outcome {
     let home = std::env::var_os("HOME").unwrap_or_default();
     let identity = command::identity(&request.identity)?;
     let account = command::account(&request.identity)?.map_or(home, |account| account.dir.into());
-    let guests = guests::home_of(
+    let guests = guest_home::home_of(
         &request.cage,
         Guests::Isolate,
         identity.as_ref(),

@@ -2,6 +2,7 @@
 
 use crate::after::{assert_one, response};
 use crate::runner::{Call, Runner, world};
+use crate::support::PATIENCE;
 use crate::support::captured::Captured;
 use crate::support::process::Process;
 use crate::support::seed::{Random, full_sweep, seed};
@@ -128,4 +129,33 @@ fn kill(world: &World, session: &Captured, pauses: &[u64], over: &AtomicBool, ki
             }
         }
     }
+}
+
+/// The keeper gets what it is to hold without being waited for. It is frozen here, so that it reads of it only when whoever gave it is dead,
+/// and its successor already asks.
+#[test]
+fn what_a_keeper_was_given_counts_though_the_giver_is_dead() {
+    let Some(mut world) = world("gitlab-late-keeper") else {
+        return;
+    };
+    {
+        let keepers = world.cgroup_root.join("keepers");
+        std::fs::create_dir(&keepers).unwrap();
+        let freeze = |word: &str| std::fs::write(keepers.join("cgroup.freeze"), word).unwrap();
+        let runner = Runner::new(&world, 4999);
+        freeze("1");
+        let prepared = runner.call("prepare", &[]);
+        assert_eq!(prepared.code, 0, "{}", prepared.log);
+        let session = world.captured(&world.records()[0]);
+        let first = session.supervisor(&world);
+        first.signal(Signal::SIGKILL);
+        assert!(first.wait_end(PATIENCE));
+        // The watcher has started it; it waits for the keeper's word.
+        session.next_supervisor(&world, first.pid);
+        freeze("0");
+        let stage = runner.stage("build_script", "echo up");
+        assert_eq!((stage.code, stage.log.as_str()), (0, "up\n"));
+        assert_eq!(runner.call("cleanup", &[]).code, 0);
+    }
+    world.assert_nobody_left();
 }

@@ -164,7 +164,7 @@ pub fn neighbour() {
 
 /// And with one daemon it is: the test before this one can fail.
 pub fn shared() {
-    let state = state_of_neighbour("vbox-shared", "[gitlab]\nguests = 'off'\n");
+    let state = state_of_neighbour("vbox-shared", "[run]\nguests = 'off'\n");
     assert!(
         state.contains("VMState=") && !state.contains("running"),
         "{state}"
@@ -516,6 +516,16 @@ pub fn other_verbs() {
         let login = ["--user", USER, "--login", "--", "bash", "-c"];
         let (listed, _) = call(&[&["run", "--job", &id], &login[..], &[&script]].concat());
         assert!(listed.starts_with("\"web\" {"), "{listed}");
+        let (shown, _) = call(&["guests", &id]);
+        assert!(
+            shown.starts_with(&format!("{id}: ")) && shown.contains("VirtualBox VM \"web\" {"),
+            "{shown}"
+        );
+        let (shown, _) = call(&["guests", "--json"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown[0]["job"], id.as_str());
+        // Its step is over, and what it left lives on.
+        assert!(shown[0]["machines"][0]["pid"].is_i64(), "{shown}");
         let (_, told) = call(&["cleanup", &id]);
         assert!(told.contains("VirtualBox VM \"web\" {"), "{told}");
         assert_given_back(&world);

@@ -13,7 +13,7 @@ mod virtualbox;
 pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, variables};
 
 use jobcage_cage::Dir;
-use jobcage_job::{Census, GuestPlace, GuestReport, JobSpec, Outcome};
+use jobcage_job::{Census, GuestPlace, GuestReport, JobSpec, Left, Outcome};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tools::Tools;
@@ -80,6 +80,41 @@ pub(crate) struct Work<'a> {
     /// Who was alive in the cage when it was frozen.
     pub census: &'a Census,
     pub tools: Tools<'a>,
+}
+
+/// What is in a place at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// The place.
+    pub dir: String,
+    /// What it takes on the disk.
+    pub bytes: u64,
+    /// The machines that are registered in it.
+    pub machines: Vec<Machine>,
+}
+
+/// A machine of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Whose it is: `virtualbox`.
+    pub kind: &'static str,
+    /// Its name, which the job gave it.
+    pub name: String,
+    /// What its tool knows it by.
+    pub id: String,
+    /// The process that runs it, by its arguments; it may be another one, as those are the job's word.
+    pub pid: Option<i32>,
+}
+
+/// Looks into the place of a job without starting a tool. `processes`: those of its cage. `None`: it has none, or not any more.
+#[must_use]
+pub fn look(spec: &JobSpec, processes: &[Left]) -> Option<Looked> {
+    let place = spec.guests.as_ref()?;
+    Path::new(&place.dir).exists().then(|| Looked {
+        dir: place.dir.clone(),
+        bytes: place::size(place),
+        machines: virtualbox::registered(place, processes),
+    })
 }
 
 /// Whether there is a tool on this host that makes machines of a kind that is known here.

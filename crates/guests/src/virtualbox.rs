@@ -184,14 +184,14 @@ fn note(
 
 /// The process that ran a machine when the job ended.
 fn ran(census: &Census, id: &str) -> Option<String> {
+    process_of(&census.left, id).map(|pid| format!("pid {pid}"))
+}
+
+fn process_of(processes: &[Left], id: &str) -> Option<i32> {
     let runs = |left: &&Left| {
         (left.comm.starts_with("VBox") || left.comm.starts_with("VirtualBox")) && left.command.contains(id)
     };
-    census
-        .left
-        .iter()
-        .find(runs)
-        .map(|left| format!("pid {}", left.pid))
+    processes.iter().find(runs).map(|left| left.pid)
 }
 
 fn list(pass: &Pass<'_>, what: &str) -> Result<String> {
@@ -204,6 +204,42 @@ fn manage(pass: &Pass<'_>, words: &[&str]) -> Result<String> {
         Err(GuestError::Tool { said, .. }) if said.contains("VBOX_E_OBJECT_NOT_FOUND") => Ok(said),
         other => other,
     }
+}
+
+/// The machines of a registry, by its text: no tool is started.
+pub(crate) fn registered(place: &GuestPlace, processes: &[Left]) -> Vec<crate::Machine> {
+    let found = entries(&registry(place).unwrap_or_default());
+    let told = found.into_iter().map(|machine| crate::Machine {
+        kind: KIND,
+        pid: process_of(processes, &machine.id),
+        name: machine.name,
+        id: machine.id,
+    });
+    told.collect()
+}
+
+/// `<MachineEntry uuid="{…}" src="…/NAME.vbox"/>`, in any order of the two.
+fn entries(text: &str) -> Vec<Machine> {
+    let attribute = |entry: &str, name: &str| {
+        let value = entry.split_once(&format!(" {name}=\""))?.1.split_once('"')?.0;
+        Some(
+            value
+                .replace("&quot;", "\"")
+                .replace("&lt;", "<")
+                .replace("&gt;", ">")
+                .replace("&amp;", "&"),
+        )
+    };
+    let found = text.split("<MachineEntry").skip(1).filter_map(|entry| {
+        let entry = entry.split_once("/>").map_or(entry, |(entry, _)| entry);
+        let id = attribute(entry, "uuid")?;
+        let src = attribute(entry, "src")?;
+        Some(Machine {
+            name: Path::new(&src).file_stem()?.to_str()?.to_owned(),
+            id: id.trim_matches(['{', '}']).to_owned(),
+        })
+    });
+    found.filter(|machine| is_uuid(&machine.id)).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -313,12 +349,25 @@ mod tests {
         assert_eq!((found[1].id.as_str(), found[1].parent.as_str()), (B, A));
     }
 
+    #[test]
+    fn entries_of_a_registry_are_read_as_they_are_written() {
+        let text = format!(
+            "<MachineRegistry>\n<MachineEntry uuid=\"{{{A}}}\" src=\"/d/a &quot;b&quot; &amp; c.vbox\"/>\n\
+             <MachineEntry src=\"x.vbox\" uuid=\"{{{B}}}\"/><MachineEntry uuid=\"{{x}}\" src=\"y\"/></MachineRegistry>"
+        );
+        let found = entries(&text);
+        let told: Vec<_> = found.iter().map(|m| (m.name.as_str(), m.id.as_str())).collect();
+        assert_eq!(told, [("a \"b\" & c", A), ("x", B)]);
+    }
+
     proptest! {
         #[test]
         fn whatever_a_tool_prints_only_uuids_come_out(text in "(?s).{0,400}", line in "[-\"{}a-f0-9 :\n]{0,200}") {
             for text in [text, line] {
                 prop_assert!(machines(&text).iter().all(|m| is_uuid(&m.id)));
                 prop_assert!(disks(&text).iter().all(|d| is_uuid(&d.id)));
+                let entry = ["<MachineEntry ", &text].concat();
+                prop_assert!(entries(&entry).iter().all(|m| is_uuid(&m.id)));
             }
         }
     }

@@ -30,7 +30,7 @@ mod step;
 pub mod watcher;
 mod wish;
 
-pub use jobcage_guests::{beside, has_tools as guest_tools};
+pub use jobcage_guests::{beside, has_tools as guest_tools, look as look_at_guests};
 
 pub use error::{Failure, Result};
 pub use job::{After, Command, GuestHome, Host, Job, Outcome, Target, candidates};

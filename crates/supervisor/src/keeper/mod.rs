@@ -14,7 +14,7 @@ use crate::closing;
 use crate::error::{Failure, Result};
 use crate::host;
 use crate::package;
-use crate::quiet::rest;
+use crate::quiet::{is_readable, rest};
 use crate::step::exit_status;
 use jobcage_job::{ExitStatus, JobId, MainEnd, STATUS_VERSION};
 use jobcage_ledger::{LedgerError, Places, Record};
@@ -110,10 +110,14 @@ impl Keeping {
         if ready[0] {
             self.look_at_deaths();
         }
-        // From behind, so that a connection that goes does not shift those that are still to be looked at.
-        for i in (0..self.connections.len()).rev() {
-            if ready[i + 2] {
+        // The oldest first, and all that it has said: what a supervisor has given us before it died counts before the questions
+        // of the next one. One that goes makes room for the one behind it.
+        let mut i = 0;
+        while i < self.connections.len() {
+            if is_readable(self.connections[i].as_fd()) {
                 self.listen_to(i);
+            } else {
+                i += 1;
             }
         }
         if ready[1] {
@@ -197,7 +201,8 @@ impl Keeping {
                 say(connection.as_fd(), &Answer::Done, &[])
             }
         };
-        if told.is_err() {
+        // One that is gone may have said more before it went; its end comes behind that.
+        if told.is_err_and(|errno| !matches!(errno, Errno::EPIPE | Errno::ECONNRESET)) {
             self.hang_up(i);
         }
     }
