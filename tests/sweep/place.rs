@@ -212,6 +212,24 @@ impl Place {
         }
     }
 
+    /// Waits until a watcher has hold of a supervisor, which nothing tells of but its descriptors; one that cannot have a pidfd keeps the
+    /// connection.
+    pub fn wait_registered(&self, watcher: &Process) {
+        let has_hold = || {
+            let listed = fs::read_dir(format!("/proc/{}/fd", watcher.pid));
+            let fds = listed.into_iter().flatten().flatten();
+            let targets = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
+            targets
+                .filter(|to| to.to_string_lossy().contains("[pidfd]"))
+                .count()
+                > 0
+        };
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end && !watcher.has_ended() && !has_hold() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Whether a watcher, or what it has started, is there.
     pub fn is_watched(&self) -> bool {
         !self.watchers(None).is_empty()

@@ -187,6 +187,8 @@ fn watcher() -> Scene {
                 place.wait_ready(&supervisor),
                 "a job fails because its watcher does"
             );
+            // Where the watcher has turned it away by the fault, the supervisor comes again by itself; killed before, it is gc's.
+            place.wait_registered(watcher);
             end(&mut job);
             // Where the watcher is dead as well there is nobody to wait for.
             place.wait_over(|| watcher.has_ended() && !place.is_watched());
