@@ -283,8 +283,10 @@ pub fn gc_line(report: &Report, what: &str) -> String {
         format!("; {}: {}", q.why, stuck.join("; "))
     });
     let why = why.unwrap_or_default();
+    let left = report.guests.iter().filter(|guest| guest.is_left());
+    let left: String = left.map(|one| format!("; {}", guest(one))).collect();
     format!(
-        "{}: {what}: it {}{killed}{}{why}",
+        "{}: {what}: it {}{killed}{}{why}{left}",
         report.job,
         report.ending,
         empty.unwrap_or_default()

@@ -106,14 +106,14 @@ fn close_orphans(records: &Places, voice: Voice) -> u64 {
     let mut count = 0;
     for one in &done {
         match one {
-            Done::Quarantined(report) => {
+            Done::Quarantined(report) if report.has_survivors() => {
                 count += 1;
                 say(&format!(
                     "warning: processes of the job {id} survive on this host; \"jobcage show {id}\" names them",
                     id = report.job
                 ));
             }
-            one if voice == Voice::Verbose => say(&tell_done(one).1),
+            one if voice == Voice::Verbose || matches!(one, Done::Quarantined(_)) => say(&tell_done(one).1),
             _ => {}
         }
     }

@@ -102,6 +102,10 @@ pub fn tell_done(one: &Done) -> (&'static str, String, Value) {
     match one {
         Done::Closed(report) => ("closed", render::gc_line(report, "closed"), json!(report)),
         Done::Released(report) => ("released", render::gc_line(report, "released"), json!(report)),
+        Done::Quarantined(report) if report.quarantine.is_none() => {
+            let line = render::gc_line(report, "closed, but not clean");
+            ("closed", line, json!(report))
+        }
         Done::Quarantined(report) => {
             let line = render::gc_line(report, "still quarantined");
             ("quarantined", line, json!(report))

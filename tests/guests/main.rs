@@ -9,6 +9,7 @@ mod support;
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod runner;
 
+mod later;
 mod vagrant;
 mod virtualbox;
 
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         return outside();
     }
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 15] = [
         (
             "vagrant::a_job_that_is_cancelled_during_an_import",
             vagrant::beaker,
@@ -43,6 +44,14 @@ fn main() -> ExitCode {
         (
             "virtualbox::a_dead_runner_leaves_no_machine",
             virtualbox::runner_killed,
+        ),
+        (
+            "later::a_quarantined_jobs_machines_are_given_back_when_it_is_over",
+            later::quarantined,
+        ),
+        (
+            "later::a_recorded_after_phase_has_the_machines_and_leaves_none",
+            later::recorded_after,
         ),
         ("virtualbox::a_hostile_registry_harms_nobody", virtualbox::hostile),
         (

@@ -15,10 +15,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The build user in this root.
-const USER: &str = "ci1";
+pub const USER: &str = "ci1";
 const UID: u32 = 2001;
 
-const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
+pub const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
 
 /// Makes and starts a machine with a disk, as small as there is one; the guest is interpreted.
 const START: &str = "V=/usr/lib/virtualbox/VBoxManage; make() {
@@ -48,7 +48,7 @@ pub fn runner(world: &World, id: u64) -> Runner<'_> {
 }
 
 /// The one place of a job that runs.
-fn places(world: &World) -> Vec<PathBuf> {
+pub fn places(world: &World) -> Vec<PathBuf> {
     let listed = fs::read_dir(world.dir.join("state-guests"));
     listed
         .into_iter()

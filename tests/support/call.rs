@@ -116,7 +116,8 @@ impl World {
             .iter()
             .flat_map(|d| std::fs::read_dir(d).into_iter().flatten().flatten());
         let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name != "watch.sock").collect()
+        // The socket has its maker's pid in its name until it listens.
+        names.filter(|name| !name.starts_with("watch.sock")).collect()
     }
 
     /// There is no cage and no file of a job.

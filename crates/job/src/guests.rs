@@ -55,3 +55,11 @@ pub struct GuestReport {
     /// The bytes on the disk that this has freed; of what is left, those that it takes.
     pub bytes: u64,
 }
+
+impl GuestReport {
+    /// Whether it could not be given back.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        self.outcome == Outcome::Left
+    }
+}

@@ -73,6 +73,20 @@ pub struct Report {
     pub usage: Usage,
 }
 
+impl Report {
+    /// Whether a process of the job was alive when it was written, in its cage or outside.
+    #[must_use]
+    pub fn has_survivors(&self) -> bool {
+        self.quarantine.is_some() || self.escaped.iter().any(Escape::has_survived)
+    }
+
+    /// Whether something is left that a later try may end or give back: a cage in quarantine, or a machine.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.quarantine.is_some() || self.guests.iter().any(GuestReport::is_left)
+    }
+}
+
 /// Whether a job can end or alter the processes of jobcage that look after it: what is promised of its output and status
 /// holds against everybody, but against the job itself only as far as this goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,6 +281,14 @@ pub struct Escape {
     pub process: Option<Left>,
     /// What was done with it.
     pub died: Death,
+}
+
+impl Escape {
+    /// Whether it is the job's and did not die.
+    #[must_use]
+    pub fn has_survived(&self) -> bool {
+        self.died == Death::Survived
+    }
 }
 
 /// How the last emptying of the cage went.

@@ -5,8 +5,8 @@ use crate::error::Result;
 use jiff::Timestamp;
 use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, read_back, usage};
 use jobcage_job::{
-    Census, Death, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, GuestReport, JobSpec, Outcome,
-    Quarantine, REPORT_VERSION, Report, Root, StepReport, Usage,
+    Census, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, GuestReport, JobSpec, Quarantine,
+    REPORT_VERSION, Report, Root, StepReport, Usage,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -124,8 +124,8 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
     Ok(())
 }
 
-/// Gives back the machines of a job whose processes are all dead. Of one with survivors nothing: they may hold a daemon that a tool would
-/// wait for, and gc comes again.
+/// Gives back the machines of a job whose processes are all dead, those of its after phase too. Of one with survivors nothing: they may hold
+/// a daemon that a tool would wait for, and gc comes again.
 pub(crate) fn give_back(spec: &JobSpec, closed: &mut Closed) {
     let above = Path::new(&spec.cage).parent();
     if let Some(above) = above.filter(|_| closed.quarantine.is_none()) {
@@ -189,9 +189,9 @@ pub struct Story<'a> {
 #[must_use]
 pub fn report(story: Story<'_>, closed: Closed) -> Report {
     let spec = story.spec;
-    let survived = closed.escaped.iter().any(|escape| escape.died == Death::Survived);
-    let clean =
-        closed.quarantine.is_none() && closed.emptied.proven() && !survived && !anything_left(&closed.guests);
+    let survived = closed.escaped.iter().any(Escape::has_survived);
+    let left = closed.guests.iter().any(GuestReport::is_left);
+    let clean = closed.quarantine.is_none() && closed.emptied.proven() && !survived && !left;
     let census = Census {
         count: closed.emptied.census.count,
         ..closed.emptied.census
@@ -223,11 +223,6 @@ pub fn report(story: Story<'_>, closed: Closed) -> Report {
         limits: story.limits,
         usage: closed.usage,
     }
-}
-
-/// Whether something could not be given back.
-pub(crate) fn anything_left(guests: &[GuestReport]) -> bool {
-    guests.iter().any(|guest| guest.outcome == Outcome::Left)
 }
 
 fn guarantee(spec: &JobSpec) -> Guarantee {

@@ -14,7 +14,7 @@ use crate::sessions;
 use crate::signals::Signals;
 use crate::watcher::{self, Lease, lease};
 use jobcage_cage::{Cage, Patience, empty};
-use jobcage_job::{CreatedBy, Ending, GuestReport, JobId, JobSpec, Outcome, Report};
+use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::{pidfd, wait};
 use std::os::fd::AsFd;
@@ -28,7 +28,7 @@ pub enum Done {
     Closed(Box<Report>),
     /// A quarantined cage could be emptied at last.
     Released(Box<Report>),
-    /// It is still quarantined.
+    /// Something of it is left: it is quarantined, or something that it had made could not be given back.
     Quarantined(Box<Report>),
     /// Its keeper lives: another supervisor has it, or is on its way.
     HandedOn(JobId),
@@ -123,7 +123,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
     match record.state()? {
         State::Alive { .. } => return Ok(None),
         State::Closing { by } => return wait_for_closing(by),
-        State::Over(report) => return look_again(&record, *report),
+        State::Over(report) => return look_again(&record, &report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
             // The one that we would start has nobody to tell that it does not understand the record.
@@ -257,9 +257,9 @@ fn close_lost(
             "its log has what was written while somebody looked after it; the tail may be missing".into(),
         );
     }
-    closing::give_back(spec, &mut closed);
     hand::forget(spec, &mut closed.notes);
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
+    closing::give_back(spec, &mut closed);
     notes.extend(told.notes);
     let mut steps = record.steps()?;
     sessions::add_step(&mut steps, told.step);
@@ -293,27 +293,55 @@ fn forget_life(record: &Record) {
     }
 }
 
-/// A job that is over: its quarantine may be over as well, and something of what it handed on may be left.
-fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
+/// A job that is over: its quarantine may be over as well, and something of its machines or of what it handed on may be left.
+fn look_again(record: &Record, report: &Report) -> Result<Option<Done>> {
     forget(record);
     forget_life(record);
-    let Some(quarantine) = report.quarantine.clone() else {
-        return give_back_again(record, report);
-    };
+    if !report.is_unfinished() {
+        return Ok(None);
+    }
     let Some(lock) = record.lock_to_end()? else {
         return Ok(None);
     };
     // As above.
-    let State::Over(now) = record.state_under(&lock)? else {
+    let State::Over(mut report) = record.state_under(&lock)? else {
         return Ok(None);
     };
-    if now.quarantine.is_none() {
+    if !report.is_unfinished() {
         return Ok(None);
     }
     // Its after phase may have had a cage in a later boot than its command.
     let after = record.after_mark().ok().flatten();
     let boots = [Some(&report.boot_id), after.as_ref().map(|mark| &mark.boot_id)];
     let same_boot = boots.contains(&Some(&boot_id()?));
+    let was_quarantined = report.quarantine.is_some();
+    if !release(&mut report, same_boot)? {
+        return Ok(Some(Done::Quarantined(report)));
+    }
+    let spec = record.spec();
+    if let Ok(Some(spec)) = &spec {
+        give_back_again(spec, &mut report);
+    }
+    // Who had survived outside of the cage was not looked for again, but no process outlives its boot.
+    let outside = same_boot && report.has_survivors();
+    report.clean = !outside && !report.is_unfinished();
+    record.close(&report)?;
+    // A record that cannot be read is told of: without it nothing can be given back.
+    let spec = spec?;
+    if !was_quarantined && !report.clean {
+        return Ok(None);
+    }
+    if let Some(spec) = spec {
+        journal::ended(&spec, &report);
+    }
+    Ok(Some(Done::Released(report)))
+}
+
+/// Empties and removes a quarantined cage. `false`: something in it still lives.
+fn release(report: &mut Report, same_boot: bool) -> Result<bool> {
+    let Some(quarantine) = &report.quarantine else {
+        return Ok(true);
+    };
     if let Some(cage) = Cage::open(Path::new(&quarantine.cage), false)?.filter(|_| same_boot) {
         let patience = Patience {
             kill: Duration::from_secs(1),
@@ -321,7 +349,7 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
         };
         let emptied = empty(cage.dir(), &patience)?;
         if !emptied.proven() {
-            return Ok(Some(Done::Quarantined(report.into())));
+            return Ok(false);
         }
         cage.remove()?;
     }
@@ -331,38 +359,22 @@ fn look_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
         quarantine.why
     ));
     report.quarantine = None;
-    report.clean = true;
     if let Some(proof) = &mut report.proof {
         proof.populated = Some(false);
         proof.removed = true;
     }
-    record.close(&report)?;
-    if let Ok(Some(spec)) = record.spec() {
-        journal::ended(&spec, &report);
-    }
-    Ok(Some(Done::Released(report.into())))
+    Ok(true)
 }
 
-/// Another try at machines that could not be given back.
-fn give_back_again(record: &Record, mut report: Report) -> Result<Option<Done>> {
-    if !closing::anything_left(&report.guests) {
-        return Ok(None);
-    }
-    let Some(lock) = record.lock_to_end()? else {
-        return Ok(None);
-    };
-    let (State::Over(_), Some(spec)) = (record.state_under(&lock)?, record.spec()?) else {
-        return Ok(None);
-    };
+/// The first try at the machines of a job that was quarantined, or another one at those that could not be given back.
+fn give_back_again(spec: &JobSpec, report: &mut Report) {
     let mut closed = closing::Closed::default();
-    closing::give_back(&spec, &mut closed);
-    let is_told =
-        |guest: &GuestReport| guest.outcome == Outcome::Deleted || jobcage_guests::is_elsewhere(guest);
-    report.guests.retain(is_told);
+    closed.emptied.census = report.census.clone();
+    closing::give_back(spec, &mut closed);
+    report
+        .guests
+        .retain(|guest| !guest.is_left() || jobcage_guests::is_elsewhere(guest));
     report.guests.extend(closed.guests);
-    report.clean = report.quarantine.is_none() && !closing::anything_left(&report.guests);
-    record.close(&report)?;
-    Ok(report.clean.then(|| Done::Released(report.into())))
 }
 
 /// Another try at what was handed from step to step, should something of it have stayed.

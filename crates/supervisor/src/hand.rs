@@ -49,6 +49,11 @@ pub(crate) fn name_the_job(
     env.extend(more);
     env.extend(hand.into_iter().flat_map(Hand::variables));
     agent::name_in(env, spec, uid);
+    name_place(env, spec, uid);
+}
+
+/// Where the machines of a job are to live, for a process of this uid.
+pub(crate) fn name_place(env: &mut Vec<CString>, spec: &JobSpec, uid: u32) {
     if let Some(place) = spec.guests.as_ref().filter(|_| uid == spec.uid) {
         for (name, value) in jobcage_guests::variables(place) {
             let own = format!("{name}=");

@@ -82,7 +82,12 @@ fn end(report: &Report) -> (Priority, String) {
             Priority::Error
         }
         None if !report.clean => {
-            text += "; NOT CLEAN, something outside of the cage survived";
+            text += "; NOT CLEAN, ";
+            text += if report.has_survivors() {
+                "something outside of the cage survived"
+            } else {
+                "something that it had made could not be given back"
+            };
             Priority::Error
         }
         None if left > 0 || !report.escaped.is_empty() => Priority::Warning,

@@ -205,6 +205,13 @@ fn what_survives_is_an_error_and_what_was_killed_a_warning() {
         text,
         "over: exited with 3, closed by cleanup; killed 2 that were left"
     );
+    report.clean = false;
+    let (priority, text) = end(&report);
+    assert_eq!(priority, Priority::Error);
+    assert!(
+        text.ends_with("NOT CLEAN, something that it had made could not be given back"),
+        "{text}"
+    );
     report.quarantine = Some(jobcage_job::Quarantine {
         cage: String::new(),
         survivors: Vec::new(),

@@ -1,7 +1,6 @@
 //! Old records: those of jobs that have been over for long, and the oldest of those that take too much room. Never one of a
-//! job that is quarantined, since it is all that is known of what survived.
+//! job of which something is left, since it is all that is known of that.
 
-use crate::closing;
 use crate::error::Result;
 use crate::gc::{self, Done};
 use jiff::Timestamp;
@@ -35,7 +34,7 @@ struct Over {
     /// `None`: its report tells no time.
     ended: Option<SystemTime>,
     bytes: u64,
-    quarantined: bool,
+    unfinished: bool,
 }
 
 /// Removes what is not to be kept.
@@ -51,7 +50,7 @@ pub(crate) fn prune(places: &Places, keep: &Keep, dry_run: bool, done: &mut Vec<
         .collect();
     over.sort_by(|a, b| (a.ended, &a.id).cmp(&(b.ended, &b.id)));
     let mut bytes: u64 = over.iter().map(|job| job.bytes).sum();
-    for job in over.into_iter().filter(|job| !job.quarantined) {
+    for job in over.into_iter().filter(|job| !job.unfinished) {
         let Some(why) = reason(keep, &job, bytes) else {
             continue;
         };
@@ -99,7 +98,7 @@ fn look(places: &Places, id: JobId) -> Option<Over> {
     Some(Over {
         ended: report.ended.parse::<Timestamp>().ok().map(SystemTime::from),
         bytes: record.size().ok()?,
-        quarantined: report.quarantine.is_some() || closing::anything_left(&report.guests),
+        unfinished: report.is_unfinished(),
         id,
     })
 }
@@ -119,13 +118,7 @@ fn discard(places: &Places, id: &JobId) -> Result<bool> {
     };
     match record.state_under(&lock)? {
         // What it handed on and could not be removed is found by its record alone.
-        State::Over(report)
-            if report.quarantine.is_none()
-                && !closing::anything_left(&report.guests)
-                && gc::forget(&record) =>
-        {
-            Ok(record.discard(lock)?)
-        }
+        State::Over(report) if !report.is_unfinished() && gc::forget(&record) => Ok(record.discard(lock)?),
         _ => Ok(false),
     }
 }
@@ -165,7 +158,7 @@ mod tests {
             id: "main-00000000".parse().unwrap(),
             ended: age.map(|age| SystemTime::now() - Duration::from_secs(age)),
             bytes: 1,
-            quarantined: false,
+            unfinished: false,
         }
     }
 

@@ -237,7 +237,6 @@ pub(crate) fn close_created(
     let limits = closing::limits(spec, cage.as_ref());
     let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
-    closing::give_back(spec, &mut closed);
     hand::forget(spec, &mut closed.notes);
     let mut steps = record.steps()?;
     // A stop that was cut off had begun to end it.
@@ -249,6 +248,7 @@ pub(crate) fn close_created(
         (None, None) => Ending::Exited { code: 0 },
     };
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
+    closing::give_back(spec, &mut closed);
     let status = steps.last().and_then(|step| step.status);
     add_step(&mut steps, told.step);
     let story = Story {

@@ -5,6 +5,7 @@ use super::output::{self, Output};
 use crate::closing::{self, Closed, Outside};
 use crate::error::{Failure, Result};
 use crate::foreground::{merge_cut, result_variables};
+use crate::hand;
 use crate::host::{self, cstring};
 use crate::job::Command;
 use crate::keeper::{self, Start};
@@ -345,6 +346,8 @@ fn command(spec: &JobSpec, after: &AfterReboot, ending: &Ending, notes: &mut Vec
     }
     env.push(cstring(format!("JOBCAGE_JOB={}", spec.id).as_ref()));
     env.extend(result_variables(ending));
+    let uid = after.user.as_ref().map_or(spec.owner, |user| user.uid);
+    hand::name_place(&mut env, spec, uid);
     let args: Vec<_> = after.argv.iter().map(|word| cstring(word.as_ref())).collect();
     Command {
         programs: args.first().cloned().into_iter().collect(),
