@@ -5,7 +5,7 @@
 
 use crate::config::Layers;
 use crate::config::environ::Environ;
-use jobcage_job::{CaptureSpec, JobId, Limits, Stream};
+use jobcage_job::{CaptureSpec, GuestMode, JobId, Limits, Stream};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
@@ -323,12 +323,21 @@ pub enum Leftovers {
     Job,
 }
 
-/// Where the machines live that a job starts.
+/// `--guests`: what is looked after that a job starts outside of its own processes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guests {
+    /// What the kinds have that are not named; `None`: as the verb has it.
+    pub rest: Option<GuestRest>,
+    /// The kinds that are named, in their order; `None`: off.
+    pub kinds: Vec<(String, Option<GuestMode>)>,
+}
+
+/// What the kinds have that nobody names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guests {
-    /// In a place of the job's own, and given back with it.
+pub enum GuestRest {
+    /// VirtualBox and Vagrant in a place of the job's own.
     Isolate,
-    /// Where they always do; nobody gives them back.
+    /// Everything where it always is; nobody gives it back.
     Off,
 }
 

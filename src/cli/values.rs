@@ -1,8 +1,10 @@
 //! Values that only the command line knows, from their usual spellings: signals, rlimits, lists of
 //! processors, niceness, truth. Sizes, times, CPU shares and IO limits are in `jobcage_job`.
 
-use super::request::Guests;
+use super::request::{GuestRest, Guests};
+use jobcage_job::GuestMode;
 use jobcage_job::{LogFull, Streams, parse_duration, parse_size};
+use jobcage_supervisor::guest_modes;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -407,16 +409,51 @@ pub fn parse_log_max(text: &str) -> Result<Option<u64>, String> {
     }
 }
 
-/// Where the machines of a job live.
+/// What is looked after that a job starts: `isolate`, `off`, `KIND=MODE`, or several of them with commas between.
 ///
 /// # Errors
-/// If it is another word.
+/// If a word is none of them, a kind or its mode is not known, or something is said twice.
 pub fn parse_guests(text: &str) -> Result<Guests, String> {
-    match text {
-        "isolate" => Ok(Guests::Isolate),
-        "off" => Ok(Guests::Off),
-        _ => Err(format!("{text:?} is neither isolate nor off")),
+    let mut guests = Guests::default();
+    for word in text.split(',') {
+        let rest = match word.split_once('=') {
+            Some((kind, mode)) => {
+                if guests.kinds.iter().any(|(known, _)| known == kind) {
+                    return Err(format!("{kind} is there twice"));
+                }
+                guests
+                    .kinds
+                    .push((kind.to_owned(), parse_guest_mode(kind, mode)?));
+                continue;
+            }
+            None if word == "isolate" => GuestRest::Isolate,
+            None if word == "off" => GuestRest::Off,
+            None => return Err(format!("{word:?} is neither isolate nor off nor KIND=MODE")),
+        };
+        if guests.rest.replace(rest).is_some() {
+            return Err("what holds for all kinds can be said only once".into());
+        }
     }
+    Ok(guests)
+}
+
+fn parse_guest_mode(kind: &str, mode: &str) -> Result<Option<GuestMode>, String> {
+    let known = guest_modes(kind)
+        .map_err(|kinds| format!("{kind:?} is no kind that is known: {}", kinds.join(", ")))?;
+    let wanted = match mode {
+        "off" => return Ok(None),
+        "isolate" => Some(GuestMode::Isolate),
+        "shared" => Some(GuestMode::Shared),
+        _ => None,
+    };
+    let wanted = wanted.filter(|mode| known.contains(mode));
+    wanted.map(Some).ok_or_else(|| {
+        let named = known.iter().map(|mode| match mode {
+            GuestMode::Isolate => "isolate, ",
+            GuestMode::Shared => "shared, ",
+        });
+        format!("{kind} cannot be {mode:?}, but {}off", named.collect::<String>())
+    })
 }
 
 #[cfg(test)]

@@ -190,3 +190,30 @@ proptest! {
         prop_assert_eq!(limit.map(|l| (l.soft, l.hard)).ok(), (soft <= hard).then_some((soft.into(), hard.into())));
     }
 }
+
+#[test]
+fn guests_are_said_for_all_kinds_and_for_each() {
+    use crate::cli::request::GuestRest;
+    use jobcage_job::GuestMode::Isolate;
+    let said = |text| parse_guests(text).map(|guests| (guests.rest, guests.kinds));
+    assert_eq!(said("isolate"), Ok((Some(GuestRest::Isolate), vec![])));
+    assert_eq!(
+        said("off,vagrant=isolate,virtualbox=off"),
+        Ok((
+            Some(GuestRest::Off),
+            vec![("vagrant".into(), Some(Isolate)), ("virtualbox".into(), None)]
+        ))
+    );
+    for (text, told) in [
+        ("", "neither isolate nor off nor KIND=MODE"),
+        ("shared", "neither isolate nor off nor KIND=MODE"),
+        ("isolate,off", "only once"),
+        ("vagrant=off,vagrant=off", "vagrant is there twice"),
+        ("qubes=isolate", "no kind that is known: virtualbox, vagrant"),
+        ("vagrant=shared", "vagrant cannot be \"shared\", but isolate, off"),
+        ("vagrant=", "vagrant cannot be \"\""),
+    ] {
+        let why = parse_guests(text).unwrap_err();
+        assert!(why.contains(told), "{text}: {why}");
+    }
+}

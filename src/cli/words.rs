@@ -83,10 +83,10 @@ pub struct CageWords {
     /// It is read by the caller of jobcage, so the job's user need not be able to. May be given more than once.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "The job")]
     pub ssh_key: Vec<OsString>,
-    /// Where VirtualBox and Vagrant keep what the job makes: in a place of its own that is given back with it (`isolate`), or where they always do
-    /// (`off`).
+    /// Give back what the job starts outside of its own processes: `isolate`, `off`, KIND=MODE, or several with commas between.
     ///
-    /// The default is off; for `create`, isolate, where the host has one of the two and the job is not root's.
+    /// `isolate`: VirtualBox and Vagrant keep it in a place of the job's own. KIND=MODE is for one kind alone, and MODE is isolate, shared
+    /// or off. The default is off; for `create`, isolate, on a host that has one of the two, for jobs that are not root's.
     #[arg(long, value_name = "HOW", help_heading = "The job")]
     pub guests: Option<OsString>,
     /// Above those places, an absolute path: a disk that is large enough.

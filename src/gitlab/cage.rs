@@ -3,7 +3,7 @@
 use super::contract::Response;
 use super::stage::login_shell;
 use super::{GitlabError, debris, end};
-use crate::cli::request::{CageChoice, Common, GitlabSettings, Guests, Quarantine, Voice};
+use crate::cli::request::{CageChoice, Common, GitlabSettings, GuestRest, Quarantine, Voice};
 use crate::verbs::{self, VerbError, places, tell, tell_done};
 use jobcage_cage::{Dir, Process, describe, listed};
 use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFull, Streams};
@@ -32,7 +32,7 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, response, Voice::Quiet)?;
     let command = login_shell(run.step)?;
-    let guests = verbs::guest_home::home(&cage, Guests::Isolate, &command, &run.common.places);
+    let guests = verbs::guest_home::home(&cage, GuestRest::Isolate, &command, &run.common.places);
     let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),

@@ -1,9 +1,11 @@
 //! Where the machines of a new job are to live.
 
 use super::places;
-use crate::cli::request::{CageRequest, Guests, Places};
-use jobcage_supervisor::{Command, GuestHome, beside, guest_tools};
+use crate::cli::request::{CageRequest, GuestRest, Guests, Places};
+use jobcage_job::GuestMode;
+use jobcage_supervisor::{Command, GuestHome, beside, guest_is_here, usual_guests};
 use jobcage_sys::spawn::Identity;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// For a job of this command.
-pub fn home(cage: &CageRequest, unsaid: Guests, command: &Command, at: &Places) -> Option<GuestHome> {
+pub fn home(cage: &CageRequest, unsaid: GuestRest, command: &Command, at: &Places) -> Option<GuestHome> {
     let home = command
         .env
         .iter()
@@ -26,17 +28,18 @@ pub fn home(cage: &CageRequest, unsaid: Guests, command: &Command, at: &Places) 
     )
 }
 
-/// For a job of this user; `None`: they live where they always do. So do those of a host without a tool that could make one, and of root's jobs:
+/// For a job of this user; `None`: nothing is looked after. So it is on a host without a tool that could make anything, and for root's jobs:
 /// what a job has written is not for root's tools to read.
 pub fn home_of(
     cage: &CageRequest,
-    unsaid: Guests,
+    unsaid: GuestRest,
     identity: Option<&Identity>,
     home: &OsStr,
     at: &Places,
 ) -> Option<GuestHome> {
     let uid = identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid);
-    if cage.guests.unwrap_or(unsaid) == Guests::Off || uid == 0 || !guest_tools() {
+    let kinds = kinds(cage.guests.as_ref(), unsaid);
+    if kinds.is_empty() || uid == 0 {
         return None;
     }
     let own = || nix::unistd::getgid().as_raw();
@@ -49,5 +52,21 @@ pub fn home_of(
         gid: identity.map_or_else(own, |identity| identity.gid),
         groups: identity.map_or_else(Vec::new, |identity| identity.groups.clone()),
         home: home.to_str()?.to_owned(),
+        kinds,
     })
+}
+
+/// The kinds that this host has and that are wanted.
+fn kinds(wish: Option<&Guests>, unsaid: GuestRest) -> BTreeMap<String, GuestMode> {
+    let mut kinds = match wish.and_then(|wish| wish.rest).unwrap_or(unsaid) {
+        GuestRest::Isolate => usual_guests(),
+        GuestRest::Off => BTreeMap::new(),
+    };
+    for (kind, mode) in wish.into_iter().flat_map(|wish| &wish.kinds) {
+        match *mode {
+            Some(mode) if guest_is_here(kind) => drop(kinds.insert(kind.clone(), mode)),
+            _ => drop(kinds.remove(kind)),
+        }
+    }
+    kinds
 }

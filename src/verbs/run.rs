@@ -2,7 +2,8 @@
 
 use super::{Outcome, VerbError, command, guest_home, keys, places, reboot};
 use crate::cli::request::{
-    AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, Guests, RunRequest, Stdin, Voice,
+    AttachRequest, Begin, CageChoice, CaptureRequest, Common, CreateRequest, GuestRest, RunRequest, Stdin,
+    Voice,
 };
 use crate::render;
 use jobcage_cage::Process;
@@ -26,7 +27,9 @@ pub fn run(request: RunRequest) -> Outcome {
         CageChoice::Existing(_) => None,
     };
     let guests = match &request.cage {
-        CageChoice::New { cage, .. } => guest_home::home(cage, Guests::Off, &command, &request.common.places),
+        CageChoice::New { cage, .. } => {
+            guest_home::home(cage, GuestRest::Off, &command, &request.common.places)
+        }
         CageChoice::Existing(_) => None,
     };
     let target = match request.cage {
@@ -127,7 +130,7 @@ pub fn create(request: CreateRequest) -> Outcome {
     let account = command::account(&request.identity)?.map_or(home, |account| account.dir.into());
     let guests = guest_home::home_of(
         &request.cage,
-        Guests::Isolate,
+        GuestRest::Isolate,
         identity.as_ref(),
         &account,
         &request.common.places,

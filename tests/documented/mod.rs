@@ -3,7 +3,7 @@
 
 use jobcage_job::{
     Account, AfterReboot, CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending,
-    EnforcedLimit, Escape, ExitStatus, FoundBy, Guarantee, GuestPlace, GuestReport, JobSpec, Kill,
+    EnforcedLimit, Escape, ExitStatus, FoundBy, Guarantee, GuestMode, GuestPlace, GuestReport, JobSpec, Kill,
     LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, NeverStarted, Outcome, Proof, Quarantine, Report,
     Root, Stall, StepKind, StepReport, StopRequest, Stream, Streams, Usage,
 };
@@ -224,6 +224,7 @@ fn spec() -> JobSpec {
             gid: 0,
             groups: vec![0],
             home: String::new(),
+            kinds: [("NAME".to_owned(), GuestMode::Shared)].into(),
         }),
     }
 }

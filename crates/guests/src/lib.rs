@@ -5,6 +5,7 @@
 //! their registries, as the job's user, in a cgroup of their own, each call with a limit of time. What no tool knows, such as
 //! half of an import, goes with the place.
 
+mod engine;
 mod place;
 mod tools;
 mod vagrant;
@@ -12,11 +13,13 @@ mod virtualbox;
 
 pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, variables};
 
+use engine::{Fate, Found, Work, fate};
 use jobcage_cage::Dir;
-use jobcage_job::{Census, GuestPlace, GuestReport, JobSpec, Left, Outcome};
+use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, JobSpec, Left, Outcome};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tools::Tools;
+use tools::{Pass, Tools};
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -57,29 +60,106 @@ pub enum GuestError {
 
 pub(crate) type Result<T> = std::result::Result<T, GuestError>;
 
-/// A kind of machine: one file each.
-pub(crate) trait Kind {
-    /// The variables by which its tools keep everything in the place.
-    fn variables(&self, place: &GuestPlace) -> Vec<(&'static str, String)>;
+/// A kind of thing that a job can start outside of its own processes: one file each.
+pub(crate) trait Kind: Sync {
+    /// Its name in options, records and reports.
+    fn name(&self) -> &'static str;
 
-    /// Writes what has to be there before the job's first process; as the job's user may, since the place is its own.
+    /// The modes that it knows.
+    fn modes(&self) -> &'static [GuestMode];
+
+    /// Its mode in jobs of GitLab and of `jobcage create` for which nobody says otherwise; `None`: it is off.
+    fn usual(&self) -> Option<GuestMode> {
+        None
+    }
+
+    /// Its programs, any of them: on a host with none of them it is not there.
+    fn tools(&self) -> &'static [&'static str];
+
+    /// Whether this host has one of its programs.
+    fn is_here(&self) -> bool {
+        self.tools().iter().any(|tool| Path::new(tool).exists())
+    }
+
+    /// The variables of the job's steps, and of the tools.
+    fn variables(&self, place: &GuestPlace, mode: GuestMode) -> Vec<(&'static str, String)>;
+
+    /// Writes what has to be there before the job's first process, where it is isolated; as the job's user may, since the place is
+    /// its own.
     ///
     /// # Errors
     /// If it cannot be written.
-    fn prepare(&self, dir: &place::Making<'_>) -> Result<()>;
+    fn prepare(&self, _dir: &place::Making<'_>) -> Result<()> {
+        Ok(())
+    }
 
-    /// Empties its registry, and tells what was in it. Again and again, also after a crash; what is gone is no failure.
-    fn give_back(&self, work: &Work<'_>) -> Vec<GuestReport>;
+    /// What its tool is asked for, in this order: `vm`, `disk`. Without any no tool is started.
+    fn lists(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether there can be anything, by files and by what the frozen processes have shown. No tool is started to find out.
+    fn is_used(&self, _work: &Work<'_>) -> bool {
+        false
+    }
+
+    /// Where its tool keeps what it knows, for a report.
+    fn registry(&self, work: &Work<'_>) -> String {
+        work.place.dir.clone()
+    }
+
+    /// Asks its tool for what is the job's, in the order in which it can be given back.
+    ///
+    /// # Errors
+    /// If the tool does not tell.
+    fn inventory(&self, _what: &str, _work: &Work<'_>, _pass: &Pass<'_>) -> Result<Vec<Found>> {
+        Ok(Vec::new())
+    }
+
+    /// Gives one of it back. Again and again, also after a crash: what is gone is no failure.
+    fn destroy(&self, _what: &str, _found: &Found, _work: &Work<'_>, _pass: &Pass<'_>) -> Fate {
+        Fate::Gone
+    }
+
+    /// What is known of it in the place of a job that runs; no tool is started.
+    fn registered(&self, _place: &GuestPlace, _processes: &[Left]) -> Vec<Machine> {
+        Vec::new()
+    }
 }
 
 const KINDS: [&dyn Kind; 2] = [&virtualbox::VirtualBox, &vagrant::Vagrant];
 
-/// What a kind gets to give its machines back.
-pub(crate) struct Work<'a> {
-    pub place: &'a GuestPlace,
-    /// Who was alive in the cage when it was frozen.
-    pub census: &'a Census,
-    pub tools: Tools<'a>,
+/// The kinds of a job, with their modes.
+pub(crate) fn kinds(place: &GuestPlace) -> impl Iterator<Item = (&'static dyn Kind, GuestMode)> {
+    KINDS
+        .iter()
+        .filter_map(|kind| Some((*kind, *place.kinds.get(kind.name())?)))
+}
+
+/// What a job gets that nobody has said anything for: the kinds that are on this host, and are usually looked after.
+#[must_use]
+pub fn usual() -> BTreeMap<String, GuestMode> {
+    let kinds = KINDS.iter().filter(|kind| kind.is_here());
+    kinds
+        .filter_map(|kind| Some((kind.name().to_owned(), kind.usual()?)))
+        .collect()
+}
+
+/// Whether this host has a program of this kind.
+#[must_use]
+pub fn is_here(kind: &str) -> bool {
+    KINDS.iter().any(|known| known.name() == kind && known.is_here())
+}
+
+/// The modes of a kind.
+///
+/// # Errors
+/// The names of the kinds that there are, if it is none of them.
+pub fn modes(kind: &str) -> std::result::Result<&'static [GuestMode], Vec<&'static str>> {
+    let known = KINDS.iter().find(|known| known.name() == kind);
+    known
+        .map(|known| known.modes())
+        .ok_or_else(|| KINDS.iter().map(|known| known.name()).collect())
 }
 
 /// What is in a place at this moment.
@@ -113,15 +193,10 @@ pub fn look(spec: &JobSpec, processes: &[Left]) -> Option<Looked> {
     Path::new(&place.dir).exists().then(|| Looked {
         dir: place.dir.clone(),
         bytes: place::size(place),
-        machines: virtualbox::registered(place, processes),
+        machines: kinds(place)
+            .flat_map(|(kind, _)| kind.registered(place, processes))
+            .collect(),
     })
-}
-
-/// Whether there is a tool on this host that makes machines of a kind that is known here.
-#[must_use]
-pub fn has_tools() -> bool {
-    const TOOLS: [&str; 3] = [virtualbox::MANAGE, "/usr/bin/vagrant", "/opt/vagrant/bin/vagrant"];
-    TOOLS.iter().any(|tool| Path::new(tool).exists())
 }
 
 /// Gives back what a job has left in its place, whose processes are all dead, and removes the place. Can be repeated, in a later boot
@@ -143,15 +218,27 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
             // Of somebody who did not live to end them: they have the place open.
             match tools.end_all() {
                 Ok(()) => {
-                    let work = Work { place, census, tools };
-                    for kind in KINDS {
-                        reports.extend(kind.give_back(&work));
+                    for (kind, mode) in kinds(place) {
+                        let work = Work {
+                            place,
+                            mode,
+                            census,
+                            tools: &tools,
+                        };
+                        reports.extend(engine::give_back(kind, &work));
                     }
                 }
                 Err(error) => reports.push(left("files", "directory", &place.dir, &error, 0)),
             }
         }
         Err(error) => reports.push(left("files", "directory", &place.dir, &error, 0)),
+    }
+    // As long as the place is there, something is to be given back: what lies elsewhere, too.
+    if reports
+        .iter()
+        .any(|report| report.is_left() && is_shared(place, report))
+    {
+        return reports;
     }
     let removed = place::remove(place, until);
     let is_gone = removed
@@ -164,9 +251,13 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
     reports
 }
 
+fn is_shared(place: &GuestPlace, report: &GuestReport) -> bool {
+    place.kinds.get(&report.kind) == Some(&GuestMode::Shared)
+}
+
 /// With the place went the registry, whatever its tools said of it; only a disk may lie elsewhere.
 fn forget_registered(report: &mut GuestReport) {
-    if report.outcome == Outcome::Left && !is_elsewhere(report) {
+    if report.is_left() && !is_elsewhere(report) {
         report.outcome = Outcome::Deleted;
     }
 }

@@ -1,7 +1,7 @@
 //! The directory that the machines of a job live in.
 
-use crate::{GuestError, KINDS, Result, left};
-use jobcage_job::{GuestPlace, GuestReport, JobId, JobSpec, Outcome};
+use crate::{GuestError, Result, kinds, left};
+use jobcage_job::{GuestMode, GuestPlace, GuestReport, JobId, JobSpec, Outcome};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::{open_dir, open_distrusted};
 use jobcage_sys::{Errno, sweep};
@@ -97,8 +97,10 @@ pub fn make(spec: &JobSpec) -> Result<()> {
         uid: spec.uid,
         dir,
     };
-    for kind in KINDS {
-        kind.prepare(&making)?;
+    for (kind, mode) in kinds(place) {
+        if mode == GuestMode::Isolate {
+            kind.prepare(&making)?;
+        }
     }
     // Last: until now nobody else could write into it.
     making.give(making.dir.as_fd())
@@ -107,7 +109,9 @@ pub fn make(spec: &JobSpec) -> Result<()> {
 /// The variables by which the tools of a job's steps keep everything in its place.
 #[must_use]
 pub fn variables(place: &GuestPlace) -> Vec<(&'static str, String)> {
-    KINDS.iter().flat_map(|kind| kind.variables(place)).collect()
+    kinds(place)
+        .flat_map(|(kind, mode)| kind.variables(place, mode))
+        .collect()
 }
 
 fn split(path: &Path) -> Result<(&Path, &OsStr)> {

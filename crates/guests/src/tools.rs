@@ -2,20 +2,24 @@
 
 use crate::{GuestError, Result};
 use jobcage_cage::{Dir, Patience, empty, remove};
-use jobcage_job::{GuestPlace, JobSpec};
+use jobcage_job::{GuestMode, GuestPlace, JobSpec};
 use jobcage_sys::file::open_null;
 use jobcage_sys::spawn::{Identity, Plan, spawn, spawn_moved};
 use jobcage_sys::{Errno, pidfd, wait};
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
 use std::ffi::{CString, OsStr};
 use std::io::{PipeReader, Read, pipe};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// The cgroup in which tools run, beside the cages.
 const GUESTS: &str = "guests";
+
+/// Below it, for the tools of daemons that a user's jobs share; no id of a job is as short.
+const SHARED: &str = "shared";
 
 /// Who says more than this is not listened to any more.
 const MOST: usize = 4 << 20;
@@ -28,10 +32,12 @@ pub(crate) struct Tools<'a> {
     until: Instant,
 }
 
-/// A cgroup of its own for some calls: their daemons end with it.
+/// A cgroup for some calls.
 pub(crate) struct Pass<'a> {
     tools: &'a Tools<'a>,
     leaf: Dir,
+    /// `Isolate`: it is the job's own, and daemons end with it.
+    mode: GuestMode,
 }
 
 impl<'a> Tools<'a> {
@@ -78,16 +84,26 @@ impl<'a> Tools<'a> {
         Ok(())
     }
 
-    /// A fresh one: kernels of 2025 and 2026 kill what is born in a cgroup that was ever killed as a whole.
-    pub(crate) fn pass(&'a self) -> Result<Pass<'a>> {
+    /// The job's own is a fresh one: kernels of 2025 and 2026 kill what is born in a cgroup that was ever killed as a whole.
+    pub(crate) fn pass(&'a self, mode: GuestMode) -> Result<Pass<'a>> {
         self.end_all()?;
-        let make = || self.above.create_or_open(GUESTS)?.create(&self.name);
+        let make = || {
+            let guests = self.above.create_or_open(GUESTS)?;
+            match mode {
+                GuestMode::Isolate => guests.create(&self.name),
+                GuestMode::Shared => guests.create_or_open(SHARED),
+            }
+        };
         let leaf = match make() {
             // Another job's tools have just ended, and took the directory with them.
             Err(error) if error.errno() == Some(Errno::ENOENT) => make()?,
             made => made?,
         };
-        Ok(Pass { tools: self, leaf })
+        Ok(Pass {
+            tools: self,
+            leaf,
+            mode,
+        })
     }
 }
 
@@ -134,8 +150,7 @@ impl Pass<'_> {
         let mut heard = [Vec::new(), Vec::new()];
         let ended = listen(&mut [&mut out, &mut err], &mut heard, process.as_fd(), until);
         if !ended {
-            // Whatever it has started goes with it. One that cannot die, on a dead file server, is not waited for.
-            empty(&self.leaf, &Patience::default())?;
+            self.cut(child.pid)?;
             let _ = wait::poll(wait::Whom::Pid(child.pid), false);
             return Err(GuestError::Slow { tool, limit });
         }
@@ -154,11 +169,29 @@ impl Pass<'_> {
         }
     }
 
-    /// Ends every process that the calls have left, such as a daemon that waits for the next one.
+    /// Ends a tool that is too slow, with whatever it has started. One that cannot die, on a dead file server, is not waited for.
+    fn cut(&self, pid: i32) -> Result<()> {
+        match self.mode {
+            GuestMode::Isolate => drop(empty(&self.leaf, &Patience::default())?),
+            // It leads a process group, in which daemons are not; it is not reaped yet, so the number is its own.
+            GuestMode::Shared => {
+                let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every process that the calls have left, such as a daemon that waits for the next one. A shared one ends by itself, and others may
+    /// have come to use it: it is left alone, and the last who finds the cgroup empty removes it.
     ///
     /// # Errors
     /// If one of them survives.
     pub(crate) fn end(self) -> Result<()> {
+        if self.mode == GuestMode::Shared
+            && let Ok(guests) = self.tools.above.child(GUESTS)
+        {
+            let _ = guests.remove_child(SHARED);
+        }
         self.tools.end_all()
     }
 }
@@ -182,7 +215,7 @@ fn first_words(text: &str) -> String {
 fn listen(
     pipes: &mut [&mut PipeReader; 2],
     heard: &mut [Vec<u8>; 2],
-    process: std::os::fd::BorrowedFd<'_>,
+    process: BorrowedFd<'_>,
     until: Instant,
 ) -> bool {
     let mut open = [true; 2];

@@ -2,8 +2,8 @@
 //! the job's own code, and is never called.
 
 use crate::place::Making;
-use crate::{Kind, Result, Work};
-use jobcage_job::{GuestPlace, GuestReport};
+use crate::{Kind, Result};
+use jobcage_job::{GuestMode, GuestPlace};
 use std::path::Path;
 
 pub struct Vagrant;
@@ -12,7 +12,23 @@ pub struct Vagrant;
 const SHARED: [&str; 3] = ["boxes", "gems", "plugins.json"];
 
 impl Kind for Vagrant {
-    fn variables(&self, place: &GuestPlace) -> Vec<(&'static str, String)> {
+    fn name(&self) -> &'static str {
+        "vagrant"
+    }
+
+    fn modes(&self) -> &'static [GuestMode] {
+        &[GuestMode::Isolate]
+    }
+
+    fn usual(&self) -> Option<GuestMode> {
+        Some(GuestMode::Isolate)
+    }
+
+    fn tools(&self) -> &'static [&'static str] {
+        &["/usr/bin/vagrant", "/opt/vagrant/bin/vagrant"]
+    }
+
+    fn variables(&self, place: &GuestPlace, _: GuestMode) -> Vec<(&'static str, String)> {
         vec![
             ("VAGRANT_HOME", format!("{}/vagrant", place.dir)),
             ("VAGRANT_CHECKPOINT_DISABLE", "1".into()),
@@ -29,9 +45,5 @@ impl Kind for Vagrant {
             }
         }
         Ok(())
-    }
-
-    fn give_back(&self, _: &Work<'_>) -> Vec<GuestReport> {
-        Vec::new()
     }
 }

@@ -3,10 +3,10 @@
 //! `VBOX_USER_HOME` alone isolates nothing, and `VBOX_IPC_SOCKETID` alone loses data: each job has both. The tools' only key for a machine is
 //! its error code on stderr; names may hold anything, so machines are known by their UUIDs.
 
-use crate::place::{self, Making};
+use crate::place::Making;
 use crate::tools::Pass;
-use crate::{GuestError, Kind, Result, Work, left};
-use jobcage_job::{Census, GuestPlace, GuestReport, Left, Outcome};
+use crate::{Fate, Found, Kind, Machine, Result, Work, fate};
+use jobcage_job::{Census, GuestMode, GuestPlace, Left};
 use jobcage_sys::file::{open_dir, open_distrusted};
 use nix::fcntl::OFlag;
 use std::fs::File;
@@ -20,17 +20,30 @@ pub struct VirtualBox;
 const KIND: &str = "virtualbox";
 
 /// `/usr/bin/VBoxManage` is a script that prints warnings among the answers.
-pub(crate) const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
+const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
 
 /// A list takes 40 ms; the first one starts the daemon.
 const LISTING: Duration = Duration::from_secs(15);
 const REMOVING: Duration = Duration::from_secs(120);
 
-/// What one daemon does not give back, a fresh one may: it believes what it has in its memory.
-const PASSES: u32 = 4;
-
 impl Kind for VirtualBox {
-    fn variables(&self, place: &GuestPlace) -> Vec<(&'static str, String)> {
+    fn name(&self) -> &'static str {
+        KIND
+    }
+
+    fn modes(&self) -> &'static [GuestMode] {
+        &[GuestMode::Isolate]
+    }
+
+    fn usual(&self) -> Option<GuestMode> {
+        Some(GuestMode::Isolate)
+    }
+
+    fn tools(&self) -> &'static [&'static str] {
+        &[MANAGE]
+    }
+
+    fn variables(&self, place: &GuestPlace, _: GuestMode) -> Vec<(&'static str, String)> {
         vec![
             ("VBOX_USER_HOME", format!("{}/vbox", place.dir)),
             ("VBOX_IPC_SOCKETID", place.socket.clone()),
@@ -51,37 +64,61 @@ impl Kind for VirtualBox {
         )
     }
 
-    fn give_back(&self, work: &Work<'_>) -> Vec<GuestReport> {
-        if !Path::new(MANAGE).exists() || !is_used(work) {
-            return Vec::new();
+    /// Machines first: their disks go with them.
+    fn lists(&self) -> &'static [&'static str] {
+        &["vm", "disk"]
+    }
+
+    /// A registry with something in it, or a process of VirtualBox when the job ended. A registry that VirtualBox has not written, such as a
+    /// FIFO, is not for its tools to read: they would wait for ever.
+    fn is_used(&self, work: &Work<'_>) -> bool {
+        let Some(text) = registry(work.place) else {
+            return false;
+        };
+        text.contains("<MachineEntry") || text.contains("<HardDisk") || work.census.left.iter().any(is_ours)
+    }
+
+    fn registry(&self, work: &Work<'_>) -> String {
+        format!("{}/vbox", work.place.dir)
+    }
+
+    fn inventory(&self, what: &str, work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
+        let list = |what| pass.call(&[MANAGE, "list", what], LISTING);
+        if what == "vm" {
+            let found = machines(&list("vms")?);
+            let told = found.into_iter().map(|machine| Found {
+                ran: ran(work.census, &machine.id),
+                name: machine.name,
+                id: machine.id,
+            });
+            return Ok(told.collect());
         }
-        let mut reports = Vec::new();
-        for pass in 1..=PASSES {
-            match one_pass(work, &mut reports) {
-                Ok(true) => return reports,
-                Ok(false) => {}
-                // It may be faster with another daemon, once. What is damaged goes with the place.
-                Err(GuestError::Slow { .. }) if pass == 1 => {}
-                Err(why) => {
-                    reports.push(left(
-                        KIND,
-                        "registry",
-                        &format!("{}/vbox", work.place.dir),
-                        &why,
-                        0,
-                    ));
-                    return reports;
-                }
-            }
-        }
-        reports.push(left(
-            KIND,
-            "registry",
-            &format!("{}/vbox", work.place.dir),
-            &format!("machines or disks are in it after {PASSES} passes"),
-            0,
-        ));
-        reports
+        let found = children_first(disks(&list("hdds")?));
+        let told = found.into_iter().map(|disk| Found {
+            name: disk.location,
+            id: disk.id,
+            ran: None,
+        });
+        Ok(told.collect())
+    }
+
+    fn destroy(&self, what: &str, found: &Found, _: &Work<'_>, pass: &Pass<'_>) -> Fate {
+        let words = match what {
+            "vm" => vec![MANAGE, "unregistervm", &found.id, "--delete"],
+            _ => vec![MANAGE, "closemedium", "disk", &found.id, "--delete"],
+        };
+        fate(pass.call(&words, REMOVING), &["VBOX_E_OBJECT_NOT_FOUND"])
+    }
+
+    fn registered(&self, place: &GuestPlace, processes: &[Left]) -> Vec<Machine> {
+        let found = entries(&registry(place).unwrap_or_default());
+        let told = found.into_iter().map(|entry| Machine {
+            kind: KIND,
+            pid: process_of(processes, &entry.id),
+            name: entry.name,
+            id: entry.id,
+        });
+        told.collect()
     }
 }
 
@@ -92,14 +129,8 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// Whether there is anything to ask for: a registry with something in it, or a process of VirtualBox when the job ended. No tool is
-/// started to find out. A registry that VirtualBox has not written, such as a FIFO, is not for its tools to read: they would wait for ever.
-fn is_used(work: &Work<'_>) -> bool {
-    let Some(text) = registry(work.place) else {
-        return false;
-    };
-    let is_ours = |left: &Left| left.comm.starts_with("VBox") || left.comm.starts_with("VirtualBox");
-    text.contains("<MachineEntry") || text.contains("<HardDisk") || work.census.left.iter().any(is_ours)
+fn is_ours(left: &Left) -> bool {
+    left.comm.starts_with("VBox") || left.comm.starts_with("VirtualBox")
 }
 
 /// The registry's text; `None`: it is not what VirtualBox has written, and may be anything.
@@ -115,111 +146,30 @@ fn registry(place: &GuestPlace) -> Option<String> {
     (text.len() as u64 <= MOST).then_some(text)
 }
 
-/// Unregisters what is listed, with a daemon of its own. `true`: nothing was.
-fn one_pass(work: &Work<'_>, reports: &mut Vec<GuestReport>) -> Result<bool> {
-    let pass = work.tools.pass()?;
-    let done = empty_registry(work, &pass, reports);
-    pass.end()?;
-    done
-}
-
-fn empty_registry(work: &Work<'_>, pass: &Pass<'_>, reports: &mut Vec<GuestReport>) -> Result<bool> {
-    let machines = machines(&list(pass, "vms")?);
-    for machine in &machines {
-        let before = place::size(work.place);
-        let done = manage(pass, &["unregistervm", &machine.id, "--delete"]);
-        let bytes = before.saturating_sub(place::size(work.place));
-        note(
-            reports,
-            "vm",
-            &machine.name,
-            &machine.id,
-            ran(work.census, &machine.id),
-            bytes,
-            done,
-        );
-    }
-    let mut disks = disks(&list(pass, "hdds")?);
-    let any = !(machines.is_empty() && disks.is_empty());
-    while let Some(at) = disks
-        .iter()
-        .position(|disk| !disks.iter().any(|other| other.parent == disk.id))
-    {
-        let disk = disks.remove(at);
-        let before = place::size(work.place);
-        let done = manage(pass, &["closemedium", "disk", &disk.id, "--delete"]);
-        let bytes = before.saturating_sub(place::size(work.place));
-        note(reports, "disk", &disk.location, &disk.id, None, bytes, done);
-    }
-    Ok(!any)
-}
-
-/// One line for each machine or disk, the last word about it.
-fn note(
-    reports: &mut Vec<GuestReport>,
-    what: &str,
-    name: &str,
-    id: &str,
-    ran: Option<String>,
-    bytes: u64,
-    done: Result<String>,
-) {
-    let mut report = GuestReport {
-        id: Some(id.into()),
-        ran,
-        ..left(KIND, what, name, &"", bytes)
-    };
-    match done {
-        Ok(_) => (report.outcome, report.why) = (Outcome::Deleted, None),
-        Err(why) => report.why = Some(why.to_string()),
-    }
-    // A later pass: what failed before may have been done, or be gone.
-    if let Some(known) = reports.iter_mut().find(|known| known.id == report.id) {
-        report.bytes += known.bytes;
-        *known = report;
-    } else {
-        reports.push(report);
-    }
-}
-
 /// The process that ran a machine when the job ended.
 fn ran(census: &Census, id: &str) -> Option<String> {
     process_of(&census.left, id).map(|pid| format!("pid {pid}"))
 }
 
 fn process_of(processes: &[Left], id: &str) -> Option<i32> {
-    let runs = |left: &&Left| {
-        (left.comm.starts_with("VBox") || left.comm.starts_with("VirtualBox")) && left.command.contains(id)
-    };
+    let runs = |left: &&Left| is_ours(left) && left.command.contains(id);
     processes.iter().find(runs).map(|left| left.pid)
 }
 
-fn list(pass: &Pass<'_>, what: &str) -> Result<String> {
-    pass.call(&[MANAGE, "list", what], LISTING)
-}
-
-fn manage(pass: &Pass<'_>, words: &[&str]) -> Result<String> {
-    match pass.call(&[&[MANAGE], words].concat(), REMOVING) {
-        // Somebody was faster.
-        Err(GuestError::Tool { said, .. }) if said.contains("VBOX_E_OBJECT_NOT_FOUND") => Ok(said),
-        other => other,
+/// A disk that another one is based on can only go after it.
+fn children_first(mut disks: Vec<Disk>) -> Vec<Disk> {
+    let mut ordered = Vec::new();
+    let is_leaf = |disk: &Disk, all: &[Disk]| !all.iter().any(|other| other.parent == disk.id);
+    while let Some(at) = disks.iter().position(|disk| is_leaf(disk, &disks)) {
+        ordered.push(disks.remove(at));
     }
-}
-
-/// The machines of a registry, by its text: no tool is started.
-pub(crate) fn registered(place: &GuestPlace, processes: &[Left]) -> Vec<crate::Machine> {
-    let found = entries(&registry(place).unwrap_or_default());
-    let told = found.into_iter().map(|machine| crate::Machine {
-        kind: KIND,
-        pid: process_of(processes, &machine.id),
-        name: machine.name,
-        id: machine.id,
-    });
-    told.collect()
+    // A ring, which only a forged list has.
+    ordered.extend(disks);
+    ordered
 }
 
 /// `<MachineEntry uuid="{…}" src="…/NAME.vbox"/>`, in any order of the two.
-fn entries(text: &str) -> Vec<Machine> {
+fn entries(text: &str) -> Vec<Entry> {
     let attribute = |entry: &str, name: &str| {
         let value = entry.split_once(&format!(" {name}=\""))?.1.split_once('"')?.0;
         Some(
@@ -234,7 +184,7 @@ fn entries(text: &str) -> Vec<Machine> {
         let entry = entry.split_once("/>").map_or(entry, |(entry, _)| entry);
         let id = attribute(entry, "uuid")?;
         let src = attribute(entry, "src")?;
-        Some(Machine {
+        Some(Entry {
             name: Path::new(&src).file_stem()?.to_str()?.to_owned(),
             id: id.trim_matches(['{', '}']).to_owned(),
         })
@@ -243,7 +193,7 @@ fn entries(text: &str) -> Vec<Machine> {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Machine {
+struct Entry {
     name: String,
     id: String,
 }
@@ -264,8 +214,8 @@ fn is_uuid(text: &str) -> bool {
 }
 
 /// `"name" {uuid}`: a name may hold quotes and line ends, so a line counts by its end.
-fn machines(text: &str) -> Vec<Machine> {
-    let mut found: Vec<Machine> = Vec::new();
+fn machines(text: &str) -> Vec<Entry> {
+    let mut found: Vec<Entry> = Vec::new();
     for line in text.lines() {
         let Some((name, rest)) = line.rsplit_once(" {") else {
             continue;
@@ -274,7 +224,7 @@ fn machines(text: &str) -> Vec<Machine> {
             continue;
         };
         let name = name.strip_suffix('"').unwrap_or(name);
-        let machine = Machine {
+        let machine = Entry {
             name: name.strip_prefix('"').unwrap_or(name).into(),
             id: id.into(),
         };
@@ -311,12 +261,6 @@ fn disks(text: &str) -> Vec<Disk> {
             _ => {}
         }
     }
-    // A disk that says to be its own parent would be nobody's leaf.
-    for disk in &mut found {
-        if disk.parent == disk.id {
-            disk.parent.clear();
-        }
-    }
     found
 }
 
@@ -347,6 +291,16 @@ mod tests {
         let found = disks(&text);
         assert_eq!(found[0].location, "/a: b.vdi");
         assert_eq!((found[1].id.as_str(), found[1].parent.as_str()), (B, A));
+        let order = |found: Vec<Disk>| {
+            children_first(found)
+                .into_iter()
+                .map(|disk| disk.id)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(order(found.clone()), [B, A]);
+        let mut ring = found;
+        ring[0].parent = B.into();
+        assert_eq!(order(ring).len(), 2);
     }
 
     #[test]

@@ -1,7 +1,18 @@
 //! What a job has started outside of its own processes: virtual machines and their disks.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Where the tools of a kind keep what a job makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuestMode {
+    /// In the place of the job alone.
+    Isolate,
+    /// Where the user's always is; what is the job's is told by where it lies, by a label or by a file that names it.
+    Shared,
+}
 
 /// Where the machines of a job live: made for it alone before its first process, so that whatever lies there is the job's.
 /// Written down first, so that whoever closes the job, in whatever boot, can give them back.
@@ -20,6 +31,16 @@ pub struct GuestPlace {
     pub groups: Vec<u32>,
     /// The home of its user.
     pub home: String,
+    /// The kinds that are looked after, by their names. A kind that is not here is none of ours.
+    #[serde(default = "first_kinds")]
+    pub kinds: BTreeMap<String, GuestMode>,
+}
+
+/// Those of the records that name none.
+fn first_kinds() -> BTreeMap<String, GuestMode> {
+    ["vagrant", "virtualbox"]
+        .map(|kind| (kind.to_owned(), GuestMode::Isolate))
+        .into()
 }
 
 /// What became of something that a job had.

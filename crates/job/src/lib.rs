@@ -15,7 +15,7 @@ mod stop;
 mod units;
 
 pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
-pub use guests::{GuestPlace, GuestReport, Outcome};
+pub use guests::{GuestMode, GuestPlace, GuestReport, Outcome};
 pub use id::{IdError, JobId};
 pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};
 pub use main_end::{MainEnd, STATUS_VERSION};

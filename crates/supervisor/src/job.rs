@@ -4,7 +4,8 @@ use crate::agent::Key;
 use crate::foreground::random;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
 use jobcage_job::{
-    AfterReboot, CaptureSpec, GuestPlace, JobId, LeaseHolder, Limits, NeverStarted, Report, Streams,
+    AfterReboot, CaptureSpec, GuestMode, GuestPlace, JobId, LeaseHolder, Limits, NeverStarted, Report,
+    Streams,
 };
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Identity, Rlimit};
@@ -74,6 +75,8 @@ pub struct GuestHome {
     pub groups: Vec<u32>,
     /// The home of its user.
     pub home: String,
+    /// The kinds that are looked after, and how.
+    pub kinds: BTreeMap<String, GuestMode>,
 }
 
 impl GuestHome {
@@ -88,6 +91,7 @@ impl GuestHome {
             gid: self.gid,
             groups: self.groups.clone(),
             home: self.home.clone(),
+            kinds: self.kinds.clone(),
         }
     }
 }

@@ -30,7 +30,9 @@ mod step;
 pub mod watcher;
 mod wish;
 
-pub use jobcage_guests::{beside, has_tools as guest_tools, look as look_at_guests};
+pub use jobcage_guests::{
+    beside, is_here as guest_is_here, look as look_at_guests, modes as guest_modes, usual as usual_guests,
+};
 
 pub use error::{Failure, Result};
 pub use job::{After, Command, GuestHome, Host, Job, Outcome, Target, candidates};

@@ -1,0 +1,174 @@
+//! The way back, the same for all kinds: ask a tool what there is, give each of it back, end the tool's daemons, and ask again.
+
+use crate::place;
+use crate::tools::{Pass, Tools};
+use crate::{GuestError, Kind, Result};
+use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, Outcome};
+
+/// What one daemon does not give back, a fresh one may: it believes what it has in its memory.
+const PASSES: u32 = 4;
+
+/// What a kind gets to give back what a job has made.
+pub(crate) struct Work<'a> {
+    pub place: &'a GuestPlace,
+    pub mode: GuestMode,
+    /// Who was alive in the cage when it was frozen.
+    pub census: &'a Census,
+    pub tools: &'a Tools<'a>,
+}
+
+/// One thing that a tool has listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Its name, or its path: the job's word.
+    pub name: String,
+    /// What its tool knows it by: this alone is given to a tool.
+    pub id: String,
+    /// By what it is known to have run when the job ended.
+    pub ran: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Done,
+    /// Somebody was faster, or it went with another one.
+    Gone,
+    /// Another daemon may do better.
+    Retry(GuestError),
+    /// Nothing will.
+    Failed(GuestError),
+}
+
+/// What a tool's answer means; `gone`: words with which it says that there is no such thing.
+pub(crate) fn fate(answer: Result<String>, gone: &[&str]) -> Fate {
+    match answer {
+        Ok(_) => Fate::Done,
+        Err(GuestError::Tool { said, .. }) if gone.iter().any(|word| said.contains(word)) => Fate::Gone,
+        Err(why @ GuestError::NoTime) => Fate::Failed(why),
+        Err(why) => Fate::Retry(why),
+    }
+}
+
+/// How a pass went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    /// Nothing was listed any more.
+    Empty,
+    /// Something was, and it may be less now.
+    Again,
+    /// Nothing of what was listed can be given back.
+    Stuck,
+}
+
+/// Gives back what there is of a kind. What could not be is `Left` in the result.
+pub(crate) fn give_back(kind: &dyn Kind, work: &Work<'_>) -> Vec<GuestReport> {
+    let mut reports = Vec::new();
+    if kind.lists().is_empty() || !kind.is_here() || !kind.is_used(work) {
+        return reports;
+    }
+    for pass in 1..=PASSES {
+        match one_pass(kind, work, &mut reports) {
+            Ok(Passed::Empty | Passed::Stuck) => return reports,
+            Ok(Passed::Again) => {}
+            // It may be faster with another daemon, once. What is damaged goes with the place.
+            Err(GuestError::Slow { .. }) if pass == 1 => {}
+            Err(why) => {
+                reports.push(registry(kind, work, &why));
+                return reports;
+            }
+        }
+    }
+    let why = format!("something is in it after {PASSES} passes");
+    reports.push(registry(kind, work, &why));
+    reports
+}
+
+fn registry(kind: &dyn Kind, work: &Work<'_>, why: &dyn std::fmt::Display) -> GuestReport {
+    crate::left(kind.name(), "registry", &kind.registry(work), why, 0)
+}
+
+/// With daemons of its own, where they are isolated.
+fn one_pass(kind: &dyn Kind, work: &Work<'_>, reports: &mut Vec<GuestReport>) -> Result<Passed> {
+    let pass = work.tools.pass(work.mode)?;
+    let done = empty_lists(kind, work, &pass, reports);
+    pass.end()?;
+    done
+}
+
+fn empty_lists(
+    kind: &dyn Kind,
+    work: &Work<'_>,
+    pass: &Pass<'_>,
+    reports: &mut Vec<GuestReport>,
+) -> Result<Passed> {
+    let mut passed = Passed::Empty;
+    for what in kind.lists() {
+        for found in kind.inventory(what, work, pass)? {
+            let before = place::size(work.place);
+            let fate = kind.destroy(what, &found, work, pass);
+            let bytes = before.saturating_sub(place::size(work.place));
+            let is_stuck = matches!(fate, Fate::Failed(_)) && passed != Passed::Again;
+            passed = if is_stuck { Passed::Stuck } else { Passed::Again };
+            note(reports, report(kind, what, found, bytes, fate));
+        }
+    }
+    Ok(passed)
+}
+
+fn report(kind: &dyn Kind, what: &str, found: Found, bytes: u64, fate: Fate) -> GuestReport {
+    let (outcome, why) = match fate {
+        Fate::Done | Fate::Gone => (Outcome::Deleted, None),
+        Fate::Retry(why) | Fate::Failed(why) => (Outcome::Left, Some(why.to_string())),
+    };
+    GuestReport {
+        kind: kind.name().into(),
+        what: what.into(),
+        name: found.name,
+        id: Some(found.id),
+        ran: found.ran,
+        outcome,
+        why,
+        bytes,
+    }
+}
+
+/// One line for each, the last word about it: what failed in an earlier pass may have been done in a later one, or be gone.
+fn note(reports: &mut Vec<GuestReport>, mut report: GuestReport) {
+    let same = |known: &&mut GuestReport| (&known.what, &known.id) == (&report.what, &report.id);
+    if let Some(known) = reports.iter_mut().find(same) {
+        report.bytes += known.bytes;
+        *known = report;
+    } else {
+        reports.push(report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_about_a_thing_counts_and_its_bytes_add_up() {
+        let told = |id: &str, outcome, bytes| GuestReport {
+            id: Some(id.into()),
+            outcome,
+            ..crate::left("kind", "vm", "name", &"why", bytes)
+        };
+        let mut reports = Vec::new();
+        note(&mut reports, told("a", Outcome::Left, 3));
+        note(&mut reports, told("b", Outcome::Left, 1));
+        note(&mut reports, told("a", Outcome::Deleted, 4));
+        let seen: Vec<_> = reports.iter().map(|r| (r.outcome, r.bytes)).collect();
+        assert_eq!(seen, [(Outcome::Deleted, 7), (Outcome::Left, 1)]);
+        // A disk may have the number of a machine.
+        note(
+            &mut reports,
+            GuestReport {
+                what: "disk".into(),
+                ..told("b", Outcome::Deleted, 0)
+            },
+        );
+        assert_eq!(reports.len(), 3);
+    }
+}
