@@ -10,6 +10,7 @@ mod support;
 mod runner;
 
 mod later;
+mod odd;
 mod vagrant;
 mod virtualbox;
 
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         return outside();
     }
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 22] = [
         (
             "vagrant::a_job_that_is_cancelled_during_an_import",
             vagrant::beaker,
@@ -52,6 +53,22 @@ fn main() -> ExitCode {
         (
             "later::a_recorded_after_phase_has_the_machines_and_leaves_none",
             later::recorded_after,
+        ),
+        (
+            "odd::a_daemon_that_died_and_a_machine_that_is_stopped",
+            odd::dead_daemon_and_stopped_machine,
+        ),
+        ("odd::a_linked_clone_goes_before_its_base", odd::linked_clone),
+        ("odd::damaged_files_go_with_the_place", odd::damaged_files),
+        ("odd::the_project_is_gone_before_the_end", odd::project_gone),
+        ("odd::the_disk_is_full", odd::disk_full),
+        (
+            "odd::a_neighbours_number_proves_nothing",
+            odd::a_neighbours_number,
+        ),
+        (
+            "odd::no_tool_is_started_before_the_cage_is_gone",
+            odd::no_tool_before_the_end,
         ),
         ("virtualbox::a_hostile_registry_harms_nobody", virtualbox::hostile),
         (

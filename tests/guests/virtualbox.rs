@@ -21,7 +21,7 @@ const UID: u32 = 2001;
 pub const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
 
 /// Makes and starts a machine with a disk, as small as there is one; the guest is interpreted.
-const START: &str = "V=/usr/lib/virtualbox/VBoxManage; make() {
+pub const START: &str = "V=/usr/lib/virtualbox/VBoxManage; make() {
 $V createvm --name \"$1\" --ostype Linux26_64 --register >/dev/null
 $V modifyvm \"$1\" --memory 16 --audio-driver none --paravirt-provider none --vm-execution-engine=interpreter
 $V createmedium disk --filename \"$2\" --size 20 >/dev/null 2>&1

@@ -99,7 +99,9 @@ pub fn describe(pid: i32) -> String {
     let wchan = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
     let tracer = status(pid, "TracerPid").unwrap_or_default();
     let group = cgroup_of(pid).unwrap_or_default();
-    format!("{pid} ({name:?}) {state} parent {parent} tracer {tracer} in {wchan:?}, cgroup {group}")
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+    format!("{pid} ({name:?}) {state} parent {parent} tracer {tracer} in {wchan:?}, cgroup {group}: {words}")
 }
 
 fn all_pids() -> Vec<i32> {

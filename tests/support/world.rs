@@ -153,6 +153,19 @@ impl World {
             .collect()
     }
 
+    /// Waits for every `jobcage run` that has lost whoever has started it: nobody else hears of its end.
+    #[track_caller]
+    pub fn wait_forsaken(&self) {
+        for pid in connected_to(&self.dir) {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = words.split(|byte| *byte == 0);
+            let is_run = words.next().is_some_and(|program| program.ends_with(b"jobcage"))
+                && words.next() == Some(b"run");
+            let ended = !is_run || Process::open(pid).wait_end(PATIENCE);
+            assert!(ended, "it does not end: {}", describe(pid));
+        }
+    }
+
     /// The processes of jobcage itself that outlive a job: the watcher.
     pub fn watchers(&self) -> Vec<i32> {
         OWN_LEAVES
