@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Directories of a cgroup root that are jobcage's own.
 pub const OWN_LEAVES: [&str; 3] = ["hold", "keepers", "supervisors"];
@@ -153,16 +153,21 @@ impl World {
             .collect()
     }
 
-    /// Waits for every `jobcage run` that has lost whoever has started it: nobody else hears of its end.
+    /// Waits for what nobody else hears of: a jobcage that a busy shell has not waited for, and a watcher that has yet to become one.
     #[track_caller]
-    pub fn wait_forsaken(&self) {
-        for pid in connected_to(&self.dir) {
+    fn wait_forsaken(&self) {
+        let is_run = |pid: i32| {
             let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let mut words = words.split(|byte| *byte == 0);
-            let is_run = words.next().is_some_and(|program| program.ends_with(b"jobcage"))
-                && words.next() == Some(b"run");
-            let ended = !is_run || Process::open(pid).wait_end(PATIENCE);
-            assert!(ended, "it does not end: {}", describe(pid));
+            words.next().is_some_and(|program| program.ends_with(b"jobcage")) && words.next() == Some(b"run")
+        };
+        let since = Instant::now();
+        for pid in connected_to(&self.dir) {
+            let is_forsaken = || stat(pid).is_some_and(|(_, _, parent)| parent == 1) && is_run(pid);
+            // It ends, or executes another program, which the kernel tells nobody of.
+            while is_forsaken() && !Process::open(pid).wait_end(Duration::from_millis(20)) {
+                assert!(since.elapsed() < PATIENCE, "it stays: {}", describe(pid));
+            }
         }
     }
 
@@ -203,6 +208,7 @@ impl World {
     /// Proves that nothing of the jobs is left: no cage, no state, no live process that came from here but the watcher.
     pub fn assert_nothing_left(&mut self) {
         self.phase("looking for what is left");
+        self.wait_forsaken();
         let cages = self.cages();
         assert!(cages.is_empty(), "cages are left: {cages:?}");
         let watchers = self.watchers();
