@@ -209,6 +209,11 @@ pub fn killed() {
             assert!(wait_empty(&world.cgroup_root.join("supervisors"), PATIENCE));
         }
         guests(&world);
+        // What the dead one has seen before its kill, the next one knows.
+        let records = world.records().into_iter();
+        let seen = records
+            .filter_map(|id| fs::read_to_string(world.dir.join("state").join(id).join("census.json")).ok());
+        assert!(seen.collect::<String>().contains("VBoxHeadless"));
         assert!(!world.dir.join("project/one.vdi").exists() && !world.dir.join("project/two.vdi").exists());
         assert_given_back(&world);
         world.assert_nobody_left();

@@ -218,6 +218,43 @@ fn ctrl_z_stops_and_fg_goes_on() {
     world.assert_clean();
 }
 
+/// The shell wakes the command, too, which may be stopped once more before jobcage has come to itself.
+#[test]
+fn a_second_ctrl_z_counts_though_jobcage_is_late() {
+    let Some((world, mut terminal)) = at_a_terminal("ctrl-z-late") else {
+        return;
+    };
+    terminal.line("$JOBCAGE run -- sh -c 'echo $PPID u\"\"p; read a; echo a=$a; read b; echo b=$b; exit 6'");
+    let shown = terminal.shows("up\r\n");
+    let jobcage = shown.split_whitespace().last().unwrap().to_owned();
+    let aside = &world.outside;
+    std::fs::create_dir_all(aside).unwrap();
+    std::fs::write(aside.join("cgroup.procs"), jobcage).unwrap();
+    let freeze = |word: &str| std::fs::write(aside.join("cgroup.freeze"), word).unwrap();
+    terminal.keys(CTRL_Z);
+    terminal.prompt();
+    freeze("1");
+    terminal.line("fg");
+    terminal.line("word-a");
+    terminal.shows("a=word-a\r\n");
+    terminal.keys(CTRL_Z);
+    let since = std::time::Instant::now();
+    while states(&world) != ['T'] {
+        assert!(since.elapsed() < PATIENCE, "{:?}", states(&world));
+        std::thread::yield_now();
+    }
+    freeze("0");
+    let shown = terminal.prompt();
+    assert!(shown.contains("Stopped"), "{shown}");
+    assert_eq!(states(&world), ['T'], "the command is stopped");
+    terminal.line("fg");
+    terminal.line("word-b");
+    terminal.shows("b=word-b\r\n");
+    terminal.prompt();
+    assert_eq!(terminal.does("echo code $?"), "code 6\r\n");
+    world.assert_clean();
+}
+
 #[test]
 fn a_command_that_ignores_ctrl_z_is_not_stopped() {
     let Some((world, mut terminal)) = at_a_terminal("ctrl-z-ignored") else {

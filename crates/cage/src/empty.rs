@@ -63,6 +63,14 @@ impl Emptied {
 /// # Errors
 /// If the cgroup cannot be read or may not be killed. Processes that will not die are no error: they are in the result.
 pub fn empty(dir: &Dir, patience: &Patience) -> Result<Emptied> {
+    empty_seen(dir, patience, &mut |_| {})
+}
+
+/// As [`empty`]; `seen` gets the census before the kill, while what it tells of still is as it was.
+///
+/// # Errors
+/// As [`empty`].
+pub fn empty_seen(dir: &Dir, patience: &Patience, seen: &mut dyn FnMut(&Census)) -> Result<Emptied> {
     let io = |what: &'static str| move |errno| CageError::io(what, dir.path(), errno);
     let mut result = Emptied::default();
     let Some(events) = EventsFile::open(dir).map_err(io("read cgroup.events"))? else {
@@ -82,6 +90,7 @@ pub fn empty(dir: &Dir, patience: &Patience) -> Result<Emptied> {
     }
     result.census =
         census(dir, patience, result.proof.frozen_us.is_some()).map_err(io("read cgroup.procs"))?;
+    seen(&result.census);
     kill(dir, &events, patience, &mut result)?;
     Ok(result)
 }

@@ -27,7 +27,7 @@ pub use cage::{Cage, Leaf};
 pub use census::{Process, describe, process_start};
 pub use counters::{oom_kills, usage};
 pub use dir::Dir;
-pub use empty::{Emptied, Patience, empty, remove};
+pub use empty::{Emptied, Patience, empty, empty_seen, remove};
 pub use error::{CageError, Result};
 pub use escape::{Fence, carriers, descendants};
 pub use events::{Events, EventsFile};

@@ -15,8 +15,8 @@
 use crate::error::{LedgerError, Result};
 use crate::handed;
 use jobcage_job::{
-    AFTER_VERSION, AfterMark, JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION, STATUS_VERSION,
-    StepReport,
+    AFTER_VERSION, AfterMark, Census, JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION,
+    STATUS_VERSION, StepReport,
 };
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
@@ -37,6 +37,7 @@ const STEP: &str = "step-";
 const CLOSING: &str = "closing";
 const PHASE: &str = "phase.json";
 const AFTER: &str = "after.json";
+const CENSUS: &str = "census.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
@@ -359,6 +360,22 @@ impl Record {
     /// If it cannot be read, is damaged, or of a version above `known`.
     pub fn phase<T: DeserializeOwned>(&self, known: u32) -> Result<Option<T>> {
         self.read(PHASE, known)
+    }
+
+    /// Writes who was alive in the cage before a kill: on the disk, since what they had started may outlive the host's next boot.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_census(&self, census: &Census) -> Result<()> {
+        self.write_as(CENSUS, census, Durability::Disk)
+    }
+
+    /// What [`Record::write_census`] has written. `None`: nobody was there, or the job has nothing to give back.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub fn census(&self) -> Result<Option<Census>> {
+        self.read(CENSUS, 0)
     }
 
     /// Marks that an after phase which outlives a reboot is about to be started: on the disk, whatever the other files of this

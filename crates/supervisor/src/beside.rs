@@ -1,12 +1,13 @@
 //! Commands of `jobcage exec`, as the supervisor of the job sees them that they run in.
 
 use crate::error::Result;
-use jobcage_cage::{Cage, Dir, Emptied, Patience, empty};
+use crate::witness::Seen;
+use jobcage_cage::{Cage, Dir, Emptied, Patience, empty_seen};
 use jobcage_job::{CensusMethod, FoundBy, Kill};
 
 /// The commands beside a step are cut with it: the after phase shall not run beside old processes.
-pub(crate) fn cut_beside(cage: &Cage, step: &mut Emptied) -> Result<()> {
-    cut_leaves(cage, &cage.exec_leaves()?, step)
+pub(crate) fn cut_beside(cage: &Cage, step: &mut Emptied, seen: Seen<'_>) -> Result<()> {
+    cut_leaves(cage, &cage.exec_leaves()?, step, seen)
 }
 
 /// As [`cut_beside`], of these leaves.
@@ -14,9 +15,10 @@ pub(crate) fn cut_leaves<'d>(
     cage: &Cage,
     leaves: impl IntoIterator<Item = &'d Dir>,
     step: &mut Emptied,
+    seen: Seen<'_>,
 ) -> Result<()> {
     for leaf in leaves {
-        let cut = empty(leaf, &Patience::default())?;
+        let cut = empty_seen(leaf, &Patience::default(), seen)?;
         add(cage, step, leaf, cut);
     }
     Ok(())

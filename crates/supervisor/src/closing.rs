@@ -2,12 +2,16 @@
 //! every ending, by whoever closes a job. Every part first looks whether it is done, so that it can be repeated.
 
 use crate::error::Result;
+use crate::witness::{self, Seen};
 use jiff::Timestamp;
-use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, read_back, usage};
+use jobcage_cage::{
+    Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty_seen, read_back, usage,
+};
 use jobcage_job::{
     Census, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, GuestReport, JobSpec, Quarantine,
     REPORT_VERSION, Report, Root, StepReport, Usage,
 };
+use jobcage_ledger::Record;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -30,14 +34,14 @@ pub struct Closed {
 }
 
 /// Ends everything in a cage and removes it. `None`: it is gone already. `detail`: the counters are wanted even if all is
-/// well.
+/// well. `seen` gets each census before the kill.
 ///
 /// # Errors
 /// If the cage can be neither read nor killed.
-pub fn end_cage(cage: Option<&Cage>, patience: &Patience, detail: bool) -> Result<Closed> {
+pub fn end_cage(cage: Option<&Cage>, patience: &Patience, detail: bool, seen: Seen<'_>) -> Result<Closed> {
     let mut closed = Closed::default();
     if let Some(cage) = cage {
-        empty_and_remove(cage, patience, detail, &mut closed)?;
+        empty_and_remove(cage, patience, detail, seen, &mut closed)?;
     }
     Ok(closed)
 }
@@ -83,7 +87,13 @@ pub fn look_outside(spec: &JobSpec, outside: Outside<'_>, closed: &mut Closed) {
     closed.escaped.extend(orders);
 }
 
-fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut Closed) -> Result<()> {
+fn empty_and_remove(
+    cage: &Cage,
+    patience: &Patience,
+    detail: bool,
+    seen: Seen<'_>,
+    closed: &mut Closed,
+) -> Result<()> {
     let mut first = true;
     let patience = &Patience {
         ours: Some(Cage::OURS),
@@ -91,7 +101,7 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
     };
     // A process can come into an emptied cage only from outside, by an administrator's hand: twice is much.
     for _ in 0..3 {
-        let emptied = empty(cage.dir(), patience)?;
+        let emptied = empty_seen(cage.dir(), patience, seen)?;
         let proven = emptied.proven();
         if first || !emptied.census.left.is_empty() {
             let before = std::mem::replace(&mut closed.emptied, emptied);
@@ -126,10 +136,13 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
 
 /// Gives back the machines of a job whose processes are all dead, those of its after phase too. Of one with survivors nothing: they may hold
 /// a daemon that a tool would wait for, and gc comes again.
-pub(crate) fn give_back(spec: &JobSpec, closed: &mut Closed) {
+pub(crate) fn give_back(record: &Record, spec: &JobSpec, closed: &mut Closed) {
     let above = Path::new(&spec.cage).parent();
-    if let Some(above) = above.filter(|_| closed.quarantine.is_none()) {
-        closed.guests = jobcage_guests::give_back(spec, above, &closed.emptied.census);
+    if spec.guests.is_some()
+        && let Some(above) = above.filter(|_| closed.quarantine.is_none())
+    {
+        let census = witness::all(record, &closed.emptied.census);
+        closed.guests = jobcage_guests::give_back(spec, above, &census);
     }
 }
 

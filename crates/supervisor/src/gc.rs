@@ -13,6 +13,7 @@ use crate::session;
 use crate::sessions;
 use crate::signals::Signals;
 use crate::watcher::{self, Lease, lease};
+use crate::witness;
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
@@ -247,7 +248,12 @@ fn close_lost(
         None
     };
     let limits = closing::limits(spec, cage.as_ref());
-    let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
+    let mut closed = closing::end_cage(
+        cage.as_ref(),
+        &Patience::default(),
+        true,
+        &mut witness::of(record, spec),
+    )?;
     if same_boot {
         closing::look_outside(spec, Outside::Unknown, &mut closed);
     }
@@ -259,7 +265,7 @@ fn close_lost(
     }
     hand::forget(spec, &mut closed.notes);
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
-    closing::give_back(spec, &mut closed);
+    closing::give_back(record, spec, &mut closed);
     notes.extend(told.notes);
     let mut steps = record.steps()?;
     sessions::add_step(&mut steps, told.step);
@@ -320,7 +326,7 @@ fn look_again(record: &Record, report: &Report) -> Result<Option<Done>> {
     }
     let spec = record.spec();
     if let Ok(Some(spec)) = &spec {
-        give_back_again(spec, &mut report);
+        give_back_again(record, spec, &mut report);
     }
     // Who had survived outside of the cage was not looked for again, but no process outlives its boot.
     let outside = same_boot && report.has_survivors();
@@ -367,10 +373,10 @@ fn release(report: &mut Report, same_boot: bool) -> Result<bool> {
 }
 
 /// The first try at the machines of a job that was quarantined, or another one at those that could not be given back.
-fn give_back_again(spec: &JobSpec, report: &mut Report) {
+fn give_back_again(record: &Record, spec: &JobSpec, report: &mut Report) {
     let mut closed = closing::Closed::default();
     closed.emptied.census = report.census.clone();
-    closing::give_back(spec, &mut closed);
+    closing::give_back(record, spec, &mut closed);
     report
         .guests
         .retain(|guest| !guest.is_left() || jobcage_guests::is_elsewhere(guest));

@@ -29,6 +29,7 @@ mod sockets;
 mod step;
 pub mod watcher;
 mod wish;
+mod witness;
 
 pub use jobcage_guests::{
     beside, is_here as guest_is_here, look as look_at_guests, modes as guest_modes, usual as usual_guests,

@@ -7,6 +7,7 @@ use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_place, make_record, random, take_back};
 use crate::hand::{self, Hand};
 use crate::job::{Command, GuestHome, Job};
+use crate::witness;
 use crate::{gc, host, journal, kept, watcher};
 use jobcage_cage::{Cage, Patience, Process};
 use jobcage_job::{
@@ -235,7 +236,12 @@ pub(crate) fn close_created(
         None
     };
     let limits = closing::limits(spec, cage.as_ref());
-    let mut closed = closing::end_cage(cage.as_ref(), &Patience::default(), true)?;
+    let mut closed = closing::end_cage(
+        cage.as_ref(),
+        &Patience::default(),
+        true,
+        &mut witness::of(record, spec),
+    )?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
     hand::forget(spec, &mut closed.notes);
     let mut steps = record.steps()?;
@@ -248,7 +254,7 @@ pub(crate) fn close_created(
         (None, None) => Ending::Exited { code: 0 },
     };
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
-    closing::give_back(spec, &mut closed);
+    closing::give_back(record, spec, &mut closed);
     let status = steps.last().and_then(|step| step.status);
     add_step(&mut steps, told.step);
     let story = Story {

@@ -13,6 +13,15 @@ pub enum Change {
     Stopped(i32),
 }
 
+/// How a child that was stopped has fared since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// This signal has stopped it, again perhaps.
+    Stopped(i32),
+    /// It goes on.
+    Continued,
+}
+
 /// Whom to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whom {
@@ -30,6 +39,19 @@ pub enum Whom {
 pub fn poll(whom: Whom, stops: bool) -> Result<Option<(i32, Change)>> {
     let stopped = if stops { libc::WSTOPPED } else { 0 };
     wait(whom, libc::WEXITED | stopped | libc::WNOHANG)
+}
+
+/// Asks without waiting for the newest stop or continuation of a child that nobody has asked for yet. Does not look at its end.
+///
+/// # Errors
+/// `ECHILD`: there is no such child.
+pub fn poll_stop(pid: i32) -> Result<Option<Stop>> {
+    let info = info(Whom::Pid(pid), libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)?;
+    Ok(info.and_then(|(_, code, status)| match code {
+        libc::CLD_STOPPED | libc::CLD_TRAPPED => Some(Stop::Stopped(status)),
+        libc::CLD_CONTINUED => Some(Stop::Continued),
+        _ => None,
+    }))
 }
 
 /// As [`poll`] for a child that has ended, but leaves it unreaped: its pid stays its own, and its status can be fetched again.
@@ -76,6 +98,16 @@ pub fn become_subreaper() -> Result<()> {
 }
 
 fn wait(whom: Whom, options: i32) -> Result<Option<(i32, Change)>> {
+    Ok(info(whom, options)?.and_then(|(pid, code, status)| match code {
+        libc::CLD_EXITED => Some((pid, Change::Exited(status))),
+        libc::CLD_KILLED | libc::CLD_DUMPED => Some((pid, Change::Killed(status))),
+        libc::CLD_STOPPED | libc::CLD_TRAPPED => Some((pid, Change::Stopped(status))),
+        _ => None,
+    }))
+}
+
+/// Pid, `si_code` and `si_status` of a child; `None`: nothing has happened.
+fn info(whom: Whom, options: i32) -> Result<Option<(i32, i32, i32)>> {
     let (kind, id) = match whom {
         Whom::Any => (libc::P_ALL, 0),
         Whom::Pid(pid) => (libc::P_PID, libc::id_t::try_from(pid).map_err(|_| Errno::ECHILD)?),
@@ -91,13 +123,7 @@ fn wait(whom: Whom, options: i32) -> Result<Option<(i32, Change)>> {
     }
     // SAFETY: waitid fills the SIGCHLD fields.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    Ok(match info.si_code {
-        _ if pid == 0 => None,
-        libc::CLD_EXITED => Some((pid, Change::Exited(status))),
-        libc::CLD_KILLED | libc::CLD_DUMPED => Some((pid, Change::Killed(status))),
-        libc::CLD_STOPPED | libc::CLD_TRAPPED => Some((pid, Change::Stopped(status))),
-        _ => None,
-    })
+    Ok((pid != 0).then_some((pid, info.si_code, status)))
 }
 
 /// Makes sure that children can be waited for: a caller may have left SIGCHLD ignored, and then the kernel reaps them

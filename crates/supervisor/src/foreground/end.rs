@@ -12,7 +12,8 @@ use crate::leaving::{self, Leaving};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
 use crate::step::exit_status;
-use jobcage_cage::{Dir, Emptied, Mount, Patience, cgroup_of, empty, oom_kills};
+use crate::witness;
+use jobcage_cage::{Dir, Emptied, Mount, Patience, cgroup_of, empty, empty_seen, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, Report, StepKind, StepReport};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::Stage;
@@ -108,10 +109,12 @@ impl Supervision<'_> {
         self.leaving = None;
         self.crowd = false;
         self.grace_until = None;
-        let mut emptied = empty(&self.setup.leaf.dir, &Patience::default())?;
+        let mut witness = witness::of(&self.setup.record, &self.setup.spec);
+        let mut emptied = empty_seen(&self.setup.leaf.dir, &Patience::default(), &mut witness)?;
         if !self.is_step_of_another() {
-            cut_beside(&self.setup.cage, &mut emptied)?;
+            cut_beside(&self.setup.cage, &mut emptied, &mut witness)?;
         }
+        drop(witness);
         let proven = emptied.proven();
         self.cut = Some(emptied);
         self.look_at_children()?;
@@ -205,7 +208,8 @@ impl Supervision<'_> {
             }
         } else {
             let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
-            closing::end_cage(Some(&self.setup.cage), &Patience::default(), detail)?
+            let mut witness = witness::of(&self.setup.record, &self.setup.spec);
+            closing::end_cage(Some(&self.setup.cage), &Patience::default(), detail, &mut witness)?
         };
         // Before the look outside: a zombie of ours is no descendant that lives.
         self.reap_the_killed()?;
@@ -296,7 +300,7 @@ impl Supervision<'_> {
         }
         let mut closed = self.closed.take().unwrap_or_default();
         if !self.is_step_of_another() {
-            closing::give_back(&self.setup.spec, &mut closed);
+            closing::give_back(&self.setup.record, &self.setup.spec, &mut closed);
         }
         let forgotten = self.is_step_of_another() || hand::forget(&self.setup.spec, &mut notes);
         notes.extend(self.machine.notes().iter().cloned());

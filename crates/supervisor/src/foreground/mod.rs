@@ -29,7 +29,7 @@ use jobcage_cage::{Emptied, oom_kills};
 use jobcage_job::{Clock, StepReport, Streams};
 use jobcage_sys::clock::{WakeAlarm, boot_time};
 use jobcage_sys::spawn::Child;
-use jobcage_sys::wait::{self, Change, Whom};
+use jobcage_sys::wait::{self, Change, Stop, Whom};
 use jobcage_sys::{Errno, memory, pidfd};
 use nix::libc::SIGCONT;
 use nix::poll::{PollFd, PollFlags};
@@ -301,12 +301,21 @@ impl<'a> Supervision<'a> {
 
     /// The command has stopped at a terminal: our caller, a shell with job control, waits for us, so we stop as well, by
     /// the same signal; when it wakes us, we wake the command. Not while the job is ending: its clocks have to run.
-    fn stop_with_main(&self, pid: i32, signal: i32) {
+    fn stop_with_main(&self, pid: i32, mut signal: i32) {
         use std::io::IsTerminal;
         let at_terminal = std::io::stdin().is_terminal() || std::io::stderr().is_terminal();
-        if at_terminal && self.machine.state() == State::Running {
+        while at_terminal && self.machine.state() == State::Running {
             stop_by(Signal::try_from(signal).unwrap_or(Signal::SIGSTOP));
-            let _ = pidfd::signal_pid(pid, SIGCONT);
+            match wait::poll_stop(pid) {
+                // A shell wakes the whole process group, so the command may have gone on before us, and been stopped once more: to wake it
+                // now would undo that.
+                Ok(Some(Stop::Stopped(again))) => signal = again,
+                Ok(None) => {
+                    let _ = pidfd::signal_pid(pid, SIGCONT);
+                    return;
+                }
+                Ok(Some(Stop::Continued)) | Err(_) => return,
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use crate::signals::Signals;
 use crate::step;
 use crate::watcher;
 use crate::wish::Wish;
+use crate::witness;
 use jobcage_cage::{Cage, Dir, Found, Patience, oom_kills};
 use jobcage_job::{JobId, JobSpec, Root, StepKind};
 use jobcage_ledger::handed::HandedPlace;
@@ -299,7 +300,7 @@ fn give_up(places: &Places, id: &JobId) {
     };
     if let Ok(Some(spec)) = record.spec()
         && let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited)
-        && !closing::end_cage(Some(&cage), &Patience::default(), false)
+        && !closing::end_cage(Some(&cage), &Patience::default(), false, &mut witness::nobody)
             .is_ok_and(|closed| closed.quarantine.is_none())
     {
         // Something lives in it: the record stays, for gc.

@@ -14,7 +14,8 @@ use crate::machine::Event;
 use crate::session;
 use crate::sessions::add_step;
 use crate::step::exit_status;
-use jobcage_cage::{Dir, Patience, empty, oom_kills};
+use crate::witness;
+use jobcage_cage::{Dir, Patience, empty_seen, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, MainEnd, StepKind, StepReport};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::wait::{self, Whom};
@@ -261,8 +262,10 @@ impl Kept {
         let (Some(cage), Some((first, others))) = (&self.whole.cage, leaves.split_first()) else {
             return Ok(Event::Cut { proven: true });
         };
-        let mut emptied = empty(first, &Patience::default())?;
-        cut_leaves(cage, others.iter().copied(), &mut emptied)?;
+        let mut witness = witness::of(&self.whole.record, &self.whole.spec);
+        let mut emptied = empty_seen(first, &Patience::default(), &mut witness)?;
+        cut_leaves(cage, others.iter().copied(), &mut emptied, &mut witness)?;
+        drop(witness);
         let proven = emptied.proven();
         self.cut = Some(emptied);
         self.hear_of_the_dead(proven)?;
@@ -311,7 +314,15 @@ impl Kept {
     pub(super) fn empty_cage(&mut self) -> Result<Event> {
         let detail = self.whole.job.detail
             || !matches!(self.whole.phase.machine.ending(), Some(Ending::Exited { .. }));
-        let mut closed = closing::end_cage(self.whole.cage.as_ref(), &Patience::default(), detail)?;
+        let mut closed = {
+            let mut witness = witness::of(&self.whole.record, &self.whole.spec);
+            closing::end_cage(
+                self.whole.cage.as_ref(),
+                &Patience::default(),
+                detail,
+                &mut witness,
+            )?
+        };
         // The killed tell their ends before the look outside.
         self.hear_of_the_dead(closed.quarantine.is_none())?;
         if self.is_session() {
@@ -368,7 +379,7 @@ impl Kept {
             let _ = self.write_step(step);
         }
         let mut closed = self.closed.take().unwrap_or_default();
-        closing::give_back(&self.whole.spec, &mut closed);
+        closing::give_back(&self.whole.record, &self.whole.spec, &mut closed);
         hand::forget(&self.whole.spec, &mut self.whole.phase.notes);
         let of_last = steps.iter().rev().find(|step| step.kind == StepKind::Step);
         let phase = &self.whole.phase;

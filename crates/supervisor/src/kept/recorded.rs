@@ -11,6 +11,7 @@ use crate::job::Command;
 use crate::keeper::{self, Start};
 use crate::package;
 use crate::step::{self, exit_status};
+use crate::witness;
 use jobcage_cage::{Cage, Leaf, Patience};
 use jobcage_job::handed::{DEFAULT_PATH, Handed, MAX_TOTAL, wrong_lines};
 use jobcage_job::{AFTER_VERSION, AfterMark, AfterReboot, Clock, Ending, JobSpec, StepKind, StepReport};
@@ -115,7 +116,7 @@ fn cut_short(
     // Whoever started it in this boot may have left it running.
     if mark.boot_id == boot_id()? && closed.quarantine.is_none() {
         let cage = Cage::open(Path::new(&mark.cage), false)?;
-        end(spec, cage.as_ref(), closed)?;
+        end(record, spec, cage.as_ref(), closed)?;
     }
     let known = record.step(mark.step).ok().flatten();
     if known.as_ref().is_some_and(|step| step.status.is_some()) {
@@ -178,11 +179,11 @@ fn start(
     let mut outputs = match ran {
         Ok(outputs) => outputs,
         Err(failure) => {
-            let _ = end(spec, Some(&cage), closed);
+            let _ = end(record, spec, Some(&cage), closed);
             return Err(failure);
         }
     };
-    end(spec, Some(&cage), closed)?;
+    end(record, spec, Some(&cage), closed)?;
     for output in &mut outputs {
         output.drain_to_end();
         output.close();
@@ -215,8 +216,9 @@ fn make_cage(places: &Places, spec: &JobSpec, after: &AfterReboot) -> Result<(Ca
 }
 
 /// Ends what is in a cage, and adds that to what is known of the job's end.
-fn end(spec: &JobSpec, cage: Option<&Cage>, closed: &mut Closed) -> Result<()> {
-    let mut later = closing::end_cage(cage, &Patience::default(), false)?;
+fn end(record: &Record, spec: &JobSpec, cage: Option<&Cage>, closed: &mut Closed) -> Result<()> {
+    let seen = &mut witness::of(record, spec);
+    let mut later = closing::end_cage(cage, &Patience::default(), false, seen)?;
     closing::look_outside(spec, Outside::Unknown, &mut later);
     let before = std::mem::take(closed);
     if cage.is_some() {
