@@ -68,8 +68,10 @@ fn daemon(words: &str, socket: &str) {
         .stdin(Stdio::null())
         .stdout(out.try_clone().unwrap())
         .stderr(out);
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
     let process = Process::open(i32::try_from(child.id()).unwrap());
+    // It is to be no zombie, whenever it ends.
+    std::thread::spawn(move || child.wait());
     let listens = || UnixStream::connect(socket).is_ok();
     wait_change(dir, PATIENCE, || process.has_ended() || listens());
     assert!(
