@@ -3,7 +3,6 @@
 //! of its own, which take everything with them.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "not all of it is needed here")]
 mod support;
 
 #[path = "../gitlab/runner.rs"]
@@ -99,8 +98,10 @@ const PEERS: &[Test] = &[
     ("peers::a_job_runs_podman", peers::job),
 ];
 
-/// What each root is called by mkroot, its tests, and the way into it.
-const ROOTS: [(&str, &[Test], fn() -> Command); 2] = [("sid", SID, into_sid), ("peers", PEERS, into_peers)];
+/// What mkroot calls a root, its tests, and the way into it.
+type Root = (&'static str, &'static [Test], fn() -> Command);
+
+const ROOTS: [Root; 2] = [("sid", SID, into_sid), ("peers", PEERS, into_peers)];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

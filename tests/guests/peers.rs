@@ -68,8 +68,10 @@ fn daemon(words: &str, socket: &str) {
         .stdin(Stdio::null())
         .stdout(out.try_clone().unwrap())
         .stderr(out);
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
     let process = Process::open(i32::try_from(child.id()).unwrap());
+    // It is to be no zombie, whenever it ends.
+    std::thread::spawn(move || child.wait());
     let listens = || UnixStream::connect(socket).is_ok();
     wait_change(dir, PATIENCE, || process.has_ended() || listens());
     assert!(
@@ -91,7 +93,14 @@ pub fn domain(name: &str) -> String {
 /// A home of the build user's in this world, with a runtime directory in it: so no storage and no daemon of another test is found.
 pub fn home(world: &World) -> PathBuf {
     let home = world.dir.join(USER);
-    for dir in [home.clone(), home.join("run")] {
+    let run = home.join("run");
+    // Where `containers` in it is longer than 50, each `podman run` waits 20 s for an exit that it does not see.
+    assert!(
+        run.as_os_str().len() <= 39,
+        "{}: give this world a shorter name",
+        run.display()
+    );
+    for dir in [home.clone(), run] {
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
             Ok(()) => chown(&dir, Some(UID), Some(UID)).unwrap(),
             Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::AlreadyExists, "{}", dir.display()),
@@ -217,7 +226,7 @@ pub fn lxc() {
 
 /// jobcage works in here, and podman in its job.
 pub fn job() {
-    let mut world = World::new("podman-job");
+    let mut world = World::new("job");
     let home = home(&world);
     let script = format!(
         "export HOME={0} XDG_RUNTIME_DIR={0}/run\n{PODMAN}",
