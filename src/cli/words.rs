@@ -85,8 +85,8 @@ pub struct CageWords {
     pub ssh_key: Vec<OsString>,
     /// Give back what the job starts outside of its own processes: `isolate`, `off`, KIND=MODE, or several with commas between.
     ///
-    /// `isolate`: VirtualBox and Vagrant keep it in a place of the job's own. KIND=MODE is for one kind alone, and MODE is isolate, shared
-    /// or off. The default is off; for `create`, isolate, on a host that has one of the two, for jobs that are not root's.
+    /// `isolate`: VirtualBox and Vagrant keep it in a place of the job's own, and machines of KVM are told of. KIND=MODE is for one kind alone,
+    /// and MODE is isolate, shared or off. The default is off; for `create`, isolate. Tools are used only for jobs that are not root's.
     #[arg(long, value_name = "HOW", help_heading = "The job")]
     pub guests: Option<OsString>,
     /// Above those places, an absolute path: a disk that is large enough.

@@ -3,7 +3,7 @@
 use super::places;
 use crate::cli::request::{CageRequest, GuestRest, Guests, Places};
 use jobcage_job::GuestMode;
-use jobcage_supervisor::{Command, GuestHome, beside, guest_is_here, usual_guests};
+use jobcage_supervisor::{Command, GuestHome, beside, guest_is_here, guest_is_of_the_cage, usual_guests};
 use jobcage_sys::spawn::Identity;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -28,8 +28,8 @@ pub fn home(cage: &CageRequest, unsaid: GuestRest, command: &Command, at: &Place
     )
 }
 
-/// For a job of this user; `None`: nothing is looked after. So it is on a host without a tool that could make anything, and for root's jobs:
-/// what a job has written is not for root's tools to read.
+/// For a job of this user; `None`: nothing is looked after. So it is on a host without a tool that could make anything. For root's jobs it is
+/// only what needs no tool: what a job has written is not for root's tools to read.
 pub fn home_of(
     cage: &CageRequest,
     unsaid: GuestRest,
@@ -38,8 +38,11 @@ pub fn home_of(
     at: &Places,
 ) -> Option<GuestHome> {
     let uid = identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid);
-    let kinds = kinds(cage.guests.as_ref(), unsaid);
-    if kinds.is_empty() || uid == 0 {
+    let mut kinds = kinds(cage.guests.as_ref(), unsaid);
+    if uid == 0 {
+        kinds.retain(|kind, _| guest_is_of_the_cage(kind));
+    }
+    if kinds.is_empty() {
         return None;
     }
     let own = || nix::unistd::getgid().as_raw();

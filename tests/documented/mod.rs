@@ -59,6 +59,7 @@ fn left() -> Left {
         state: 'S',
         tracer: Some(8),
         wchan: Some("x".into()),
+        kvm: Some("x".into()),
         found: FoundBy::Cgroup("01-step".into()),
         died: Death::Killed,
     }

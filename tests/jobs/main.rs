@@ -12,6 +12,7 @@ mod hostile;
 mod lease;
 mod logs;
 mod look;
+mod machines;
 mod prune;
 mod reboot;
 mod records;

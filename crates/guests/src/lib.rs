@@ -7,6 +7,7 @@
 
 mod engine;
 mod place;
+mod qemu;
 mod tools;
 mod vagrant;
 mod virtualbox;
@@ -81,6 +82,16 @@ pub(crate) trait Kind: Sync {
         self.tools().iter().any(|tool| Path::new(tool).exists())
     }
 
+    /// Whether all of it lives in the cage and ends with it: it needs neither a tool nor a place, and can be root's.
+    fn is_of_the_cage(&self) -> bool {
+        false
+    }
+
+    /// What of it has ended with the cage, by the look at it before the kill.
+    fn ended(&self, _census: &Census) -> Vec<GuestReport> {
+        Vec::new()
+    }
+
     /// The variables of the job's steps, and of the tools.
     fn variables(&self, place: &GuestPlace, mode: GuestMode) -> Vec<(&'static str, String)>;
 
@@ -127,7 +138,7 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 2] = [&virtualbox::VirtualBox, &vagrant::Vagrant];
+const KINDS: [&dyn Kind; 3] = [&virtualbox::VirtualBox, &vagrant::Vagrant, &qemu::Qemu];
 
 /// The kinds of a job, with their modes.
 pub(crate) fn kinds(place: &GuestPlace) -> impl Iterator<Item = (&'static dyn Kind, GuestMode)> {
@@ -143,6 +154,25 @@ pub fn usual() -> BTreeMap<String, GuestMode> {
     kinds
         .filter_map(|kind| Some((kind.name().to_owned(), kind.usual()?)))
         .collect()
+}
+
+/// Whether a kind needs neither a tool nor a place, so that it may be looked after for root's jobs, too.
+#[must_use]
+pub fn is_of_the_cage(kind: &str) -> bool {
+    let mut known = KINDS.iter().filter(|known| known.name() == kind);
+    known.any(|known| known.is_of_the_cage())
+}
+
+/// Whether the directory is wanted: some kind keeps something in it.
+#[must_use]
+pub fn has_dir(place: &GuestPlace) -> bool {
+    kinds(place).any(|(kind, _)| !kind.is_of_the_cage())
+}
+
+/// Whether something is to be given back in a later boot, too, should the host go down.
+#[must_use]
+pub fn is_for_later(place: &GuestPlace) -> bool {
+    has_dir(place)
 }
 
 /// Whether this host has a program of this kind.
@@ -165,8 +195,8 @@ pub fn modes(kind: &str) -> std::result::Result<&'static [GuestMode], Vec<&'stat
 /// What is in a place at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looked {
-    /// The place.
-    pub dir: String,
+    /// The place, where there is one.
+    pub dir: Option<String>,
     /// What it takes on the disk.
     pub bytes: u64,
     /// The machines that are registered in it.
@@ -190,12 +220,14 @@ pub struct Machine {
 #[must_use]
 pub fn look(spec: &JobSpec, processes: &[Left]) -> Option<Looked> {
     let place = spec.guests.as_ref()?;
-    Path::new(&place.dir).exists().then(|| Looked {
-        dir: place.dir.clone(),
+    let machines: Vec<Machine> = kinds(place)
+        .flat_map(|(kind, _)| kind.registered(place, processes))
+        .collect();
+    let is_there = Path::new(&place.dir).exists();
+    (is_there || !machines.is_empty()).then(|| Looked {
+        dir: is_there.then(|| place.dir.clone()),
         bytes: place::size(place),
-        machines: kinds(place)
-            .flat_map(|(kind, _)| kind.registered(place, processes))
-            .collect(),
+        machines,
     })
 }
 
@@ -206,12 +238,24 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
     let Some(place) = &spec.guests else {
         return Vec::new();
     };
-    if !Path::new(&place.dir).exists() {
-        return Vec::new();
-    }
     // More than a day is for ever.
     let until = Instant::now() + place.timeout.min(Duration::from_secs(86400));
-    let mut reports = Vec::new();
+    let mut reports: Vec<GuestReport> = kinds(place).flat_map(|(kind, _)| kind.ended(census)).collect();
+    if has_dir(place) && Path::new(&place.dir).exists() {
+        empty_place(spec, place, above, census, until, &mut reports);
+    }
+    reports
+}
+
+/// Has the tools give back what is in a place, and removes it.
+fn empty_place(
+    spec: &JobSpec,
+    place: &GuestPlace,
+    above: &Path,
+    census: &Census,
+    until: Instant,
+    reports: &mut Vec<GuestReport>,
+) {
     match Dir::open(above) {
         Ok(above) => {
             let tools = Tools::new(&above, spec, place, until);
@@ -238,7 +282,7 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
         .iter()
         .any(|report| report.is_left() && is_shared(place, report))
     {
-        return reports;
+        return;
     }
     let removed = place::remove(place, until);
     let is_gone = removed
@@ -248,7 +292,6 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
         forget_registered(report);
     }
     reports.extend(removed);
-    reports
 }
 
 fn is_shared(place: &GuestPlace, report: &GuestReport) -> bool {

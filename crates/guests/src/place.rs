@@ -1,6 +1,6 @@
 //! The directory that the machines of a job live in.
 
-use crate::{GuestError, Result, kinds, left};
+use crate::{GuestError, Result, has_dir, kinds, left};
 use jobcage_job::{GuestMode, GuestPlace, GuestReport, JobId, JobSpec, Outcome};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::{open_dir, open_distrusted};
@@ -73,7 +73,7 @@ impl Making<'_> {
 /// # Errors
 /// If it cannot be made. Something of it may be there; whoever closes the job removes it.
 pub fn make(spec: &JobSpec) -> Result<()> {
-    let Some(place) = &spec.guests else {
+    let Some(place) = spec.guests.as_ref().filter(|place| has_dir(place)) else {
         return Ok(());
     };
     let path = Path::new(&place.dir);

@@ -31,7 +31,8 @@ pub mod watcher;
 mod wish;
 
 pub use jobcage_guests::{
-    beside, is_here as guest_is_here, look as look_at_guests, modes as guest_modes, usual as usual_guests,
+    beside, is_here as guest_is_here, is_of_the_cage as guest_is_of_the_cage, look as look_at_guests,
+    modes as guest_modes, usual as usual_guests,
 };
 
 pub use error::{Failure, Result};
