@@ -197,6 +197,9 @@ fn guest(guest: &GuestReport) -> String {
         let ran = guest.ran.as_deref().unwrap_or_default().escape_debug();
         return format!("KVM machine {:?}, {ran}: running → ended", guest.name);
     }
+    if guest.kind == "exec" {
+        return of_the_hook(guest);
+    }
     let what = match (guest.kind.as_str(), guest.what.as_str()) {
         ("virtualbox", "vm") => "VirtualBox VM",
         ("virtualbox", "disk") => "VirtualBox disk",
@@ -222,6 +225,30 @@ fn guest(guest: &GuestReport) -> String {
         ),
     };
     format!("{what} {:?}{id}: {was}{fate}", guest.name)
+}
+
+/// What the site's own hook tells, in its words.
+fn of_the_hook(guest: &GuestReport) -> String {
+    let id = guest.id.as_ref();
+    let id = id
+        .map(|id| format!(" {{{}}}", id.escape_debug()))
+        .unwrap_or_default();
+    let bytes = format_bytes(guest.bytes);
+    let why = guest.why.as_deref().unwrap_or_default().escape_debug();
+    let fate = match guest.outcome {
+        Outcome::Deleted if guest.bytes == 0 => "deleted".to_owned(),
+        Outcome::Deleted => format!("deleted, {bytes} freed"),
+        Outcome::Left if guest.bytes == 0 => format!("LEFT: {why}; \"jobcage gc\" tries again"),
+        Outcome::Left => format!("LEFT, {bytes}: {why}; \"jobcage gc\" tries again"),
+    };
+    if guest.what == "hook" {
+        return format!("the guest hook {:?}: {fate}", guest.name);
+    }
+    format!(
+        "guest hook: {} {:?}{id}: {fate}",
+        guest.what.escape_debug(),
+        guest.name
+    )
 }
 
 fn escaped(escape: &Escape) -> String {

@@ -164,6 +164,8 @@ pub struct CageRequest {
     pub guests_dir: Option<PathBuf>,
     /// `--guest-timeout`: the time that there is to give them back; `None`: five minutes.
     pub guest_timeout: Option<Duration>,
+    /// `--guest-hook`: the site's own program, by its absolute path, and its arguments; empty: there is none.
+    pub guest_hook: Vec<String>,
 }
 
 /// `--after`: what runs after the command, in a leaf of its own.

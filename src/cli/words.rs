@@ -95,6 +95,12 @@ pub struct CageWords {
     /// Give the tools this much time to give back what the job has made. The default is 5m.
     #[arg(long, value_name = "TIME", help_heading = "The job")]
     pub guest_timeout: Option<OsString>,
+    /// Run this program of the site's own when the job's cage is empty, to give back what jobcage knows nothing of.
+    ///
+    /// An absolute path; given again, each further one is an argument. It runs as whoever runs jobcage, with the job as JSON on standard
+    /// input. `none` alone takes back what a file sets.
+    #[arg(long, value_name = "WORD", value_hint = ValueHint::FilePath, help_heading = "The job")]
+    pub guest_hook: Vec<OsString>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
@@ -141,7 +147,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
-        "detach", "log", "ssh_agent", "ssh_key", "guests", "guests_dir", "guest_timeout",
+        "detach", "log", "ssh_agent", "ssh_key", "guests", "guests_dir", "guest_timeout", "guest_hook",
         "after_reboot",
     ])]
     pub job: Option<OsString>,

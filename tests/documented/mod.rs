@@ -226,6 +226,7 @@ fn spec() -> JobSpec {
             groups: vec![0],
             home: String::new(),
             kinds: [("NAME".to_owned(), GuestMode::Shared)].into(),
+            hook: vec![String::new()],
         }),
     }
 }

@@ -8,6 +8,7 @@ mod exec;
 mod forgotten;
 mod gc;
 mod handed;
+mod hook;
 mod hostile;
 mod lease;
 mod logs;

@@ -129,7 +129,9 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
 pub(crate) fn give_back(spec: &JobSpec, closed: &mut Closed) {
     let above = Path::new(&spec.cage).parent();
     if let Some(above) = above.filter(|_| closed.quarantine.is_none()) {
-        closed.guests = jobcage_guests::give_back(spec, above, &closed.emptied.census);
+        let given = jobcage_guests::give_back(spec, above, &closed.emptied.census);
+        closed.guests = given.guests;
+        closed.notes.extend(given.notes);
     }
 }
 

@@ -375,6 +375,7 @@ fn give_back_again(spec: &JobSpec, report: &mut Report) {
         .guests
         .retain(|guest| !guest.is_left() || jobcage_guests::is_elsewhere(guest));
     // Of those that ended with the cage the first try has told.
+    report.notes.extend(closed.notes);
     closed.guests.retain(|guest| !report.guests.contains(guest));
     report.guests.extend(closed.guests);
 }
