@@ -596,6 +596,8 @@ pub struct GcRequest {
     pub keep: Option<Duration>,
     /// `--keep-size`; `None`: without end.
     pub keep_size: Option<u64>,
+    /// `--guests`: only what jobs have left outside of their own processes.
+    pub guests: bool,
     /// `--dry-run`.
     pub dry_run: bool,
     /// `--json`.

@@ -364,6 +364,11 @@ pub struct GcWords {
     /// Remove the oldest records until those of jobs that are over take no more than this. The default is 5G.
     #[arg(long, value_name = "SIZE")]
     pub keep_size: Option<OsString>,
+    /// Only try again to give back what jobs that are over have left, such as machines, and remove places that have outlived their records.
+    ///
+    /// No orphan is closed, and no record is removed. What still cannot be given back is told, and the exit code is 125 then.
+    #[arg(long, conflicts_with_all = ["keep", "keep_size"])]
+    pub guests: bool,
     /// Change nothing: tell what would be done.
     #[arg(long)]
     pub dry_run: bool,

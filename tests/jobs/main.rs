@@ -11,6 +11,7 @@ mod handed;
 mod hook;
 mod hostile;
 mod lease;
+mod leftover;
 mod logs;
 mod look;
 mod machines;

@@ -14,7 +14,7 @@ mod tools;
 mod vagrant;
 mod virtualbox;
 
-pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, variables};
+pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, size_of_orphan, variables};
 
 use engine::{Fate, Found, Work, fate};
 use jobcage_cage::Dir;

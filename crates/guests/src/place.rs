@@ -231,13 +231,19 @@ pub fn of_earlier_boots(base: &Path) -> Vec<JobId> {
     ids.filter(JobId::is_generated).collect()
 }
 
+/// What such a place takes on the disk.
+#[must_use]
+pub fn size_of_orphan(base: &Path, id: &JobId) -> u64 {
+    open_dir(&base.join(id.as_str())).map_or(0, |dir| size_of(dir, &mut { MOST_LOOKS }, 64))
+}
+
 /// Removes a place that is nobody's: the bytes that it took.
 ///
 /// # Errors
 /// What was in the way.
 pub fn remove_orphan(base: &Path, id: &JobId) -> Result<u64> {
     let dir = base.join(id.as_str());
-    let bytes = open_dir(&dir).map_or(0, |dir| size_of(dir, &mut { MOST_LOOKS }, 64));
+    let bytes = size_of_orphan(base, id);
     remove_tree(&dir, Instant::now() + Duration::from_secs(300))?;
     Ok(bytes)
 }

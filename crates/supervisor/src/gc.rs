@@ -8,6 +8,7 @@ use crate::host;
 use crate::journal;
 use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
+use crate::left_guests;
 use crate::prune::{self, Keep, Pruned};
 use crate::session;
 use crate::sessions;
@@ -18,7 +19,7 @@ use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::{pidfd, wait};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What `gc` did with one record.
@@ -34,8 +35,28 @@ pub enum Done {
     HandedOn(JobId),
     /// It removed the record of a job that never began.
     Swept(JobId),
-    /// Its place for machines had outlived its record, and is removed: the bytes that it took.
-    Freed(JobId, u64),
+    /// Its place for machines had outlived its record, and is removed.
+    Freed {
+        /// The job that it was made for.
+        id: JobId,
+        /// Where it was.
+        path: PathBuf,
+        /// What it took on the disk.
+        bytes: u64,
+    },
+    /// It would remove it.
+    WouldFree {
+        /// The job that it was made for.
+        id: JobId,
+        /// Where it is.
+        path: PathBuf,
+        /// What it takes on the disk.
+        bytes: u64,
+    },
+    /// It would try again to give back what is left of a job that is over.
+    WouldGiveBack(Box<Report>),
+    /// It has tried, and it is still there.
+    StillLeft(Box<Report>),
     /// It removed the record of a job that is over.
     Pruned(Pruned),
     /// It would close this orphan, or sweep away the record of a job that never began.
@@ -66,27 +87,9 @@ pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
             Err(failure) => done.push(Done::Failed(id, failure.to_string())),
         }
     }
-    free_places(places, dry_run, &mut done);
+    left_guests::free_places(places, dry_run, &mut done);
     prune::prune(places, keep, dry_run, &mut done)?;
     Ok(done)
-}
-
-/// Removes places of machines that have outlived their records, such as after a power cut: those of a job in the foreground are in memory.
-fn free_places(places: &Places, dry_run: bool, done: &mut Vec<Done>) {
-    let base = jobcage_guests::beside(&places.state);
-    for id in jobcage_guests::of_earlier_boots(&base) {
-        if !matches!(places.open(&id), Err(jobcage_ledger::LedgerError::NoSuchJob(_))) {
-            continue;
-        }
-        done.push(if dry_run {
-            Done::Planned(id, "freed")
-        } else {
-            match jobcage_guests::remove_orphan(&base, &id) {
-                Ok(bytes) => Done::Freed(id, bytes),
-                Err(error) => Done::Failed(id, error.to_string()),
-            }
-        });
-    }
 }
 
 /// What [`close_if_orphaned`] would do.
@@ -98,6 +101,7 @@ fn plan(places: &Places, id: &JobId) -> Result<Option<Done>> {
     Ok(match record.state()? {
         State::NeverBegun => Some(Done::Planned(id.clone(), "swept")),
         State::Unattended(spec) if is_orphan(&record, &spec)? => Some(Done::Planned(id.clone(), "closed")),
+        State::Over(report) if left_guests::is_left(&report) => Some(Done::WouldGiveBack(report)),
         State::Unattended(_) | State::Alive { .. } | State::Closing { .. } | State::Over(_) => None,
     })
 }
@@ -294,7 +298,7 @@ fn forget_life(record: &Record) {
 }
 
 /// A job that is over: its quarantine may be over as well, and something of its machines or of what it handed on may be left.
-fn look_again(record: &Record, report: &Report) -> Result<Option<Done>> {
+pub(crate) fn look_again(record: &Record, report: &Report) -> Result<Option<Done>> {
     forget(record);
     forget_life(record);
     if !report.is_unfinished() {

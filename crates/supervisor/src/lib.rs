@@ -18,6 +18,7 @@ pub mod journal;
 pub mod keeper;
 pub mod kept;
 mod leaving;
+pub mod left_guests;
 pub mod machine;
 mod package;
 pub mod prune;
