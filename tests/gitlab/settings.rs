@@ -293,3 +293,48 @@ fn the_hosts_hook_is_the_hosts_alone() {
     );
     world.assert_nothing_left();
 }
+
+/// It may hang, and the next job has no part in it: that is for gc.
+#[test]
+fn a_hook_that_has_failed_is_not_the_next_jobs_business() {
+    let Some(mut world) = world("gitlab-settings-hook-fails") else {
+        return;
+    };
+    let hook = world.dir.join("hook");
+    let write = |script: &str| {
+        let calls = world.dir.join("calls");
+        fs::write(
+            &hook,
+            format!("#!/bin/sh\necho >> {}\n{script}\n", calls.display()),
+        )
+        .unwrap();
+        fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let calls = || fs::read(world.dir.join("calls")).unwrap().len();
+    write("exit 1");
+    let file = world.dir.join("hook.toml");
+    let config = format!("[run]\nguest_hook = [{:?}]\n", hook.display().to_string());
+    fs::write(&file, config).unwrap();
+    {
+        let mut runner = Runner::new(&world, 80);
+        runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+        assert_eq!(runner.call("prepare", &[]).code, 0);
+        let ended = runner.call("cleanup", &[]);
+        assert!(ended.log.contains("the guest hook"), "{}", ended.log);
+        assert_eq!(calls(), 1);
+        let mut next = Runner::new(&world, 81);
+        next.host.push((
+            "JOBCAGE_CONFIG",
+            world.dir.join("config.toml").display().to_string(),
+        ));
+        assert_eq!(next.call("prepare", &[]).code, 0);
+        assert_eq!(calls(), 1, "the next job has run it");
+        assert_eq!(next.call("cleanup", &[]).code, 0);
+        write("exit 0");
+        assert!(world.jobcage(&[], &["gc"]).status.success());
+        assert_eq!(calls(), 2);
+        assert!(world.jobcage(&[], &["gc"]).status.success());
+        assert_eq!(calls(), 2);
+    }
+    world.assert_nothing_left();
+}

@@ -3,6 +3,7 @@
 use crate::create;
 use crate::support::call::Done;
 use crate::support::job::Job;
+use crate::support::needs::{Need, met};
 use crate::support::process::Process;
 use crate::support::world::World;
 use crate::support::{PATIENCE, programs};
@@ -259,5 +260,71 @@ fn a_later_boot_knows_it() {
     assert_eq!((&seen["job"], &seen["census"]["count"]), (&json!(id), &json!(0)));
     fs::remove_dir(cage.join("01-step")).ok();
     fs::remove_dir(&cage).unwrap();
+    world.assert_nothing_left();
+}
+
+/// Whoever comes next is started by the watcher, and ends what the first has left.
+#[test]
+fn a_captured_job_whose_supervisor_is_killed_meanwhile_has_it_run_again() {
+    let mut world = World::new("hook-captured");
+    world.fifo("up");
+    let path = hook(&world, "echo $$ > up; exec sleep 300");
+    let started = world.finish(&["--detach", "--guest-hook", &path], &["true"]);
+    let id = started.expect(0).text();
+    let first = Process::open(read(&world, "up").trim().parse().unwrap());
+    let shown = world.call(&["show", &id, "--json"]).expect(0).json();
+    let supervisor = shown["supervisor"]
+        .as_i64()
+        .unwrap_or_else(|| panic!("{shown:#}"));
+    hook(&world, r#"echo '{"what":"port","name":"7","outcome":"deleted"}'"#);
+    Process::open(i32::try_from(supervisor).unwrap()).signal(Signal::SIGKILL);
+    world.call(&["wait", &id]).expect(0);
+    assert!(first.has_ended(), "the first one lives beside the second");
+    assert_eq!(calls(&world), 2);
+    let shown = world.call(&["show", &id, "--json"]).expect(0).json();
+    assert_eq!(shown["report"]["guests"][0]["what"], json!("port"), "{shown:#}");
+    world.assert_nothing_left();
+    world.assert_clean_after_gc();
+}
+
+#[test]
+fn it_waits_until_the_last_process_is_dead() {
+    if !met("it_waits_until_the_last_process_is_dead", &[Need::Fuse]) {
+        return;
+    }
+    let mut world = World::new("hook-quarantine");
+    let path = hook(&world, r#"echo '{"what":"port","name":"7","outcome":"deleted"}'"#);
+    let (point, server) = world.dead_mount();
+    let zoo = world.zoo.display().to_string();
+    let victim = [
+        &zoo,
+        "fuse-victim",
+        "--exit",
+        "0",
+        point.to_str().unwrap(),
+        "stat",
+    ];
+    let mut job = world.run(
+        &[],
+        &crate::words(&["--guest-hook", &path]),
+        &crate::words(&victim),
+    );
+    assert_eq!(job.wait(PATIENCE), 125, "{}", job.stderr());
+    let report = job.report();
+    assert!(report.guests.is_empty(), "{report:#?}");
+    let survivor = Process::open(report.quarantine.unwrap().survivors[0].pid);
+    assert!(
+        !world.dir.join("calls").exists(),
+        "it was called while a process lives"
+    );
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait_end(PATIENCE) && survivor.wait_end(PATIENCE));
+    let done = world.call(&["gc", "--json"]).expect(0).json();
+    assert_eq!(
+        (&done[0]["result"], calls(&world)),
+        (&json!("released"), 1),
+        "{done:#}"
+    );
+    assert_eq!(done[0]["detail"]["guests"][0]["what"], json!("port"), "{done:#}");
     world.assert_nothing_left();
 }

@@ -344,6 +344,12 @@ pub fn is_elsewhere(report: &GuestReport) -> bool {
         && Path::new(&report.name).exists()
 }
 
+/// Whether it is the site's hook that has left it.
+#[must_use]
+pub fn is_of_the_hook(report: &GuestReport) -> bool {
+    report.kind == hook::KIND
+}
+
 fn left(kind: &str, what: &str, name: &str, why: &dyn std::fmt::Display, bytes: u64) -> GuestReport {
     GuestReport {
         kind: kind.into(),

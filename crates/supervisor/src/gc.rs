@@ -72,6 +72,18 @@ pub enum Done {
 /// # Errors
 /// If the records cannot be listed; trouble with one of them is in the result.
 pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
+    gc_as(Role::Passing, places, keep, dry_run)
+}
+
+/// As [`gc`], for a caller whose own job waits for it.
+///
+/// # Errors
+/// As [`gc`].
+pub fn gc_before_a_job(places: &Places) -> Result<Vec<Done>> {
+    gc_as(Role::Hurrying, places, &Keep::default(), false)
+}
+
+fn gc_as(role: Role, places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
     if !dry_run {
         watcher::sweep_sockets(&places.runtime);
     }
@@ -80,7 +92,7 @@ pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
         let one = if dry_run {
             plan(places, &id)
         } else {
-            close_if_orphaned(places, &id, Role::Passing)
+            close_if_orphaned(places, &id, role)
         };
         match one {
             Ok(one) => done.extend(one),
@@ -113,6 +125,8 @@ pub enum Role {
     Staying,
     /// It has other things to do: it starts one that stays.
     Passing,
+    /// As that, and a job waits for it: a hook of the site that has failed before would take its whole time again, for each such job.
+    Hurrying,
 }
 
 /// Closes a job if nobody looks after it, or has it taken over if it still can be. `None`: there was nothing to do.
@@ -127,9 +141,12 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
     match record.state()? {
         State::Alive { .. } => return Ok(None),
         State::Closing { by } => return wait_for_closing(by),
+        State::Over(report) if role == Role::Hurrying && left_guests::waits_for_hook(&report) => {
+            return Ok(None);
+        }
         State::Over(report) => return look_again(&record, &report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
-        State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
+        State::Unattended(spec) if role != Role::Staying && Keeper::find(&record)?.is_some() => {
             // The one that we would start has nobody to tell that it does not understand the record.
             kept::check(&record)?;
             host::start_closer(places, &spec.id)
@@ -137,7 +154,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
             return Ok(Some(Done::HandedOn(id.clone())));
         }
         // Its after phase may take its time, and shall not die with us.
-        State::Unattended(spec) if role == Role::Passing && spec.after_reboot.is_some() => {
+        State::Unattended(spec) if role != Role::Staying && spec.after_reboot.is_some() => {
             return have_closed(places, &record);
         }
         State::Unattended(_) | State::NeverBegun => {}

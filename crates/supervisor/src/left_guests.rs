@@ -26,6 +26,12 @@ pub(crate) fn is_left(report: &Report) -> bool {
     report.quarantine.is_none() && report.guests.iter().any(GuestReport::is_left)
 }
 
+/// Whether nothing but the site's hook can give back what is left of a job.
+pub(crate) fn waits_for_hook(report: &Report) -> bool {
+    let mut left = report.guests.iter().filter(|guest| guest.is_left());
+    is_left(report) && left.all(jobcage_guests::is_of_the_hook)
+}
+
 /// Another try at what a job has left. `None`: it has left nothing, or somebody else is at it.
 fn try_again(places: &Places, id: &JobId, dry_run: bool) -> Result<Option<Done>> {
     let record = match places.open(id) {
