@@ -263,6 +263,29 @@ fn a_later_boot_knows_it() {
     world.assert_nothing_left();
 }
 
+/// Until the first job of a boot nobody has made the cgroup in which cages are. Then the host's own is taken, as by any gc at its start: for a
+/// moment a cgroup of this test is there.
+#[test]
+fn a_later_boot_needs_no_cgroup_of_the_earlier_one() {
+    if !met("a_later_boot_needs_no_cgroup_of_the_earlier_one", &[Need::Root]) {
+        return;
+    }
+    let mut world = World::new("hook-root");
+    let path = hook(&world, "cat /proc/self/cgroup > cgroup; exit 1");
+    let id = create(&world, &["--guest-hook", &path]);
+    let cage = world.cages()[0].clone();
+    let spec = world.dir.join("state").join(&id).join("spec.json");
+    let mut earlier: Value = serde_json::from_str(&fs::read_to_string(&spec).unwrap()).unwrap();
+    earlier["boot_id"] = json!("00000000-0000-4000-8000-000000000000");
+    earlier["cage"] = json!(world.cgroup_root.join("gone").join(&id));
+    fs::write(&spec, earlier.to_string()).unwrap();
+    world.call(&["gc"]).expect(0);
+    let place = read(&world, "cgroup");
+    assert!(place.contains(&format!("/guests/{id}")), "{place}");
+    fs::remove_dir(&cage).unwrap();
+    gc_gives_back(&mut world);
+}
+
 /// Whoever comes next is started by the watcher, and ends what the first has left.
 #[test]
 fn a_captured_job_whose_supervisor_is_killed_meanwhile_has_it_run_again() {

@@ -2,12 +2,14 @@
 //! every ending, by whoever closes a job. Every part first looks whether it is done, so that it can be repeated.
 
 use crate::error::Result;
+use crate::host;
 use jiff::Timestamp;
 use jobcage_cage::{Cage, Dir, Emptied, Fence, Patience, carriers, descendants, empty, read_back, usage};
 use jobcage_job::{
     Census, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, GuestReport, JobSpec, Quarantine,
     REPORT_VERSION, Report, Root, StepReport, Usage,
 };
+use jobcage_ledger::Places;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -127,8 +129,26 @@ fn empty_and_remove(cage: &Cage, patience: &Patience, detail: bool, closed: &mut
 /// Gives back the machines of a job whose processes are all dead, those of its after phase too. Of one with survivors nothing: they may hold
 /// a daemon that a tool would wait for, and gc comes again.
 pub(crate) fn give_back(spec: &JobSpec, closed: &mut Closed) {
+    if let Some(above) = Path::new(&spec.cage).parent() {
+        give_back_in(above, spec, closed);
+    }
+}
+
+/// As [`give_back`], and it may be another boot, in which the cgroups of the job's time are not there: then in those of this one.
+pub(crate) fn give_back_later(places: &Places, spec: &JobSpec, closed: &mut Closed) {
     let above = Path::new(&spec.cage).parent();
-    if let Some(above) = above.filter(|_| closed.quarantine.is_none()) {
+    if spec.guests.is_none() || above.is_none_or(Path::exists) {
+        return give_back(spec, closed);
+    }
+    match host::root(None, places) {
+        Ok(found) => give_back_in(found.dir.path(), spec, closed),
+        // It says where there is nothing.
+        Err(_) => give_back(spec, closed),
+    }
+}
+
+fn give_back_in(above: &Path, spec: &JobSpec, closed: &mut Closed) {
+    if closed.quarantine.is_none() {
         let given = jobcage_guests::give_back(spec, above, &closed.emptied.census);
         closed.guests = given.guests;
         closed.notes.extend(given.notes);

@@ -144,7 +144,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
         State::Over(report) if role == Role::Hurrying && left_guests::waits_for_hook(&report) => {
             return Ok(None);
         }
-        State::Over(report) => return look_again(&record, &report),
+        State::Over(report) => return look_again(places, &record, &report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
         State::Unattended(spec) if role != Role::Staying && Keeper::find(&record)?.is_some() => {
             // The one that we would start has nobody to tell that it does not understand the record.
@@ -280,7 +280,7 @@ fn close_lost(
     }
     hand::forget(spec, &mut closed.notes);
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
-    closing::give_back(spec, &mut closed);
+    closing::give_back_later(places, spec, &mut closed);
     notes.extend(told.notes);
     let mut steps = record.steps()?;
     sessions::add_step(&mut steps, told.step);
@@ -315,7 +315,7 @@ fn forget_life(record: &Record) {
 }
 
 /// A job that is over: its quarantine may be over as well, and something of its machines or of what it handed on may be left.
-pub(crate) fn look_again(record: &Record, report: &Report) -> Result<Option<Done>> {
+pub(crate) fn look_again(places: &Places, record: &Record, report: &Report) -> Result<Option<Done>> {
     forget(record);
     forget_life(record);
     if !report.is_unfinished() {
@@ -341,7 +341,7 @@ pub(crate) fn look_again(record: &Record, report: &Report) -> Result<Option<Done
     }
     let spec = record.spec();
     if let Ok(Some(spec)) = &spec {
-        give_back_again(spec, &mut report);
+        give_back_again(places, spec, &mut report);
     }
     // Who had survived outside of the cage was not looked for again, but no process outlives its boot.
     let outside = same_boot && report.has_survivors();
@@ -388,10 +388,10 @@ fn release(report: &mut Report, same_boot: bool) -> Result<bool> {
 }
 
 /// The first try at the machines of a job that was quarantined, or another one at those that could not be given back.
-fn give_back_again(spec: &JobSpec, report: &mut Report) {
+fn give_back_again(places: &Places, spec: &JobSpec, report: &mut Report) {
     let mut closed = closing::Closed::default();
     closed.emptied.census = report.census.clone();
-    closing::give_back(spec, &mut closed);
+    closing::give_back_later(places, spec, &mut closed);
     report
         .guests
         .retain(|guest| !guest.is_left() || jobcage_guests::is_elsewhere(guest));

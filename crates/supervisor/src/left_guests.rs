@@ -44,7 +44,7 @@ fn try_again(places: &Places, id: &JobId, dry_run: bool) -> Result<Option<Done>>
     if dry_run {
         return Ok(Some(Done::WouldGiveBack(report)));
     }
-    let done = gc::look_again(&record, &report)?;
+    let done = gc::look_again(places, &record, &report)?;
     if done.is_some() {
         return Ok(done);
     }
