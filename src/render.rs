@@ -143,6 +143,9 @@ pub fn process(left: &Left) -> String {
         left.command.clone()
     };
     let mut line = format!("pid {} ({user}): {what}", left.pid);
+    if let Some(machine) = &left.kvm {
+        let _ = write!(line, ", KVM machine {machine:?}");
+    }
     if left.died == Death::Survived {
         let _ = write!(line, ", state {}", left.state);
         if let Some(wchan) = &left.wchan {
@@ -160,32 +163,43 @@ pub fn guests(jobs: &[Value]) -> String {
     let mut text = String::new();
     for job in jobs {
         let bytes = format_bytes(job["bytes"].as_u64().unwrap_or(0));
-        let (id, place) = (job["job"].as_str(), job["place"].as_str());
-        let _ = writeln!(
-            text,
-            "{}: {}, {bytes}",
-            id.unwrap_or_default(),
-            place.unwrap_or_default()
-        );
+        let id = job["job"].as_str().unwrap_or_default();
+        let _ = match job["place"].as_str() {
+            Some(place) => writeln!(text, "{id}: {place}, {bytes}"),
+            None => writeln!(text, "{id}:"),
+        };
         for machine in job["machines"].as_array().into_iter().flatten() {
             let state = match machine["pid"].as_i64() {
                 Some(pid) => format!("running, pid {pid}"),
                 None => "not running".into(),
             };
             let (name, id) = (machine["name"].as_str(), machine["id"].as_str());
-            let _ = writeln!(
-                text,
-                "  VirtualBox VM {:?} {{{}}}: {state}",
-                name.unwrap_or_default(),
-                id.unwrap_or_default()
-            );
+            let what = machine_word(machine["kind"].as_str().unwrap_or_default());
+            let id = id.filter(|id| !id.is_empty());
+            let id = id.map(|id| format!(" {{{id}}}")).unwrap_or_default();
+            let _ = writeln!(text, "  {what} {:?}{id}: {state}", name.unwrap_or_default());
         }
     }
     text
 }
 
+/// What a machine of a kind is called.
+fn machine_word(kind: &str) -> &'static str {
+    match kind {
+        "qemu" => "KVM machine",
+        _ => "VirtualBox VM",
+    }
+}
+
 /// What became of a machine, a disk or the place of both.
 fn guest(guest: &GuestReport) -> String {
+    if guest.kind == "qemu" {
+        let ran = guest.ran.as_deref().unwrap_or_default().escape_debug();
+        return format!("KVM machine {:?}, {ran}: running → ended", guest.name);
+    }
+    if guest.kind == "exec" {
+        return of_the_hook(guest);
+    }
     let what = match (guest.kind.as_str(), guest.what.as_str()) {
         ("virtualbox", "vm") => "VirtualBox VM",
         ("virtualbox", "disk") => "VirtualBox disk",
@@ -211,6 +225,30 @@ fn guest(guest: &GuestReport) -> String {
         ),
     };
     format!("{what} {:?}{id}: {was}{fate}", guest.name)
+}
+
+/// What the site's own hook tells, in its words.
+fn of_the_hook(guest: &GuestReport) -> String {
+    let id = guest.id.as_ref();
+    let id = id
+        .map(|id| format!(" {{{}}}", id.escape_debug()))
+        .unwrap_or_default();
+    let bytes = format_bytes(guest.bytes);
+    let why = guest.why.as_deref().unwrap_or_default().escape_debug();
+    let fate = match guest.outcome {
+        Outcome::Deleted if guest.bytes == 0 => "deleted".to_owned(),
+        Outcome::Deleted => format!("deleted, {bytes} freed"),
+        Outcome::Left if guest.bytes == 0 => format!("LEFT: {why}; \"jobcage gc\" tries again"),
+        Outcome::Left => format!("LEFT, {bytes}: {why}; \"jobcage gc\" tries again"),
+    };
+    if guest.what == "hook" {
+        return format!("the guest hook {:?}: {fate}", guest.name);
+    }
+    format!(
+        "guest hook: {} {:?}{id}: {fate}",
+        guest.what.escape_debug(),
+        guest.name
+    )
 }
 
 fn escaped(escape: &Escape) -> String {

@@ -90,6 +90,22 @@ fn setsid_leads_a_session() {
 }
 
 #[test]
+fn kvm_vm_has_a_machine_open() {
+    if !needs::met("kvm_vm_has_a_machine_open", &[Need::Kvm]) {
+        return;
+    }
+    let animal = Animal::start(&["kvm-vm"]);
+    let open = fs::read_dir(format!("/proc/{}/fd", animal.pid(1))).unwrap();
+    let links = open.map(|entry| fs::read_link(entry.unwrap().path()).unwrap());
+    assert_eq!(
+        links
+            .filter(|link| link.as_os_str() == "anon_inode:kvm-vm")
+            .count(),
+        1
+    );
+}
+
+#[test]
 fn scrubbed_has_no_environment_and_no_output() {
     let mut animal = Animal::start(&["scrubbed", "--exit", "0"]);
     let worker = animal.pid(1);

@@ -31,7 +31,7 @@ macro_rules! rows {
 rows! {
     double_fork setsid scrubbed hostile_name keep_stdout leader_exit ignore_term stopped vfork_wait zombie
     non_dumpable threads hog cpu_spin rabbits bomb_tree bomb_hop bomb_hop_setsid threaded_cgroup nested_cgroups
-    move_sibling ptrace_inside setuid ssh_agent
+    move_sibling ptrace_inside setuid kvm_vm ssh_agent
     ignore_term_as_nobody scrubbed_as_nobody non_dumpable_as_nobody without_clone3 without_cgroup_kill
     bomb_without_cgroup_kill without_cgroup_freeze without_kill_and_freeze rabbits_without_kill_and_freeze bomb_limited hog_measured jobcage_inside_jobcage
     once_killed_launcher fuse_stat fuse_open fuse_exec fuse_chdir fuse_vfork_exec ptrace_outside leave_by_itself

@@ -84,6 +84,7 @@ impl Door<'_> {
             common: self.common(w.plain.common)?,
             keep,
             keep_size,
+            guests: w.guests,
             dry_run: w.dry_run,
             json: w.plain.json,
         })

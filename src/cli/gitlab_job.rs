@@ -338,11 +338,16 @@ cpu = 2
         let asked = [
             ("JOBCAGE_USER", "root"),
             ("JOBCAGE_CGROUP_ROOT", "/x"),
+            ("JOBCAGE_GUEST_HOOK", "/bin/sh"),
             ("JOBCAGE_\u{1b}[2J", "x"),
         ];
         let settings = settings("", &job(&[], &[]), &asked).unwrap();
         assert_eq!(settings.run.step.identity.user, None);
-        assert_eq!(settings.notes.len(), 3, "{:?}", settings.notes);
+        assert_eq!(settings.notes.len(), 4, "{:?}", settings.notes);
+        let crate::cli::request::CageChoice::New { cage, .. } = settings.run.cage else {
+            panic!("it has a cage of its own")
+        };
+        assert_eq!(cage.guest_hook, [""; 0]);
         assert!(
             settings.notes.iter().all(|note| !note.contains('\u{1b}')),
             "{:?}",

@@ -17,7 +17,8 @@ use super::request::{
 };
 use super::values::{
     Rlimit, Signal, parse_account, parse_bool, parse_clock, parse_count, parse_cpus, parse_guests,
-    parse_log_full, parse_log_max, parse_name, parse_nice, parse_pid, parse_room, parse_spare, parse_streams,
+    parse_hook_word, parse_log_full, parse_log_max, parse_name, parse_nice, parse_pid, parse_room,
+    parse_spare, parse_streams,
 };
 use super::words::{
     CageWords, CaptureWords, CleanupWords, CommonWords, CreateWords, GuestsWords, IdentityWords, PlainWords,
@@ -277,6 +278,7 @@ impl Door<'_> {
             guests: pick::value(layers, Opt::Guests, w.guests, parse_guests)?,
             guests_dir: pick::directory(layers, Opt::GuestsDir, w.guests_dir)?,
             guest_timeout: pick::value(layers, Opt::GuestTimeout, w.guest_timeout, parse_clock)?,
+            guest_hook: self.guest_hook(&w.guest_hook)?,
         })
     }
 
@@ -301,6 +303,21 @@ impl Door<'_> {
             return Err(Error::value("--ssh-key", why));
         }
         Ok(on.unwrap_or(!keys.is_empty()).then_some(keys))
+    }
+
+    /// A command of one place: words of two would be no command.
+    fn guest_hook(&self, words: &[OsString]) -> Result<Vec<String>, Error> {
+        let hook = pick::strongest_list(self.layers, Opt::GuestHook, words, pick::text(parse_hook_word))?;
+        match hook.first().map(String::as_str) {
+            Some("none") if hook.len() == 1 => Ok(Vec::new()),
+            Some(program) if !program.starts_with('/') => {
+                let why = format!(
+                    "{program:?} is no absolute path: the first word is the program, so begin it with /"
+                );
+                Err(Error::value("--guest-hook", why))
+            }
+            _ => Ok(hook),
+        }
     }
 
     fn spare(&self, word: Option<OsString>) -> Result<Vec<String>, Error> {

@@ -418,6 +418,31 @@ fn a_key_asks_for_an_agent_unless_there_is_to_be_none() {
 }
 
 #[test]
+fn a_hook_is_the_command_of_one_place() {
+    let hook = |call: &Call<'_>, options: &str| {
+        let run = call.run(options).unwrap();
+        new_cage(&run).guest_hook.clone()
+    };
+    assert_eq!(hook(&BARE, ""), [""; 0]);
+    let given = "--guest-hook /b --guest-hook=--all";
+    assert_eq!(hook(&BARE, given), ["/b", "--all"]);
+    let host = files(&["[run]\nguest_hook = ['/a', 'x y']\n"]);
+    assert_eq!(hook(&host, ""), ["/a", "x y"]);
+    assert_eq!(hook(&host, given), ["/b", "--all"]);
+    assert_eq!(hook(&host, "--guest-hook none"), [""; 0]);
+    let variable = Call {
+        variables: &[("JOBCAGE_GUEST_HOOK", "/c z")],
+        ..host
+    };
+    assert_eq!(hook(&variable, ""), ["/c", "z"]);
+    for wrong in ["--guest-hook hook", "--guest-hook none --guest-hook /a"] {
+        assert!(BARE.refused(wrong).contains("no absolute path"), "{wrong}");
+    }
+    let told = BARE.refused("--job main-00000000 --guest-hook /a");
+    assert!(told.contains("--job") && told.contains("--guest-hook"), "{told}");
+}
+
+#[test]
 fn names_to_spare_are_programs() {
     let spare = |options: &str| BARE.run(options).unwrap().spare;
     assert_eq!(spare(""), ["ssh-agent", "gpg-agent"]);

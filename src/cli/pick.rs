@@ -168,6 +168,30 @@ pub fn list<T, E: Display>(
         .collect()
 }
 
+/// All values of an option of which the strongest layer that speaks has the word alone.
+///
+/// # Errors
+/// If any layer's value is wrong.
+pub fn strongest_list<T, E: Display>(
+    layers: &Layers,
+    opt: Opt,
+    words: &[OsString],
+    parse: impl Fn(&OsStr) -> Result<T, E>,
+) -> Result<Vec<T>, Error> {
+    let flag = Origin::Flag(opt.info().flag.unwrap_or_default());
+    let words: Vec<_> = words.iter().map(|word| (flag, word.as_os_str())).collect();
+    let mut strongest = Vec::new();
+    for layer in std::iter::once(words).chain(layers.values(opt)) {
+        let typed = layer.into_iter();
+        let typed = typed.map(|(origin, text)| parse(text).map_err(|e| wrong(origin, &e)));
+        let typed = typed.collect::<Result<Vec<T>, Error>>()?;
+        if strongest.is_empty() {
+            strongest = typed;
+        }
+    }
+    Ok(strongest)
+}
+
 /// Adapts a parser of text to words, which need not be UTF-8.
 pub fn text<T, E: Display>(parse: impl Fn(&str) -> Result<T, E>) -> impl Fn(&OsStr) -> Result<T, String> {
     move |given| match given.to_str() {

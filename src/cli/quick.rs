@@ -41,6 +41,7 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--guests" => One(&mut w.cage.guests),
         "--guests-dir" => One(&mut w.cage.guests_dir),
         "--guest-timeout" => One(&mut w.cage.guest_timeout),
+        "--guest-hook" => Many(&mut w.cage.guest_hook),
         "--spare" => One(&mut w.spare),
         "--timeout" => One(&mut w.timeout),
         "--idle-timeout" => One(&mut w.idle_timeout),
@@ -177,6 +178,7 @@ fn at_odds(w: &RunWords) -> bool {
     ];
     let new_cage = !c.io.is_empty()
         || !c.ssh_key.is_empty()
+        || !c.guest_hook.is_empty()
         || one
             .into_iter()
             .chain([&w.after, &w.after_timeout, &w.after_reboot])

@@ -164,6 +164,8 @@ pub struct CageRequest {
     pub guests_dir: Option<PathBuf>,
     /// `--guest-timeout`: the time that there is to give them back; `None`: five minutes.
     pub guest_timeout: Option<Duration>,
+    /// `--guest-hook`: the site's own program, by its absolute path, and its arguments; empty: there is none.
+    pub guest_hook: Vec<String>,
 }
 
 /// `--after`: what runs after the command, in a leaf of its own.
@@ -594,6 +596,8 @@ pub struct GcRequest {
     pub keep: Option<Duration>,
     /// `--keep-size`; `None`: without end.
     pub keep_size: Option<u64>,
+    /// `--guests`: only what jobs have left outside of their own processes.
+    pub guests: bool,
     /// `--dry-run`.
     pub dry_run: bool,
     /// `--json`.

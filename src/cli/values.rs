@@ -409,6 +409,17 @@ pub fn parse_log_max(text: &str) -> Result<Option<u64>, String> {
     }
 }
 
+/// A word of `--guest-hook`.
+///
+/// # Errors
+/// If no program could get it.
+pub fn parse_hook_word(word: &str) -> Result<String, &'static str> {
+    if word.contains('\0') {
+        return Err("the word holds a NUL");
+    }
+    Ok(word.to_owned())
+}
+
 /// What is looked after that a job starts: `isolate`, `off`, `KIND=MODE`, or several of them with commas between.
 ///
 /// # Errors

@@ -209,7 +209,10 @@ fn guests_are_said_for_all_kinds_and_for_each() {
         ("shared", "neither isolate nor off nor KIND=MODE"),
         ("isolate,off", "only once"),
         ("vagrant=off,vagrant=off", "vagrant is there twice"),
-        ("qubes=isolate", "no kind that is known: virtualbox, vagrant"),
+        (
+            "qubes=isolate",
+            "no kind that is known: virtualbox, vagrant, qemu",
+        ),
         ("vagrant=shared", "vagrant cannot be \"shared\", but isolate, off"),
         ("vagrant=", "vagrant cannot be \"\""),
     ] {

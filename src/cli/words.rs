@@ -85,8 +85,8 @@ pub struct CageWords {
     pub ssh_key: Vec<OsString>,
     /// Give back what the job starts outside of its own processes: `isolate`, `off`, KIND=MODE, or several with commas between.
     ///
-    /// `isolate`: VirtualBox and Vagrant keep it in a place of the job's own. KIND=MODE is for one kind alone, and MODE is isolate, shared
-    /// or off. The default is off; for `create`, isolate, on a host that has one of the two, for jobs that are not root's.
+    /// `isolate`: VirtualBox and Vagrant keep it in a place of the job's own, and machines of KVM are told of. KIND=MODE is for one kind alone,
+    /// and MODE is isolate, shared or off. The default is off; for `create`, isolate. Tools are used only for jobs that are not root's.
     #[arg(long, value_name = "HOW", help_heading = "The job")]
     pub guests: Option<OsString>,
     /// Above those places, an absolute path: a disk that is large enough.
@@ -95,6 +95,12 @@ pub struct CageWords {
     /// Give the tools this much time to give back what the job has made. The default is 5m.
     #[arg(long, value_name = "TIME", help_heading = "The job")]
     pub guest_timeout: Option<OsString>,
+    /// Run this program of the site's own when the job's cage is empty, to give back what jobcage knows nothing of.
+    ///
+    /// An absolute path; given again, each further one is an argument. It runs as whoever runs jobcage, with the job as JSON on standard
+    /// input. `none` alone takes back what a file sets.
+    #[arg(long, value_name = "WORD", value_hint = ValueHint::FilePath, help_heading = "The job")]
+    pub guest_hook: Vec<OsString>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
@@ -141,7 +147,7 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
-        "detach", "log", "ssh_agent", "ssh_key", "guests", "guests_dir", "guest_timeout",
+        "detach", "log", "ssh_agent", "ssh_key", "guests", "guests_dir", "guest_timeout", "guest_hook",
         "after_reboot",
     ])]
     pub job: Option<OsString>,
@@ -358,6 +364,11 @@ pub struct GcWords {
     /// Remove the oldest records until those of jobs that are over take no more than this. The default is 5G.
     #[arg(long, value_name = "SIZE")]
     pub keep_size: Option<OsString>,
+    /// Only try again to give back what jobs that are over have left, such as machines, and remove places that have outlived their records.
+    ///
+    /// No orphan is closed, and no record is removed. What still cannot be given back is told, and the exit code is 125 then.
+    #[arg(long, conflicts_with_all = ["keep", "keep_size"])]
+    pub guests: bool,
     /// Change nothing: tell what would be done.
     #[arg(long)]
     pub dry_run: bool,

@@ -48,6 +48,7 @@ pub enum Opt {
     Guests,
     GuestsDir,
     GuestTimeout,
+    GuestHook,
     Keep,
     KeepSize,
     AfterScript,
@@ -158,6 +159,7 @@ table! {
     Guests       Some("--guests"),        Some("JOBCAGE_GUESTS"),        "guests",        RUN,  One;
     GuestsDir    Some("--guests-dir"),    Some("JOBCAGE_GUESTS_DIR"),    "guests_dir",    RUN,  One;
     GuestTimeout Some("--guest-timeout"), Some("JOBCAGE_GUEST_TIMEOUT"), "guest_timeout", RUN,  One;
+    GuestHook    Some("--guest-hook"),    Some("JOBCAGE_GUEST_HOOK"),    "guest_hook",    RUN,  List;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;
     KeepSize     Some("--keep-size"),     Some("JOBCAGE_KEEP_SIZE"),     "keep_size",     GC,   One;
     AfterScript        None, Some("JOBCAGE_AFTER_SCRIPT"),         "after_script",         GITLAB, One;

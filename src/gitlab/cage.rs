@@ -9,7 +9,6 @@ use jobcage_cage::{Dir, Process, describe, listed};
 use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFull, Streams};
 use jobcage_ledger::{Places, Record};
 use jobcage_supervisor::gc::{self, Done};
-use jobcage_supervisor::prune::Keep;
 use jobcage_supervisor::{Job, Target, sessions};
 use std::path::Path;
 
@@ -95,7 +94,7 @@ fn runner() -> Result<i32, GitlabError> {
 /// What nobody looks after any more is closed first: its VMs and processes are in this job's way. How many cages there are
 /// that cannot be emptied.
 fn close_orphans(records: &Places, voice: Voice) -> u64 {
-    let done = match gc::gc(records, &Keep::default(), false) {
+    let done = match gc::gc_before_a_job(records) {
         Ok(done) => done,
         Err(failure) => {
             // It is no fault of this job.

@@ -7,6 +7,7 @@ use crate::render;
 use jobcage_job::format_bytes;
 use jobcage_supervisor::asking::{self, How, Stopped};
 use jobcage_supervisor::gc::Done;
+use jobcage_supervisor::left_guests::gc_guests;
 use jobcage_supervisor::prune::{Keep, Pruned};
 use jobcage_supervisor::{gc as collector, sessions};
 use serde_json::{Value, json};
@@ -73,11 +74,16 @@ pub fn gc(request: GcRequest) -> Outcome {
         time: request.keep,
         size: request.keep_size,
     };
-    let done = collector::gc(&places(&request.common.places), &keep, request.dry_run)?;
+    let places = places(&request.common.places);
+    let done = if request.guests {
+        gc_guests(&places, request.dry_run)?
+    } else {
+        collector::gc(&places, &keep, request.dry_run)?
+    };
     let told: Vec<_> = done.iter().map(tell_done).collect();
     let failed = told
         .iter()
-        .any(|(word, ..)| matches!(*word, "quarantined" | "failed"));
+        .any(|(word, ..)| matches!(*word, "quarantined" | "failed" | "left"));
     if request.json {
         let list = told.iter();
         let list =
@@ -118,12 +124,30 @@ pub fn tell_done(one: &Done) -> (&'static str, String, Value) {
             let line = format!("{id}: never began; its record is removed");
             ("swept", line, json!({"job": id}))
         }
-        Done::Freed(id, bytes) => {
+        Done::Freed { id, path, bytes } => {
             let freed = format_bytes(*bytes);
             let line =
                 format!("{id}: its place for machines had outlived its record and is removed, {freed} freed");
-            ("freed", line, json!({"job": id, "bytes": bytes}))
+            ("freed", line, json!({"job": id, "path": path, "bytes": bytes}))
         }
+        Done::WouldFree { id, path, bytes } => {
+            let (place, freed) = (path.display(), format_bytes(*bytes));
+            let line = format!(
+                "{id}: its place for machines has outlived its record; {place} would be removed, {freed}"
+            );
+            let value = json!({"job": id, "plan": "freed", "path": path, "bytes": bytes});
+            ("planned", line, value)
+        }
+        Done::WouldGiveBack(report) => {
+            let left: Vec<_> = report.guests.iter().filter(|guest| guest.is_left()).collect();
+            let value = json!({"job": report.job, "plan": "given back", "guests": left});
+            ("planned", render::gc_line(report, "would be tried again"), value)
+        }
+        Done::StillLeft(report) => (
+            "left",
+            render::gc_line(report, "still not given back"),
+            json!(report),
+        ),
         Done::Pruned(one) => {
             let (line, value) = pruned(one, "is removed");
             ("pruned", line, value)

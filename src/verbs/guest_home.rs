@@ -3,7 +3,7 @@
 use super::places;
 use crate::cli::request::{CageRequest, GuestRest, Guests, Places};
 use jobcage_job::GuestMode;
-use jobcage_supervisor::{Command, GuestHome, beside, guest_is_here, usual_guests};
+use jobcage_supervisor::{Command, GuestHome, beside, guest_is_here, guest_is_of_the_cage, usual_guests};
 use jobcage_sys::spawn::Identity;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,28 +18,27 @@ pub fn home(cage: &CageRequest, unsaid: GuestRest, command: &Command, at: &Place
     let home = command
         .env
         .iter()
-        .find_map(|entry| entry.to_bytes().strip_prefix(b"HOME="))?;
-    home_of(
-        cage,
-        unsaid,
-        command.identity.as_ref(),
-        OsStr::from_bytes(home),
-        at,
-    )
+        .find_map(|entry| entry.to_bytes().strip_prefix(b"HOME="));
+    let home = home.map(OsStr::from_bytes);
+    home_of(cage, unsaid, command.identity.as_ref(), home, at)
 }
 
-/// For a job of this user; `None`: nothing is looked after. So it is on a host without a tool that could make anything, and for root's jobs:
-/// what a job has written is not for root's tools to read.
+/// For a job of this user; `None`: nothing is looked after. So it is on a host without a tool that could make anything. For root's jobs it is
+/// only what needs no tool, and the site's hook: what a job has written is not for root's tools to read.
 pub fn home_of(
     cage: &CageRequest,
     unsaid: GuestRest,
     identity: Option<&Identity>,
-    home: &OsStr,
+    home: Option<&OsStr>,
     at: &Places,
 ) -> Option<GuestHome> {
     let uid = identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid);
-    let kinds = kinds(cage.guests.as_ref(), unsaid);
-    if kinds.is_empty() || uid == 0 {
+    let mut kinds = kinds(cage.guests.as_ref(), unsaid);
+    let home = home.and_then(OsStr::to_str);
+    if uid == 0 || home.is_none() {
+        kinds.retain(|kind, _| guest_is_of_the_cage(kind));
+    }
+    if kinds.is_empty() && cage.guest_hook.is_empty() {
         return None;
     }
     let own = || nix::unistd::getgid().as_raw();
@@ -51,8 +50,9 @@ pub fn home_of(
         timeout: cage.guest_timeout.unwrap_or(TIMEOUT),
         gid: identity.map_or_else(own, |identity| identity.gid),
         groups: identity.map_or_else(Vec::new, |identity| identity.groups.clone()),
-        home: home.to_str()?.to_owned(),
+        home: home.unwrap_or_default().to_owned(),
         kinds,
+        hook: cage.guest_hook.clone(),
     })
 }
 

@@ -132,7 +132,7 @@ pub fn create(request: CreateRequest) -> Outcome {
         &request.cage,
         GuestRest::Isolate,
         identity.as_ref(),
-        &account,
+        Some(&account),
         &request.common.places,
     );
     let created = sessions::create(&sessions::Create {

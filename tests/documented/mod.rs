@@ -59,6 +59,7 @@ fn left() -> Left {
         state: 'S',
         tracer: Some(8),
         wchan: Some("x".into()),
+        kvm: Some("x".into()),
         found: FoundBy::Cgroup("01-step".into()),
         died: Death::Killed,
     }
@@ -225,6 +226,7 @@ fn spec() -> JobSpec {
             groups: vec![0],
             home: String::new(),
             kinds: [("NAME".to_owned(), GuestMode::Shared)].into(),
+            hook: vec![String::new()],
         }),
     }
 }

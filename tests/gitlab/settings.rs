@@ -253,3 +253,88 @@ fn a_host_with_processes_that_cannot_be_ended_says_so_or_takes_no_job() {
     assert!(gc.status.success(), "{}", String::from_utf8_lossy(&gc.stderr));
     world.assert_nothing_left();
 }
+
+/// The host's own program comes at the end of a job, which cannot name another one.
+#[test]
+fn the_hosts_hook_is_the_hosts_alone() {
+    let Some(mut world) = world("gitlab-settings-hook") else {
+        return;
+    };
+    let hook = world.dir.join("hook");
+    let seen = world.dir.join("seen");
+    let script = format!("#!/bin/sh\nid -un >> {0}; cat >> {0}\n", seen.display());
+    fs::write(&hook, script).unwrap();
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = world.dir.join("hook.toml");
+    fs::write(
+        &file,
+        format!("[run]\nguest_hook = [{:?}]\n", hook.display().to_string()),
+    )
+    .unwrap();
+    {
+        let mut runner = Runner::new(&world, 79);
+        runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+        runner.variables.push(("JOBCAGE_GUEST_HOOK", "/bin/false"));
+        let prepared = runner.call("prepare", &[]);
+        assert_eq!(prepared.code, 0, "{}", prepared.log);
+        let told = "\"JOBCAGE_GUEST_HOOK\" is nothing that a job may set";
+        assert!(prepared.log.contains(told), "{}", prepared.log);
+        assert_eq!(runner.stage("build_script", "true").code, 0);
+        assert!(!seen.exists(), "it was called before the end of the job");
+        assert_eq!(runner.call("cleanup", &[]).code, 0);
+    }
+    let seen = fs::read_to_string(seen).unwrap();
+    let (user, job) = seen.split_once('\n').unwrap();
+    let job: serde_json::Value = serde_json::from_str(job).expect("it was called once");
+    assert_eq!(user, "root");
+    assert!(
+        job["labels"].as_object().is_some_and(|labels| !labels.is_empty()),
+        "{job:#}"
+    );
+    world.assert_nothing_left();
+}
+
+/// It may hang, and the next job has no part in it: that is for gc.
+#[test]
+fn a_hook_that_has_failed_is_not_the_next_jobs_business() {
+    let Some(mut world) = world("gitlab-settings-hook-fails") else {
+        return;
+    };
+    let hook = world.dir.join("hook");
+    let write = |script: &str| {
+        let calls = world.dir.join("calls");
+        fs::write(
+            &hook,
+            format!("#!/bin/sh\necho >> {}\n{script}\n", calls.display()),
+        )
+        .unwrap();
+        fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let calls = || fs::read(world.dir.join("calls")).unwrap().len();
+    write("exit 1");
+    let file = world.dir.join("hook.toml");
+    let config = format!("[run]\nguest_hook = [{:?}]\n", hook.display().to_string());
+    fs::write(&file, config).unwrap();
+    {
+        let mut runner = Runner::new(&world, 80);
+        runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+        assert_eq!(runner.call("prepare", &[]).code, 0);
+        let ended = runner.call("cleanup", &[]);
+        assert!(ended.log.contains("the guest hook"), "{}", ended.log);
+        assert_eq!(calls(), 1);
+        let mut next = Runner::new(&world, 81);
+        next.host.push((
+            "JOBCAGE_CONFIG",
+            world.dir.join("config.toml").display().to_string(),
+        ));
+        assert_eq!(next.call("prepare", &[]).code, 0);
+        assert_eq!(calls(), 1, "the next job has run it");
+        assert_eq!(next.call("cleanup", &[]).code, 0);
+        write("exit 0");
+        assert!(world.jobcage(&[], &["gc"]).status.success());
+        assert_eq!(calls(), 2);
+        assert!(world.jobcage(&[], &["gc"]).status.success());
+        assert_eq!(calls(), 2);
+    }
+    world.assert_nothing_left();
+}

@@ -98,6 +98,14 @@ fn other_uid_is_named(outcome: &Outcome) {
     }
 }
 
+fn machine_is_named(outcome: &Outcome) {
+    if outcome.ending.exit().is_some() {
+        let left = &outcome.report.census.left;
+        let machine = left.iter().find(|l| l.pid == outcome.ready.pids[1]).unwrap();
+        assert_eq!(machine.kvm.as_deref(), Some("web"), "{machine:?}");
+    }
+}
+
 fn limit_was_hit(outcome: &Outcome) {
     assert!(
         outcome.report.usage.forks_refused.is_some_and(|n| n > 0),
@@ -205,6 +213,7 @@ fn contained() -> Vec<Animal> {
         animal!("move-sibling"),
         animal!("ptrace-inside", named: &[1, 2]),
         animal!("setuid", needs: &[Need::Root], also: other_uid_is_named),
+        animal!("kvm-vm" = ["kvm-vm", "-name", "guest=web"], needs: &[Need::Kvm], also: machine_is_named),
         Animal {
             name: "ssh-agent",
             argv: |w, exit| {

@@ -13,6 +13,8 @@ pub enum Need {
     Root,
     /// `/dev/fuse`, and the right to mount.
     Fuse,
+    /// `/dev/kvm`, and the right to use it.
+    Kvm,
     /// A program.
     Program(&'static str),
     /// Landlock that can scope signals.
@@ -37,6 +39,12 @@ impl Need {
             Self::Root if !root => Some(Lack::NotApplicable("it runs as root".into())),
             Self::Fuse if !root => Some(Lack::NotApplicable("mounting FUSE by hand needs root".into())),
             Self::Fuse if !Path::new("/dev/fuse").exists() => Some(Lack::Missing("/dev/fuse".into())),
+            Self::Kvm => std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/kvm")
+                .err()
+                .map(|why| Lack::NotApplicable(format!("no KVM: /dev/kvm: {why}"))),
             Self::Program(name) if programs::which(name).is_none() => {
                 Some(Lack::Missing(format!("the program {name}")))
             }

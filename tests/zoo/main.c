@@ -7,7 +7,7 @@
 
 static const struct animal *const rooms[] = {
 	forks_room, states_room,  bombs_room,   cgroups_room,   traces_room,
-	fuse_room,  persons_room, filters_room, terminals_room, NULL,
+	fuse_room,  persons_room, filters_room, terminals_room, machines_room, NULL,
 };
 
 struct board *board;

@@ -20,7 +20,7 @@ struct animal {
 
 /* The rooms; each ends with an entry without a name. */
 extern const struct animal forks_room[], states_room[], bombs_room[], cgroups_room[], traces_room[], fuse_room[],
-	persons_room[], filters_room[], terminals_room[];
+	persons_room[], filters_room[], terminals_room[], machines_room[];
 
 /* A page that all processes of one animal share: counters, and pids that only a grandchild knows. */
 struct board {

@@ -3,6 +3,7 @@
 //! The numbers are exact while the cgroup is frozen. Whatever a process can choose itself (its name, its arguments) is
 //! escaped before it is written anywhere.
 
+use crate::kvm;
 use jiff::Timestamp;
 use jobcage_job::{Death, FoundBy, Left};
 use jobcage_sys::{clock, file};
@@ -90,6 +91,7 @@ pub fn describe(pid: i32, found: FoundBy, died: Death) -> Left {
             .and_then(|pid| pid.parse().ok())
             .filter(|pid| *pid != 0),
         wchan,
+        kvm: kvm::machine(pid, process.as_ref().map_or("", |p| &p.comm)),
         found,
         died,
     }

@@ -15,6 +15,7 @@ mod error;
 mod escape;
 mod events;
 mod kmsg;
+mod kvm;
 mod limits;
 mod mount;
 mod root;

@@ -72,7 +72,7 @@ pub(crate) fn give_back(kind: &dyn Kind, work: &Work<'_>) -> Vec<GuestReport> {
             Ok(Passed::Empty | Passed::Stuck) => return reports,
             Ok(Passed::Again) => {}
             // It may be faster with another daemon, once. What is damaged goes with the place.
-            Err(GuestError::Slow { .. }) if pass == 1 => {}
+            Err(GuestError::Slow { .. } | GuestError::Loud { .. }) if pass == 1 => {}
             Err(why) => {
                 reports.push(registry(kind, work, &why));
                 return reports;

@@ -1,4 +1,5 @@
-//! What a job starts outside of its own processes is given back: virtual machines, their disks, and the files of both.
+//! What a job starts outside of its own processes is given back: virtual machines, their disks, and the files of both; and what only the
+//! site knows of, by a hook of its own.
 //!
 //! Each job has a **place** of its own, made before its first process: VirtualBox and Vagrant keep everything in it, so nothing
 //! in it is anybody else's. When all processes of the job are dead (a tool that meets a frozen daemon hangs for ever), the tools empty
@@ -6,12 +7,14 @@
 //! half of an import, goes with the place.
 
 mod engine;
+mod hook;
 mod place;
+mod qemu;
 mod tools;
 mod vagrant;
 mod virtualbox;
 
-pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, variables};
+pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, size_of_orphan, variables};
 
 use engine::{Fate, Found, Work, fate};
 use jobcage_cage::Dir;
@@ -44,6 +47,12 @@ pub enum GuestError {
         tool: String,
         /// Its time.
         limit: Duration,
+    },
+    /// A tool says no end.
+    #[error("{tool} said more than {} MiB, and was killed", tools::MOST >> 20)]
+    Loud {
+        /// The tool and what it was to do.
+        tool: String,
     },
     /// A tool has said no.
     #[error("{tool}: {said}")]
@@ -79,6 +88,16 @@ pub(crate) trait Kind: Sync {
     /// Whether this host has one of its programs.
     fn is_here(&self) -> bool {
         self.tools().iter().any(|tool| Path::new(tool).exists())
+    }
+
+    /// Whether all of it lives in the cage and ends with it: it needs neither a tool nor a place, and can be root's.
+    fn is_of_the_cage(&self) -> bool {
+        false
+    }
+
+    /// What of it has ended with the cage, by the look at it before the kill.
+    fn ended(&self, _census: &Census) -> Vec<GuestReport> {
+        Vec::new()
     }
 
     /// The variables of the job's steps, and of the tools.
@@ -127,7 +146,7 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 2] = [&virtualbox::VirtualBox, &vagrant::Vagrant];
+const KINDS: [&dyn Kind; 3] = [&virtualbox::VirtualBox, &vagrant::Vagrant, &qemu::Qemu];
 
 /// The kinds of a job, with their modes.
 pub(crate) fn kinds(place: &GuestPlace) -> impl Iterator<Item = (&'static dyn Kind, GuestMode)> {
@@ -143,6 +162,25 @@ pub fn usual() -> BTreeMap<String, GuestMode> {
     kinds
         .filter_map(|kind| Some((kind.name().to_owned(), kind.usual()?)))
         .collect()
+}
+
+/// Whether a kind needs neither a tool nor a place, so that it may be looked after for root's jobs, too.
+#[must_use]
+pub fn is_of_the_cage(kind: &str) -> bool {
+    let mut known = KINDS.iter().filter(|known| known.name() == kind);
+    known.any(|known| known.is_of_the_cage())
+}
+
+/// Whether the directory is wanted: some kind keeps something in it.
+#[must_use]
+pub fn has_dir(place: &GuestPlace) -> bool {
+    kinds(place).any(|(kind, _)| !kind.is_of_the_cage())
+}
+
+/// Whether something is to be given back in a later boot, too, should the host go down.
+#[must_use]
+pub fn is_for_later(place: &GuestPlace) -> bool {
+    has_dir(place) || !place.hook.is_empty()
 }
 
 /// Whether this host has a program of this kind.
@@ -165,8 +203,8 @@ pub fn modes(kind: &str) -> std::result::Result<&'static [GuestMode], Vec<&'stat
 /// What is in a place at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looked {
-    /// The place.
-    pub dir: String,
+    /// The place, where there is one.
+    pub dir: Option<String>,
     /// What it takes on the disk.
     pub bytes: u64,
     /// The machines that are registered in it.
@@ -190,56 +228,91 @@ pub struct Machine {
 #[must_use]
 pub fn look(spec: &JobSpec, processes: &[Left]) -> Option<Looked> {
     let place = spec.guests.as_ref()?;
-    Path::new(&place.dir).exists().then(|| Looked {
-        dir: place.dir.clone(),
+    let machines: Vec<Machine> = kinds(place)
+        .flat_map(|(kind, _)| kind.registered(place, processes))
+        .collect();
+    let is_there = Path::new(&place.dir).exists();
+    (is_there || !machines.is_empty()).then(|| Looked {
+        dir: is_there.then(|| place.dir.clone()),
         bytes: place::size(place),
-        machines: kinds(place)
-            .flat_map(|(kind, _)| kind.registered(place, processes))
-            .collect(),
+        machines,
     })
 }
 
-/// Gives back what a job has left in its place, whose processes are all dead, and removes the place. Can be repeated, in a later boot
-/// too. `above`: the cgroup that the job's cage was in.
+/// What became of what a job had.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct GivenBack {
+    /// One entry for each thing.
+    pub guests: Vec<GuestReport>,
+    /// What else is to be told.
+    pub notes: Vec<String>,
+}
+
+/// Gives back what a job has left in its place, whose processes are all dead, and removes the place; then the site's hook has its turn. Can be
+/// repeated, in a later boot too. `above`: the cgroup that the job's cage was in.
 #[must_use]
-pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestReport> {
+pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> GivenBack {
+    let mut given = GivenBack::default();
     let Some(place) = &spec.guests else {
-        return Vec::new();
+        return given;
     };
-    if !Path::new(&place.dir).exists() {
-        return Vec::new();
-    }
     // More than a day is for ever.
     let until = Instant::now() + place.timeout.min(Duration::from_secs(86400));
-    let mut reports = Vec::new();
-    match Dir::open(above) {
+    let ended = kinds(place).flat_map(|(kind, _)| kind.ended(census));
+    given.guests.extend(ended);
+    let has_place = has_dir(place) && Path::new(&place.dir).exists();
+    if !has_place && place.hook.is_empty() {
+        return given;
+    }
+    let why = match Dir::open(above) {
         Ok(above) => {
             let tools = Tools::new(&above, spec, place, until);
-            // Of somebody who did not live to end them: they have the place open.
-            match tools.end_all() {
-                Ok(()) => {
-                    for (kind, mode) in kinds(place) {
-                        let work = Work {
-                            place,
-                            mode,
-                            census,
-                            tools: &tools,
-                        };
-                        reports.extend(engine::give_back(kind, &work));
-                    }
-                }
-                Err(error) => reports.push(left("files", "directory", &place.dir, &error, 0)),
-            }
+            use_tools(&tools, spec, place, census, &mut given).err()
         }
-        Err(error) => reports.push(left("files", "directory", &place.dir, &error, 0)),
+        Err(error) => Some(error.into()),
+    };
+    match why {
+        Some(why) if has_place => given.guests.push(left("files", "directory", &place.dir, &why, 0)),
+        Some(why) => given.guests.push(hook::left(place, &why)),
+        None => {}
     }
     // As long as the place is there, something is to be given back: what lies elsewhere, too.
-    if reports
-        .iter()
-        .any(|report| report.is_left() && is_shared(place, report))
-    {
-        return reports;
+    let keeps = |report: &GuestReport| report.is_left() && is_shared(place, report);
+    if has_place && !given.guests.iter().any(keeps) {
+        remove_place(place, until, &mut given.guests);
     }
+    given
+}
+
+/// Has the tools give back what is in a place, and then the hook, as it may know more.
+fn use_tools(
+    tools: &Tools<'_>,
+    spec: &JobSpec,
+    place: &GuestPlace,
+    census: &Census,
+    given: &mut GivenBack,
+) -> Result<()> {
+    // Of somebody who did not live to end them: they have the place open.
+    tools.end_all()?;
+    if Path::new(&place.dir).exists() {
+        for (kind, mode) in kinds(place) {
+            let work = Work {
+                place,
+                mode,
+                census,
+                tools,
+            };
+            given.guests.extend(engine::give_back(kind, &work));
+        }
+    }
+    if !place.hook.is_empty() {
+        hook::run(tools, spec, place, census, given);
+    }
+    Ok(())
+}
+
+/// Removes a place with all that no tool knew.
+fn remove_place(place: &GuestPlace, until: Instant, reports: &mut Vec<GuestReport>) {
     let removed = place::remove(place, until);
     let is_gone = removed
         .as_ref()
@@ -248,7 +321,6 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
         forget_registered(report);
     }
     reports.extend(removed);
-    reports
 }
 
 fn is_shared(place: &GuestPlace, report: &GuestReport) -> bool {
@@ -257,7 +329,7 @@ fn is_shared(place: &GuestPlace, report: &GuestReport) -> bool {
 
 /// With the place went the registry, whatever its tools said of it; only a disk may lie elsewhere.
 fn forget_registered(report: &mut GuestReport) {
-    if report.is_left() && !is_elsewhere(report) {
+    if report.is_left() && !is_elsewhere(report) && report.kind != hook::KIND {
         report.outcome = Outcome::Deleted;
     }
 }
@@ -265,7 +337,17 @@ fn forget_registered(report: &mut GuestReport) {
 /// Whether what was left is a file that is still there. The name is the job's word, and nothing is done to it but to look.
 #[must_use]
 pub fn is_elsewhere(report: &GuestReport) -> bool {
-    report.what == "disk" && Path::new(&report.name).is_absolute() && Path::new(&report.name).exists()
+    // The hook is asked again, and tells.
+    report.kind != hook::KIND
+        && report.what == "disk"
+        && Path::new(&report.name).is_absolute()
+        && Path::new(&report.name).exists()
+}
+
+/// Whether it is the site's hook that has left it.
+#[must_use]
+pub fn is_of_the_hook(report: &GuestReport) -> bool {
+    report.kind == hook::KIND
 }
 
 fn left(kind: &str, what: &str, name: &str, why: &dyn std::fmt::Display, bytes: u64) -> GuestReport {

@@ -1,6 +1,6 @@
 //! The directory that the machines of a job live in.
 
-use crate::{GuestError, Result, kinds, left};
+use crate::{GuestError, Result, has_dir, kinds, left};
 use jobcage_job::{GuestMode, GuestPlace, GuestReport, JobId, JobSpec, Outcome};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::{open_dir, open_distrusted};
@@ -73,7 +73,7 @@ impl Making<'_> {
 /// # Errors
 /// If it cannot be made. Something of it may be there; whoever closes the job removes it.
 pub fn make(spec: &JobSpec) -> Result<()> {
-    let Some(place) = &spec.guests else {
+    let Some(place) = spec.guests.as_ref().filter(|place| has_dir(place)) else {
         return Ok(());
     };
     let path = Path::new(&place.dir);
@@ -231,13 +231,19 @@ pub fn of_earlier_boots(base: &Path) -> Vec<JobId> {
     ids.filter(JobId::is_generated).collect()
 }
 
+/// What such a place takes on the disk.
+#[must_use]
+pub fn size_of_orphan(base: &Path, id: &JobId) -> u64 {
+    open_dir(&base.join(id.as_str())).map_or(0, |dir| size_of(dir, &mut { MOST_LOOKS }, 64))
+}
+
 /// Removes a place that is nobody's: the bytes that it took.
 ///
 /// # Errors
 /// What was in the way.
 pub fn remove_orphan(base: &Path, id: &JobId) -> Result<u64> {
     let dir = base.join(id.as_str());
-    let bytes = open_dir(&dir).map_or(0, |dir| size_of(dir, &mut { MOST_LOOKS }, 64));
+    let bytes = size_of_orphan(base, id);
     remove_tree(&dir, Instant::now() + Duration::from_secs(300))?;
     Ok(bytes)
 }

@@ -22,7 +22,7 @@ const GUESTS: &str = "guests";
 const SHARED: &str = "shared";
 
 /// Who says more than this is not listened to any more.
-const MOST: usize = 4 << 20;
+pub(crate) const MOST: usize = 4 << 20;
 
 pub(crate) struct Tools<'a> {
     above: &'a Dir,
@@ -30,6 +30,22 @@ pub(crate) struct Tools<'a> {
     identity: Option<Identity>,
     env: Vec<CString>,
     until: Instant,
+}
+
+/// With what a tool is started.
+struct Start<'a> {
+    words: &'a [&'a str],
+    identity: Option<Identity>,
+    env: Vec<CString>,
+    stdin: Option<BorrowedFd<'a>>,
+    limit: Duration,
+}
+
+/// How a tool has ended, and what it said.
+struct Said {
+    status: wait::Change,
+    out: String,
+    err: String,
 }
 
 /// A cgroup for some calls.
@@ -114,14 +130,67 @@ impl Pass<'_> {
     /// If it cannot be started, fails, says no end, or takes longer than this.
     pub(crate) fn call(&self, words: &[&str], limit: Duration) -> Result<String> {
         let tool = words[..words.len().min(3)].join(" ");
+        let said = self.run(
+            &tool,
+            Start {
+                words,
+                identity: self.tools.identity.clone(),
+                env: self.tools.env.clone(),
+                stdin: None,
+                limit,
+            },
+        )?;
+        match said.status {
+            wait::Change::Exited(0) => Ok(said.out),
+            _ => Err(GuestError::Tool {
+                tool,
+                said: first_words(&said.err),
+            }),
+        }
+    }
+
+    /// What the site's own program says on standard output: as whoever we are, and with nothing of the job's in its environment. It has
+    /// all the time that is left.
+    ///
+    /// # Errors
+    /// As [`Pass::call`].
+    pub(crate) fn call_site(&self, words: &[&str], stdin: BorrowedFd<'_>) -> Result<String> {
+        let tool = words[0].to_owned();
+        let env = [
+            c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            c"LC_ALL=C",
+        ];
+        let said = self.run(
+            &tool,
+            Start {
+                words,
+                identity: None,
+                env: env.map(CString::from).into(),
+                stdin: Some(stdin),
+                limit: self.tools.until.saturating_duration_since(Instant::now()),
+            },
+        )?;
+        let how = match said.status {
+            wait::Change::Exited(0) => return Ok(said.out),
+            wait::Change::Exited(code) => format!("it ended with the code {code}"),
+            wait::Change::Killed(signal) | wait::Change::Stopped(signal) => {
+                format!("the signal {signal} ended it")
+            }
+        };
+        let said = format!("{how}: {}", first_words(&said.err));
+        Err(GuestError::Tool { tool, said })
+    }
+
+    /// Runs a tool to its end.
+    fn run(&self, tool: &str, start: Start<'_>) -> Result<Said> {
         let left = self.tools.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(GuestError::NoTime);
         }
-        let until = Instant::now() + limit.min(left);
+        let until = Instant::now() + start.limit.min(left);
         let io = |errno: Errno| GuestError::Io {
             what: "start",
-            path: tool.clone(),
+            path: tool.to_owned(),
             errno,
         };
         let std_io = |error: std::io::Error| io(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
@@ -129,13 +198,14 @@ impl Pass<'_> {
         let (mut err, err_end) = pipe().map_err(std_io)?;
         let null = open_null().map_err(io)?;
         let c = |word: &str| CString::new(word).map_err(|_| io(Errno::EINVAL));
+        let stdin = start.stdin.unwrap_or(null.as_fd());
         let plan = Plan {
-            programs: vec![c(words[0])?],
-            args: words.iter().map(|word| c(word)).collect::<Result<_>>()?,
-            env: self.tools.env.clone(),
+            programs: vec![c(start.words[0])?],
+            args: start.words.iter().map(|word| c(word)).collect::<Result<_>>()?,
+            env: start.env,
             cgroup: Some(self.leaf.fd()),
-            stdio: [Some(null.as_fd()), Some(out_end.as_fd()), Some(err_end.as_fd())],
-            identity: self.tools.identity.clone(),
+            stdio: [Some(stdin), Some(out_end.as_fd()), Some(err_end.as_fd())],
+            identity: start.identity,
             dir: Some(c"/".into()),
             new_session: true,
             signal_mask: Some(SigSet::empty()),
@@ -149,24 +219,23 @@ impl Pass<'_> {
         let process = pidfd::open(child.pid).map_err(io)?;
         let mut heard = [Vec::new(), Vec::new()];
         let ended = listen(&mut [&mut out, &mut err], &mut heard, process.as_fd(), until);
-        if !ended {
+        if ended != Heard::End {
             self.cut(child.pid)?;
             let _ = wait::poll(wait::Whom::Pid(child.pid), false);
-            return Err(GuestError::Slow { tool, limit });
+            let (tool, limit) = (tool.to_owned(), start.limit);
+            return Err(match ended {
+                Heard::TooMuch => GuestError::Loud { tool },
+                _ => GuestError::Slow { tool, limit },
+            });
         }
         let status = wait::block(wait::Whom::Pid(child.pid)).map_err(io)?.1;
-        let [said, complained] = heard.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let [out, err] = heard.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         if let Some((stage, errno)) = child.failure() {
             let said = format!("it did not start ({stage:?}): {}", errno.desc());
+            let tool = tool.to_owned();
             return Err(GuestError::Tool { tool, said });
         }
-        match status {
-            wait::Change::Exited(0) => Ok(said),
-            _ => Err(GuestError::Tool {
-                tool,
-                said: first_words(&complained),
-            }),
-        }
+        Ok(Said { status, out, err })
     }
 
     /// Ends a tool that is too slow, with whatever it has started. One that cannot die, on a dead file server, is not waited for.
@@ -211,13 +280,24 @@ fn first_words(text: &str) -> String {
     }
 }
 
-/// Reads until the process has ended: a daemon may hold the pipes for ever. `false`: it has not in time, or says too much.
+/// Why nobody listens any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// The process has ended.
+    End,
+    /// Its time is over.
+    TooLong,
+    /// It says more than anybody wants to know.
+    TooMuch,
+}
+
+/// Reads until the process has ended: a daemon may hold the pipes for ever.
 fn listen(
     pipes: &mut [&mut PipeReader; 2],
     heard: &mut [Vec<u8>; 2],
     process: BorrowedFd<'_>,
     until: Instant,
-) -> bool {
+) -> Heard {
     let mut open = [true; 2];
     loop {
         let mut fds = vec![PollFd::new(process, PollFlags::POLLIN)];
@@ -229,9 +309,9 @@ fn listen(
         );
         let left = until.saturating_duration_since(Instant::now());
         match ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
-            Ok(0) => return false,
+            Ok(0) => return Heard::TooLong,
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return false,
+            Err(_) => return Heard::TooLong,
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
@@ -243,11 +323,11 @@ fn listen(
             }
         }
         if heard.iter().any(|bytes| bytes.len() > MOST) {
-            return false;
+            return Heard::TooMuch;
         }
         // Only when nothing is left to read: the kernel tells of both at once.
         if ready[0] && ready[1..].iter().all(|ready| !ready) {
-            return true;
+            return Heard::End;
         }
     }
 }

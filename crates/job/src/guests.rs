@@ -34,6 +34,9 @@ pub struct GuestPlace {
     /// The kinds that are looked after, by their names. A kind that is not here is none of ours.
     #[serde(default = "first_kinds")]
     pub kinds: BTreeMap<String, GuestMode>,
+    /// The site's own program and its arguments, which comes behind the kinds and runs as whoever closes the job; empty: there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hook: Vec<String>,
 }
 
 /// Those of the records that name none.

@@ -237,6 +237,9 @@ pub struct Left {
     /// The kernel function that it sleeps in, where the kernel tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wchan: Option<String>,
+    /// The name of the machine that it runs, if it has one of KVM open: what its arguments call it, or its own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvm: Option<String>,
     /// Why it counts as the job's.
     pub found: FoundBy,
     /// How it ended.

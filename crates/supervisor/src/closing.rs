@@ -2,6 +2,7 @@
 //! every ending, by whoever closes a job. Every part first looks whether it is done, so that it can be repeated.
 
 use crate::error::Result;
+use crate::host;
 use crate::witness::{self, Seen};
 use jiff::Timestamp;
 use jobcage_cage::{
@@ -11,7 +12,7 @@ use jobcage_job::{
     Census, Ending, EnforcedLimit, Escape, ExitStatus, Guarantee, GuestReport, JobSpec, Quarantine,
     REPORT_VERSION, Report, Root, StepReport, Usage,
 };
-use jobcage_ledger::Record;
+use jobcage_ledger::{Places, Record};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -137,12 +138,30 @@ fn empty_and_remove(
 /// Gives back the machines of a job whose processes are all dead, those of its after phase too. Of one with survivors nothing: they may hold
 /// a daemon that a tool would wait for, and gc comes again.
 pub(crate) fn give_back(record: &Record, spec: &JobSpec, closed: &mut Closed) {
+    if let Some(above) = Path::new(&spec.cage).parent() {
+        give_back_in(above, record, spec, closed);
+    }
+}
+
+/// As [`give_back`], and it may be another boot, in which the cgroups of the job's time are not there: then in those of this one.
+pub(crate) fn give_back_later(places: &Places, record: &Record, spec: &JobSpec, closed: &mut Closed) {
     let above = Path::new(&spec.cage).parent();
-    if spec.guests.is_some()
-        && let Some(above) = above.filter(|_| closed.quarantine.is_none())
-    {
+    if spec.guests.is_none() || above.is_none_or(Path::exists) {
+        return give_back(record, spec, closed);
+    }
+    match host::root(None, places) {
+        Ok(found) => give_back_in(found.dir.path(), record, spec, closed),
+        // It says where there is nothing.
+        Err(_) => give_back(record, spec, closed),
+    }
+}
+
+fn give_back_in(above: &Path, record: &Record, spec: &JobSpec, closed: &mut Closed) {
+    if spec.guests.is_some() && closed.quarantine.is_none() {
         let census = witness::all(record, &closed.emptied.census);
-        closed.guests = jobcage_guests::give_back(spec, above, &census);
+        let given = jobcage_guests::give_back(spec, above, &census);
+        closed.guests = given.guests;
+        closed.notes.extend(given.notes);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::host;
 use crate::journal;
 use crate::keeper::{self, Keeper};
 use crate::kept::{self, TakeOver};
+use crate::left_guests;
 use crate::prune::{self, Keep, Pruned};
 use crate::session;
 use crate::sessions;
@@ -19,7 +20,7 @@ use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
 use jobcage_sys::{pidfd, wait};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What `gc` did with one record.
@@ -35,8 +36,28 @@ pub enum Done {
     HandedOn(JobId),
     /// It removed the record of a job that never began.
     Swept(JobId),
-    /// Its place for machines had outlived its record, and is removed: the bytes that it took.
-    Freed(JobId, u64),
+    /// Its place for machines had outlived its record, and is removed.
+    Freed {
+        /// The job that it was made for.
+        id: JobId,
+        /// Where it was.
+        path: PathBuf,
+        /// What it took on the disk.
+        bytes: u64,
+    },
+    /// It would remove it.
+    WouldFree {
+        /// The job that it was made for.
+        id: JobId,
+        /// Where it is.
+        path: PathBuf,
+        /// What it takes on the disk.
+        bytes: u64,
+    },
+    /// It would try again to give back what is left of a job that is over.
+    WouldGiveBack(Box<Report>),
+    /// It has tried, and it is still there.
+    StillLeft(Box<Report>),
     /// It removed the record of a job that is over.
     Pruned(Pruned),
     /// It would close this orphan, or sweep away the record of a job that never began.
@@ -52,6 +73,18 @@ pub enum Done {
 /// # Errors
 /// If the records cannot be listed; trouble with one of them is in the result.
 pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
+    gc_as(Role::Passing, places, keep, dry_run)
+}
+
+/// As [`gc`], for a caller whose own job waits for it.
+///
+/// # Errors
+/// As [`gc`].
+pub fn gc_before_a_job(places: &Places) -> Result<Vec<Done>> {
+    gc_as(Role::Hurrying, places, &Keep::default(), false)
+}
+
+fn gc_as(role: Role, places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
     if !dry_run {
         watcher::sweep_sockets(&places.runtime);
     }
@@ -60,34 +93,16 @@ pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
         let one = if dry_run {
             plan(places, &id)
         } else {
-            close_if_orphaned(places, &id, Role::Passing)
+            close_if_orphaned(places, &id, role)
         };
         match one {
             Ok(one) => done.extend(one),
             Err(failure) => done.push(Done::Failed(id, failure.to_string())),
         }
     }
-    free_places(places, dry_run, &mut done);
+    left_guests::free_places(places, dry_run, &mut done);
     prune::prune(places, keep, dry_run, &mut done)?;
     Ok(done)
-}
-
-/// Removes places of machines that have outlived their records, such as after a power cut: those of a job in the foreground are in memory.
-fn free_places(places: &Places, dry_run: bool, done: &mut Vec<Done>) {
-    let base = jobcage_guests::beside(&places.state);
-    for id in jobcage_guests::of_earlier_boots(&base) {
-        if !matches!(places.open(&id), Err(jobcage_ledger::LedgerError::NoSuchJob(_))) {
-            continue;
-        }
-        done.push(if dry_run {
-            Done::Planned(id, "freed")
-        } else {
-            match jobcage_guests::remove_orphan(&base, &id) {
-                Ok(bytes) => Done::Freed(id, bytes),
-                Err(error) => Done::Failed(id, error.to_string()),
-            }
-        });
-    }
 }
 
 /// What [`close_if_orphaned`] would do.
@@ -99,6 +114,7 @@ fn plan(places: &Places, id: &JobId) -> Result<Option<Done>> {
     Ok(match record.state()? {
         State::NeverBegun => Some(Done::Planned(id.clone(), "swept")),
         State::Unattended(spec) if is_orphan(&record, &spec)? => Some(Done::Planned(id.clone(), "closed")),
+        State::Over(report) if left_guests::is_left(&report) => Some(Done::WouldGiveBack(report)),
         State::Unattended(_) | State::Alive { .. } | State::Closing { .. } | State::Over(_) => None,
     })
 }
@@ -110,6 +126,8 @@ pub enum Role {
     Staying,
     /// It has other things to do: it starts one that stays.
     Passing,
+    /// As that, and a job waits for it: a hook of the site that has failed before would take its whole time again, for each such job.
+    Hurrying,
 }
 
 /// Closes a job if nobody looks after it, or has it taken over if it still can be. `None`: there was nothing to do.
@@ -124,9 +142,12 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
     match record.state()? {
         State::Alive { .. } => return Ok(None),
         State::Closing { by } => return wait_for_closing(by),
-        State::Over(report) => return look_again(&record, &report),
+        State::Over(report) if role == Role::Hurrying && left_guests::waits_for_hook(&report) => {
+            return Ok(None);
+        }
+        State::Over(report) => return look_again(places, &record, &report),
         State::Unattended(spec) if !is_orphan(&record, &spec)? => return Ok(None),
-        State::Unattended(spec) if role == Role::Passing && Keeper::find(&record)?.is_some() => {
+        State::Unattended(spec) if role != Role::Staying && Keeper::find(&record)?.is_some() => {
             // The one that we would start has nobody to tell that it does not understand the record.
             kept::check(&record)?;
             host::start_closer(places, &spec.id)
@@ -134,7 +155,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
             return Ok(Some(Done::HandedOn(id.clone())));
         }
         // Its after phase may take its time, and shall not die with us.
-        State::Unattended(spec) if role == Role::Passing && spec.after_reboot.is_some() => {
+        State::Unattended(spec) if role != Role::Staying && spec.after_reboot.is_some() => {
             return have_closed(places, &record);
         }
         State::Unattended(_) | State::NeverBegun => {}
@@ -265,7 +286,7 @@ fn close_lost(
     }
     hand::forget(spec, &mut closed.notes);
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
-    closing::give_back(record, spec, &mut closed);
+    closing::give_back_later(places, record, spec, &mut closed);
     notes.extend(told.notes);
     let mut steps = record.steps()?;
     sessions::add_step(&mut steps, told.step);
@@ -300,7 +321,7 @@ fn forget_life(record: &Record) {
 }
 
 /// A job that is over: its quarantine may be over as well, and something of its machines or of what it handed on may be left.
-fn look_again(record: &Record, report: &Report) -> Result<Option<Done>> {
+pub(crate) fn look_again(places: &Places, record: &Record, report: &Report) -> Result<Option<Done>> {
     forget(record);
     forget_life(record);
     if !report.is_unfinished() {
@@ -326,7 +347,7 @@ fn look_again(record: &Record, report: &Report) -> Result<Option<Done>> {
     }
     let spec = record.spec();
     if let Ok(Some(spec)) = &spec {
-        give_back_again(record, spec, &mut report);
+        give_back_again(places, record, spec, &mut report);
     }
     // Who had survived outside of the cage was not looked for again, but no process outlives its boot.
     let outside = same_boot && report.has_survivors();
@@ -373,13 +394,16 @@ fn release(report: &mut Report, same_boot: bool) -> Result<bool> {
 }
 
 /// The first try at the machines of a job that was quarantined, or another one at those that could not be given back.
-fn give_back_again(record: &Record, spec: &JobSpec, report: &mut Report) {
+fn give_back_again(places: &Places, record: &Record, spec: &JobSpec, report: &mut Report) {
     let mut closed = closing::Closed::default();
     closed.emptied.census = report.census.clone();
-    closing::give_back(record, spec, &mut closed);
+    closing::give_back_later(places, record, spec, &mut closed);
     report
         .guests
         .retain(|guest| !guest.is_left() || jobcage_guests::is_elsewhere(guest));
+    // Of those that ended with the cage the first try has told.
+    report.notes.extend(closed.notes);
+    closed.guests.retain(|guest| !report.guests.contains(guest));
     report.guests.extend(closed.guests);
 }
 

@@ -77,6 +77,9 @@ pub struct GuestHome {
     pub home: String,
     /// The kinds that are looked after, and how.
     pub kinds: BTreeMap<String, GuestMode>,
+    /// The site's own program and its arguments.
+    #[serde(default)]
+    pub hook: Vec<String>,
 }
 
 impl GuestHome {
@@ -92,6 +95,7 @@ impl GuestHome {
             groups: self.groups.clone(),
             home: self.home.clone(),
             kinds: self.kinds.clone(),
+            hook: self.hook.clone(),
         }
     }
 }

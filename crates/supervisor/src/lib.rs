@@ -18,6 +18,7 @@ pub mod journal;
 pub mod keeper;
 pub mod kept;
 mod leaving;
+pub mod left_guests;
 pub mod machine;
 mod package;
 pub mod prune;
@@ -32,7 +33,8 @@ mod wish;
 mod witness;
 
 pub use jobcage_guests::{
-    beside, is_here as guest_is_here, look as look_at_guests, modes as guest_modes, usual as usual_guests,
+    beside, is_here as guest_is_here, is_of_the_cage as guest_is_of_the_cage, look as look_at_guests,
+    modes as guest_modes, usual as usual_guests,
 };
 
 pub use error::{Failure, Result};

@@ -254,7 +254,7 @@ pub(crate) fn close_created(
         (None, None) => Ending::Exited { code: 0 },
     };
     let told = kept::run_recorded(places, record, spec, &ending, &mut closed);
-    closing::give_back(record, spec, &mut closed);
+    closing::give_back_later(places, record, spec, &mut closed);
     let status = steps.last().and_then(|step| step.status);
     add_step(&mut steps, told.step);
     let story = Story {

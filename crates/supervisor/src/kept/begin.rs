@@ -255,7 +255,9 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         hand: prepared.hand,
         phase,
     });
-    let is_for_later = kept.whole.spec.after_reboot.is_some() || kept.whole.spec.guests.is_some();
+    let spec = &kept.whole.spec;
+    let is_for_later =
+        spec.after_reboot.is_some() || spec.guests.as_ref().is_some_and(jobcage_guests::is_for_later);
     if is_for_later {
         // What a later boot owes has to be there before the command does anything.
         kept.whole.record.settle()?;
