@@ -67,6 +67,10 @@ const SID: &[Test] = &[
         odd::a_neighbours_number,
     ),
     (
+        "odd::a_job_that_drops_its_environment_is_told_of",
+        odd::dropped_environment,
+    ),
+    (
         "odd::no_tool_is_started_before_the_cage_is_gone",
         odd::no_tool_before_the_end,
     ),

@@ -3,7 +3,9 @@
 use crate::runner::Runner;
 use crate::support::cgroup;
 use crate::support::world::World;
-use crate::virtualbox::{MANAGE, START, USER, assert_given_back, guests, ok, places, runner, world};
+use crate::virtualbox::{
+    MANAGE, START, USER, assert_given_back, guests, ok, places, runner, user_daemon_ends, world,
+};
 use jobcage_job::GuestReport;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -196,6 +198,60 @@ pub fn a_neighbours_number() {
             ended.log
         );
         ok(&b.call("cleanup", &[]));
+    }
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
+/// A job that drops its environment makes its machines in the user's own registry: they are told of, and nobody's are touched.
+pub fn dropped_environment() {
+    let as_user = |words: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            USER,
+            "--regid",
+            USER,
+            "--clear-groups",
+            "sh",
+            "-c",
+            words,
+        ]);
+        command
+            .env_clear()
+            .env("HOME", "/home/ci1")
+            .env("PATH", "/usr/bin:/bin");
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    // A neighbour's, which does not run.
+    as_user(&format!(
+        "{MANAGE} createvm --name theirs --ostype Linux26_64 --register"
+    ));
+    // A daemon that lives on would run the job's machine, too, outside of its cage.
+    user_daemon_ends();
+    let script = "env -i HOME=\"$HOME\" PATH=\"$PATH\" START=\"$START\" bash -c 'eval \"$START\"; make stray $PWD/stray.img; $V list runningvms'";
+    let mut world = world("vbox-stray");
+    {
+        let runner = runner(&world, 670);
+        let stage = runner.stage("build_script", &format!("START='{START}'; {script}"));
+        ok(&stage);
+        assert!(
+            stage.log.contains("\"stray\" {"),
+            "it does not run: {}",
+            stage.log
+        );
+        let ended = runner.call("cleanup", &[]);
+        ok(&ended);
+        assert!(ended.log.contains("is not in the job's place"), "{}", ended.log);
+    }
+    assert!(guests(&world).iter().all(|guest| guest.what != "vm"));
+    let known = as_user(&format!("{MANAGE} list vms"));
+    assert!(
+        known.contains("\"theirs\"") && known.contains("\"stray\""),
+        "{known}"
+    );
+    for name in ["theirs", "stray"] {
+        as_user(&format!("{MANAGE} unregistervm {name} --delete"));
     }
     assert_given_back(&world);
     world.assert_nothing_left();

@@ -164,15 +164,19 @@ pub fn neighbour() {
 
 /// And with one daemon it is: the test before this one can fail.
 pub fn shared() {
-    // The user's own one lives for some seconds after whoever has last asked it, outside of all cages.
-    for pid in processes("VBoxSVC") {
-        assert!(Process::open(pid).wait_end(PATIENCE), "VBoxSVC does not end");
-    }
+    user_daemon_ends();
     let state = state_of_neighbour("vbox-shared", "[run]\nguests = 'off'\n");
     assert!(
         state.contains("VMState=") && !state.contains("running"),
         "{state}"
     );
+}
+
+/// The user's own one lives for some seconds after whoever has last asked it, outside of all cages.
+pub fn user_daemon_ends() {
+    for pid in processes("VBoxSVC") {
+        assert!(Process::open(pid).wait_end(PATIENCE), "VBoxSVC does not end");
+    }
 }
 
 fn processes(name: &str) -> Vec<i32> {

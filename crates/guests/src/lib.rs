@@ -122,6 +122,11 @@ pub(crate) trait Kind: Sync {
         false
     }
 
+    /// What the frozen processes have shown and its tool does not know of in the place: it is told, and not touched.
+    fn strays(&self, _work: &Work<'_>) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Where its tool keeps what it knows, for a report.
     fn registry(&self, work: &Work<'_>) -> String {
         work.place.dir.clone()
@@ -302,6 +307,7 @@ fn use_tools(
                 census,
                 tools,
             };
+            given.notes.extend(kind.strays(&work));
             given.guests.extend(engine::give_back(kind, &work));
         }
     }

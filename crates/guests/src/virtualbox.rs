@@ -78,6 +78,23 @@ impl Kind for VirtualBox {
         text.contains("<MachineEntry") || text.contains("<HardDisk") || work.census.left.iter().any(is_ours)
     }
 
+    /// Those of a job that has dropped its environment are in the user's own registry, where a neighbour's may be, too.
+    fn strays(&self, work: &Work<'_>) -> Vec<String> {
+        let known = entries(&registry(work.place).unwrap_or_default());
+        let is_known = |id: &str| known.iter().any(|entry| entry.id == id);
+        let mut told = Vec::new();
+        for left in work.census.left.iter().filter(|left| is_ours(left)) {
+            if let Some(id) = started(&left.command).filter(|id| !is_known(id)) {
+                told.push(format!(
+                    "a VirtualBox machine {{{id}}} was run by process {}, and is not in the job's place: it does not run any more, and is \
+                     left where it is registered",
+                    left.pid
+                ));
+            }
+        }
+        told
+    }
+
     fn registry(&self, work: &Work<'_>) -> String {
         format!("{}/vbox", work.place.dir)
     }
@@ -149,6 +166,12 @@ fn registry(place: &GuestPlace) -> Option<String> {
 /// The process that ran a machine when the job ended.
 fn ran(census: &Census, id: &str) -> Option<String> {
     process_of(&census.left, id).map(|pid| format!("pid {pid}"))
+}
+
+/// The machine that a process says to run.
+fn started(command: &str) -> Option<&str> {
+    let (_, rest) = command.split_once(" --startvm ")?;
+    rest.split(' ').next().filter(|id| is_uuid(id))
 }
 
 fn process_of(processes: &[Left], id: &str) -> Option<i32> {
