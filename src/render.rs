@@ -175,7 +175,11 @@ pub fn guests(jobs: &[Value]) -> String {
             let (name, id) = (machine["name"].as_str(), machine["id"].as_str());
             let _ = writeln!(
                 text,
-                "  VirtualBox VM {:?} {{{}}}: {state}",
+                "  {} {:?} {{{}}}: {state}",
+                match machine["kind"].as_str() {
+                    Some("libvirt") => "libvirt VM",
+                    _ => "VirtualBox VM",
+                },
                 name.unwrap_or_default(),
                 id.unwrap_or_default()
             );
@@ -190,11 +194,15 @@ fn guest(guest: &GuestReport) -> String {
         ("virtualbox", "vm") => "VirtualBox VM",
         ("virtualbox", "disk") => "VirtualBox disk",
         ("virtualbox", _) => "the registry of VirtualBox",
+        ("libvirt", "vm") => "libvirt VM",
+        ("libvirt", "disk") => "libvirt disk",
+        ("libvirt", _) => "what libvirt keeps in",
         _ => "machines and files in",
     };
     let id = guest
         .id
         .as_ref()
+        .filter(|id| **id != guest.name)
         .map(|id| format!(" {{{id}}}"))
         .unwrap_or_default();
     let was = if guest.ran.is_some() { "running → " } else { "" };
@@ -204,6 +212,10 @@ fn guest(guest: &GuestReport) -> String {
         (Outcome::Deleted, Some(why)) => format!(
             "gone with the job's place; its tool had failed: {}",
             why.escape_debug()
+        ),
+        (Outcome::Spared, why) => format!(
+            "not touched: {}",
+            why.as_deref().unwrap_or_default().escape_debug()
         ),
         (Outcome::Left, why) => format!(
             "LEFT, {bytes}: {}; \"jobcage gc\" tries again",

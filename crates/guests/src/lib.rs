@@ -6,10 +6,14 @@
 //! half of an import, goes with the place.
 
 mod engine;
+mod libvirt;
+mod libvirt_system;
 mod place;
 mod tools;
 mod vagrant;
+mod vagrant_index;
 mod virtualbox;
+mod xdg;
 
 pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, variables};
 
@@ -127,7 +131,7 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 2] = [&virtualbox::VirtualBox, &vagrant::Vagrant];
+const KINDS: [&dyn Kind; 3] = [&virtualbox::VirtualBox, &vagrant::Vagrant, &libvirt::Libvirt];
 
 /// The kinds of a job, with their modes.
 pub(crate) fn kinds(place: &GuestPlace) -> impl Iterator<Item = (&'static dyn Kind, GuestMode)> {
@@ -220,6 +224,7 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
                 Ok(()) => {
                     for (kind, mode) in kinds(place) {
                         let work = Work {
+                            spec,
                             place,
                             mode,
                             census,
