@@ -219,14 +219,27 @@ pub fn hostile() {
     }
 }
 
-/// What vagrant-libvirt leaves of a machine in a project, as virsh and a shell can make it: it needs a box and a network itself. `machine NAME WHERE ID_OF`:
-/// a machine that runs, described as one of the directory WHERE; `note NAME MACHINE`: Vagrant's id file and a line for its index.
-const VAGRANT: &str = "s() { virsh -q -c qemu:///system \"$@\"; }
-machine() { sed \"s,</name>,</name><description>Source: $2/Vagrantfile</description>,\" $1.xml > d.xml; s define d.xml; s start $1; }
-note() { mkdir -p .vagrant/machines/$1/libvirt; printf %s $(s domuuid $2) > .vagrant/machines/$1/libvirt/id
- lines=\"$lines${lines:+,}\\\"$1\\\":{\\\"local_data_path\\\":\\\"$PWD/.vagrant\\\",\\\"name\\\":\\\"$1\\\",\\\"provider\\\":\\\"libvirt\\\",\\\"vagrantfile_path\\\":\\\"$PWD\\\"}\"
- mkdir -p $VAGRANT_HOME/data/machine-index; echo \"{\\\"version\\\":1,\\\"machines\\\":{$lines}}\" > $VAGRANT_HOME/data/machine-index/index; }
-";
+/// Words for the system's libvirt. `machine NAME WHERE`: a machine that runs, described as vagrant-libvirt describes those of the directory WHERE.
+/// `forge NAME MACHINE`: what Vagrant notes of a machine of the project, with the UUID of another one.
+const SYSTEM: &str = r#"s() { virsh -q -c qemu:///system "$@"; }
+machine() { sed "s,</name>,</name><description>Source: $2/Vagrantfile</description>," $1.xml > d.xml; s define d.xml; s start $1; }
+forge() { mkdir -p .vagrant/machines/$1/libvirt; printf %s $(s domuuid $2) > .vagrant/machines/$1/libvirt/id
+ sed -i "s,\"machines\":{,&\"forged\":{\"local_data_path\":\"$PWD/.vagrant\"\,\"name\":\"$1\"\,\"provider\":\"libvirt\"\,\"vagrantfile_path\":\"$PWD\"}\,," \
+ $VAGRANT_HOME/data/machine-index/index; grep -c '"forged".*"web"' $VAGRANT_HOME/data/machine-index/index; }
+"#;
+
+/// Without a box there is nothing to boot, and without the network that vagrant-libvirt makes it does not wait for an address.
+const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |c|
+  c.vm.synced_folder ".", "/vagrant", disabled: true
+  c.vm.define "web"
+  c.vm.provider :libvirt do |l|
+    l.driver = "qemu"; l.cpu_mode = "custom"; l.cpu_model = "qemu64"; l.memory = 16; l.cpus = 1
+    l.mgmt_attach = false; l.graphics_type = "none"; l.storage_pool_name = "jobs"
+    l.storage :file, size: "10M"
+    l.storage :file, path: "all.img", allow_existing: true
+  end
+end
+"#;
 
 /// Only what both say, Vagrant's file and the machine's own description, is the job's.
 pub fn system() {
@@ -244,29 +257,32 @@ pub fn system() {
     };
     fs::create_dir(&pool).unwrap();
     root(&format!("pool-create-as jobs dir --target {}", pool.display()));
-    for volume in ["proj_web.img", "proj_web-vdb.qcow2", "all.img"] {
-        root(&format!("vol-create-as jobs {volume} 10M --format qcow2"));
-    }
+    root("vol-create-as jobs all.img 10M --format qcow2");
+    let volumes = ["project_web-vda.qcow2", "all.img"].map(|volume| pool.join(volume));
     {
-        let volumes = [
-            ("vda", "proj_web.img"),
-            ("vdb", "proj_web-vdb.qcow2"),
-            ("vdc", "all.img"),
-        ];
-        let devices = volumes.map(|(target, volume)| disk("disk", target, &pool.join(volume)));
-        defined(&world, "project/proj_web.xml", "proj_web", &devices.concat());
+        fs::write(world.dir.join("project/Vagrantfile"), VAGRANTFILE).unwrap();
         for name in ["proj_lost", "neighbour"] {
             defined(&world, &format!("project/{name}.xml"), name, "");
         }
         let runner = job(&world, 650, "[run]\nguests = 'libvirt=shared'\n");
         let script = format!(
-            "{VAGRANT} machine proj_web $PWD; machine proj_lost $PWD; machine neighbour /home/ci2/other; note web proj_web; note forged neighbour; s list --name"
+            "{SYSTEM} export LC_ALL=C.UTF-8; vagrant up --provider=libvirt; s domblklist project_web
+             machine proj_lost $PWD; machine neighbour /home/ci2/other; forge forged neighbour"
         );
-        ok(&runner.stage("build_script", &script));
+        let stage = runner.stage("build_script", &script);
+        ok(&stage);
+        // It has made the one, and uses the other.
+        for volume in &volumes {
+            assert!(
+                stage.log.contains(volume.to_str().unwrap()) && volume.exists(),
+                "{}",
+                stage.log
+            );
+        }
         let ended = runner.call("cleanup", &[]);
         ok(&ended);
         for told in [
-            "libvirt VM \"proj_web\" {",
+            "libvirt VM \"project_web\" {",
             "}: running → deleted",
             "}: running → not touched: its description names no Vagrantfile beside the id file that names it",
             "}: running → not touched: no id file that Vagrant has written in this job names it",
@@ -276,7 +292,7 @@ pub fn system() {
     }
     let guests = guests(&world);
     for (name, expected) in [
-        ("proj_web", Outcome::Deleted),
+        ("project_web", Outcome::Deleted),
         ("neighbour", Outcome::Spared),
         ("proj_lost", Outcome::Spared),
     ] {
@@ -286,8 +302,7 @@ pub fn system() {
     running.sort_unstable();
     assert_eq!(running, ["neighbour", "proj_lost"]);
     assert_eq!(root("domstate neighbour"), "running");
-    let left = ["proj_web.img", "proj_web-vdb.qcow2", "all.img"].map(|volume| pool.join(volume).exists());
-    assert_eq!(left, [false, false, true]);
+    assert_eq!(volumes.map(|volume| volume.exists()), [false, true]);
     for name in ["neighbour", "proj_lost"] {
         root(&format!("destroy {name}"));
         root(&format!("undefine {name}"));

@@ -72,7 +72,9 @@ impl Evidence {
         let source = source(&described);
         let mut evidence = Self::default();
         for machine in noted {
-            let is_noted = machine.id(PROVIDER, work.spec).is_some_and(|noted| noted == id);
+            let is_noted = machine
+                .id(PROVIDER, work.spec.uid, work.spec.created_ns)
+                .is_some_and(|noted| noted == id);
             let is_described = source == Some(machine.project.as_path());
             evidence.is_noted |= is_noted;
             evidence.is_described |= is_described;

@@ -1,7 +1,7 @@
 //! What Vagrant has noted of a job's machines: in the index of the job's own Vagrant home, which names the directory of each, and in that directory.
 
 use crate::virtualbox::is_uuid;
-use jobcage_job::{GuestPlace, JobSpec};
+use jobcage_job::GuestPlace;
 use jobcage_sys::file::{open_dir, open_distrusted};
 use nix::fcntl::OFlag;
 use serde_json::Value;
@@ -53,7 +53,7 @@ fn parsed(text: &str, provider: &str) -> Vec<Machine> {
 impl Machine {
     /// What the provider knows it by, if Vagrant has written that for this job: the file belongs to the job's user, and nobody has written it since
     /// before the job.
-    pub(crate) fn id(&self, provider: &str, spec: &JobSpec) -> Option<String> {
+    pub(crate) fn id(&self, provider: &str, uid: u32, since_ns: i64) -> Option<String> {
         // A file's time is that of the last tick of the kernel's clock.
         const TICK: i64 = 1_000_000_000;
         let dir = open_dir(&self.project).ok()?;
@@ -66,7 +66,7 @@ impl Machine {
             .ctime()
             .saturating_mul(1_000_000_000)
             .saturating_add(meta.ctime_nsec());
-        let is_the_jobs = meta.uid() == spec.uid && changed.saturating_add(TICK) >= spec.created_ns;
+        let is_the_jobs = meta.uid() == uid && changed.saturating_add(TICK) >= since_ns;
         let id = id.trim();
         (is_the_jobs && is_uuid(id)).then(|| id.to_ascii_lowercase())
     }
@@ -116,6 +116,37 @@ mod tests {
         ] {
             assert!(parsed(text, "libvirt").is_empty());
         }
+    }
+
+    #[test]
+    fn an_id_is_in_a_file_of_the_user_that_is_as_new_as_the_job() {
+        const ID: &str = "6b844bab-4a07-4e3d-ba81-9bfd3accc755";
+        let project = tempfile::tempdir().unwrap();
+        let dir = project.path().join(".vagrant/machines/web/libvirt");
+        std::fs::create_dir_all(&dir).unwrap();
+        let machine = Machine {
+            project: project.path().into(),
+            name: "web".into(),
+        };
+        let uid = nix::unistd::geteuid().as_raw();
+        let file = dir.join("id");
+        assert_eq!(machine.id("libvirt", uid, 0), None);
+        std::fs::write(&file, ID).unwrap();
+        let meta = std::fs::metadata(&file).unwrap();
+        let changed = meta.ctime() * 1_000_000_000 + meta.ctime_nsec();
+        assert_eq!(machine.id("libvirt", uid, changed).as_deref(), Some(ID));
+        assert_eq!(machine.id("libvirt", uid, changed + 2_000_000_000), None);
+        assert_eq!(machine.id("libvirt", uid + 1, changed), None);
+        assert_eq!(machine.id("other", uid, changed), None);
+        std::fs::write(&file, ID.repeat(2)).unwrap();
+        assert_eq!(machine.id("libvirt", uid, 0), None);
+        std::fs::write(dir.join("other"), ID).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("other", &file).unwrap();
+        assert_eq!(machine.id("libvirt", uid, 0), None);
+        std::fs::remove_file(&file).unwrap();
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(machine.id("libvirt", uid, 0), None);
     }
 
     proptest! {
