@@ -187,6 +187,7 @@ pub fn guests(jobs: &[Value]) -> String {
 fn machine_word(kind: &str) -> &'static str {
     match kind {
         "qemu" => "KVM machine",
+        "libvirt" => "libvirt VM",
         _ => "VirtualBox VM",
     }
 }
@@ -204,11 +205,15 @@ fn guest(guest: &GuestReport) -> String {
         ("virtualbox", "vm") => "VirtualBox VM",
         ("virtualbox", "disk") => "VirtualBox disk",
         ("virtualbox", _) => "the registry of VirtualBox",
+        ("libvirt", "vm") => "libvirt VM",
+        ("libvirt", "disk") => "libvirt disk",
+        ("libvirt", _) => "what libvirt keeps in",
         _ => "machines and files in",
     };
     let id = guest
         .id
         .as_ref()
+        .filter(|id| **id != guest.name)
         .map(|id| format!(" {{{id}}}"))
         .unwrap_or_default();
     let was = if guest.ran.is_some() { "running → " } else { "" };
@@ -218,6 +223,10 @@ fn guest(guest: &GuestReport) -> String {
         (Outcome::Deleted, Some(why)) => format!(
             "gone with the job's place; its tool had failed: {}",
             why.escape_debug()
+        ),
+        (Outcome::Spared, why) => format!(
+            "not touched: {}",
+            why.as_deref().unwrap_or_default().escape_debug()
         ),
         (Outcome::Left, why) => format!(
             "LEFT, {bytes}: {}; \"jobcage gc\" tries again",
@@ -238,6 +247,7 @@ fn of_the_hook(guest: &GuestReport) -> String {
     let fate = match guest.outcome {
         Outcome::Deleted if guest.bytes == 0 => "deleted".to_owned(),
         Outcome::Deleted => format!("deleted, {bytes} freed"),
+        Outcome::Spared => format!("not touched: {why}"),
         Outcome::Left if guest.bytes == 0 => format!("LEFT: {why}; \"jobcage gc\" tries again"),
         Outcome::Left => format!("LEFT, {bytes}: {why}; \"jobcage gc\" tries again"),
     };

@@ -10,6 +10,7 @@ mod support;
 mod runner;
 
 mod later;
+mod libvirt;
 mod odd;
 #[allow(dead_code, reason = "what the tests of each kind of guest take from it")]
 mod peers;
@@ -100,6 +101,19 @@ const PEERS: &[Test] = &[
     ("peers::libvirt_session_and_system_run", peers::libvirt),
     ("peers::lxc_runs", peers::lxc),
     ("peers::a_job_runs_podman", peers::job),
+    ("libvirt::a_jobs_own_machines_are_given_back", libvirt::isolated),
+    ("libvirt::a_neighbours_machine_runs_on", libvirt::neighbour),
+    (
+        "libvirt::without_a_place_a_neighbours_machine_dies",
+        libvirt::without,
+    ),
+    ("libvirt::hostile_files_harm_nobody", libvirt::hostile),
+    (
+        "libvirt::a_machine_of_the_system_needs_two_witnesses",
+        libvirt::system,
+    ),
+    ("libvirt::whoever_gives_back_may_be_killed", libvirt::killed),
+    ("libvirt::a_job_without_machines_starts_no_tool", libvirt::unused),
 ];
 
 /// What mkroot calls a root, its tests, and the way into it.

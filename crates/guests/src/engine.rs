@@ -3,13 +3,14 @@
 use crate::place;
 use crate::tools::{Pass, Tools};
 use crate::{GuestError, Kind, Result};
-use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, Outcome};
+use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, JobSpec, Outcome};
 
 /// What one daemon does not give back, a fresh one may: it believes what it has in its memory.
 const PASSES: u32 = 4;
 
 /// What a kind gets to give back what a job has made.
 pub(crate) struct Work<'a> {
+    pub spec: &'a JobSpec,
     pub place: &'a GuestPlace,
     pub mode: GuestMode,
     /// Who was alive in the cage when it was frozen.
@@ -38,6 +39,8 @@ pub(crate) enum Fate {
     Retry(GuestError),
     /// Nothing will.
     Failed(GuestError),
+    /// It is not to be given back, for this reason.
+    Spared(String),
 }
 
 /// What a tool's answer means; `gone`: words with which it says that there is no such thing.
@@ -108,8 +111,11 @@ fn empty_lists(
             let before = place::size(work.place);
             let fate = kind.destroy(what, &found, work, pass);
             let bytes = before.saturating_sub(place::size(work.place));
-            let is_stuck = matches!(fate, Fate::Failed(_)) && passed != Passed::Again;
-            passed = if is_stuck { Passed::Stuck } else { Passed::Again };
+            passed = match fate {
+                Fate::Spared(_) => passed,
+                Fate::Failed(_) if passed != Passed::Again => Passed::Stuck,
+                _ => Passed::Again,
+            };
             note(reports, report(kind, what, found, bytes, fate));
         }
     }
@@ -120,6 +126,7 @@ fn report(kind: &dyn Kind, what: &str, found: Found, bytes: u64, fate: Fate) -> 
     let (outcome, why) = match fate {
         Fate::Done | Fate::Gone => (Outcome::Deleted, None),
         Fate::Retry(why) | Fate::Failed(why) => (Outcome::Left, Some(why.to_string())),
+        Fate::Spared(why) => (Outcome::Spared, Some(why)),
     };
     GuestReport {
         kind: kind.name().into(),

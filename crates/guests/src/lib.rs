@@ -8,11 +8,15 @@
 
 mod engine;
 mod hook;
+mod libvirt;
+mod libvirt_system;
 mod place;
 mod qemu;
 mod tools;
 mod vagrant;
+mod vagrant_index;
 mod virtualbox;
+mod xdg;
 
 pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, size_of_orphan, variables};
 
@@ -151,7 +155,12 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 3] = [&virtualbox::VirtualBox, &vagrant::Vagrant, &qemu::Qemu];
+const KINDS: [&dyn Kind; 4] = [
+    &virtualbox::VirtualBox,
+    &vagrant::Vagrant,
+    &libvirt::Libvirt,
+    &qemu::Qemu,
+];
 
 /// The kinds of a job, with their modes.
 pub(crate) fn kinds(place: &GuestPlace) -> impl Iterator<Item = (&'static dyn Kind, GuestMode)> {
@@ -302,6 +311,7 @@ fn use_tools(
     if Path::new(&place.dir).exists() {
         for (kind, mode) in kinds(place) {
             let work = Work {
+                spec,
                 place,
                 mode,
                 census,

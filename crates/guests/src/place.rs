@@ -6,7 +6,7 @@ use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::{open_dir, open_distrusted};
 use jobcage_sys::{Errno, sweep};
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat, write};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,7 +37,11 @@ impl Making<'_> {
     /// Makes a directory in it.
     pub(crate) fn dir(&self, name: &str) -> Result<()> {
         let io = io("make", Path::new(&self.place.dir));
-        mkdirat(&self.dir, name, Mode::S_IRWXU).map_err(&io)?;
+        match mkdirat(&self.dir, name, Mode::S_IRWXU) {
+            // Of another kind, which uses it, too: nobody else can have been here yet.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(io(errno)),
+        }
         let made =
             open_distrusted(self.dir.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(&io)?;
         self.give(made.as_fd())
@@ -59,13 +63,72 @@ impl Making<'_> {
         symlinkat(to, &self.dir, name).map_err(io("make a link in", Path::new(&self.place.dir)))
     }
 
-    fn give(&self, file: BorrowedFd<'_>) -> Result<()> {
-        if geteuid().as_raw() == self.uid {
+    /// Links everything that is by now in a directory of the user's home, but these names. Not by way of links or into mounts: we may be root,
+    /// who sees more than the user.
+    pub(crate) fn link_all(&self, name: &str, from: &str, but: &[&str]) -> Result<()> {
+        const MOST: usize = 1000;
+        let home = Path::new(&self.place.home);
+        let listed = open_dir(home)
+            .and_then(|home| open_distrusted(home.as_fd(), from, OFlag::O_RDONLY | OFlag::O_DIRECTORY))
+            .and_then(nix::dir::Dir::from_fd);
+        // A user without it, or of whom it cannot be read, has nothing there.
+        let Ok(mut listed) = listed else {
             return Ok(());
+        };
+        for entry in listed.iter().flatten().take(MOST) {
+            let entry = OsStr::from_bytes(entry.file_name().to_bytes());
+            if entry == "." || entry == ".." || but.iter().any(|but| entry == *but) {
+                continue;
+            }
+            let io = io("make a link in", Path::new(&self.place.dir));
+            match symlinkat(
+                &home.join(from).join(entry),
+                &self.dir,
+                &Path::new(name).join(entry),
+            ) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(io(errno)),
+            }
         }
-        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.place.gid));
-        fchown(file, Some(uid), Some(gid)).map_err(io("give away", Path::new(&self.place.dir)))
+        Ok(())
     }
+
+    /// Makes the directory of the job's sockets.
+    pub(crate) fn runtime_dir(&self) -> Result<OwnedFd> {
+        runtime_dir(self.place, self.uid)
+    }
+
+    fn give(&self, file: BorrowedFd<'_>) -> Result<()> {
+        give(file, self.uid, self.place)
+    }
+}
+
+fn give(file: BorrowedFd<'_>, uid: u32, place: &GuestPlace) -> Result<()> {
+    if geteuid().as_raw() == uid {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(place.gid));
+    fchown(file, Some(uid), Some(gid)).map_err(io("give away", Path::new(&place.dir)))
+}
+
+/// Makes the directory of the job's sockets, unless it is there: a reboot may have emptied `/tmp`.
+pub(crate) fn runtime_dir(place: &GuestPlace, uid: u32) -> Result<OwnedFd> {
+    let path = place.runtime_dir();
+    let (above, name) = split(Path::new(&path))?;
+    let io = io("make", Path::new(&path));
+    let base = open_dir(above).map_err(&io)?;
+    match mkdirat(&base, name, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(io(errno)),
+    }
+    let made = open_distrusted(base.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(&io)?;
+    // The name was to be seen while the job ran: after a reboot it may be a stranger's.
+    let owner = fstat(&made).map_err(&io)?.st_uid;
+    if owner != uid && owner != geteuid().as_raw() {
+        return Err(io(Errno::EPERM));
+    }
+    give(made.as_fd(), uid, place)?;
+    Ok(made)
 }
 
 /// Makes the place of a job whose spec is on the disk, with what each kind needs in it.
@@ -128,13 +191,13 @@ pub fn remove_unused(spec: &JobSpec) {
     }
 }
 
-/// Removes the place with all that is in it, and the directory of VirtualBox's socket. Told of only if more than the bare place was there, or
-/// if something stays.
+/// Removes the place with all that is in it, and first the directories of sockets: as long as the place is there, somebody comes again. Told of
+/// only if more than the bare place was there, or if something stays.
 pub(crate) fn remove(place: &GuestPlace, until: Instant) -> Option<GuestReport> {
     let bytes = size(place);
-    let socket = format!("/tmp/.vbox-{}-ipc", place.socket);
-    let done =
-        remove_tree(Path::new(&place.dir), until).and_then(|()| remove_tree(Path::new(&socket), until));
+    let sockets = [format!("/tmp/.vbox-{}-ipc", place.socket), place.runtime_dir()];
+    let mut all = sockets.iter().chain([&place.dir]);
+    let done = all.try_for_each(|dir| remove_tree(Path::new(dir), until));
     match done {
         Ok(()) if bytes < NOTABLE => None,
         Ok(()) => Some(GuestReport {

@@ -228,7 +228,8 @@ struct Disk {
     location: String,
 }
 
-fn is_uuid(text: &str) -> bool {
+/// Whether it is a UUID and nothing else: no option, no path, no second line.
+pub(crate) fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => byte == b'-',

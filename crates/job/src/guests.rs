@@ -20,7 +20,7 @@ pub enum GuestMode {
 pub struct GuestPlace {
     /// The absolute path of the directory, which belongs to the job's user.
     pub dir: String,
-    /// What VirtualBox calls the job's own daemon; nobody can guess it.
+    /// What VirtualBox calls the job's own daemon, and the name of a directory of sockets in `/tmp`; nobody can guess it.
     pub socket: String,
     /// How long it may take to give back what is in it.
     pub timeout: Duration,
@@ -46,6 +46,14 @@ fn first_kinds() -> BTreeMap<String, GuestMode> {
         .into()
 }
 
+impl GuestPlace {
+    /// The directory of the job's sockets. It is not in the place, whose path may be long: a socket's has at most 107 bytes.
+    #[must_use]
+    pub fn runtime_dir(&self) -> String {
+        format!("/tmp/{}", self.socket)
+    }
+}
+
 /// What became of something that a job had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -54,12 +62,14 @@ pub enum Outcome {
     Deleted,
     /// It is still there.
     Left,
+    /// It is there as it was, and is to be: it is not known to be the job's alone.
+    Spared,
 }
 
 /// One thing that a job had, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestReport {
-    /// Whose it is: `virtualbox`; `files` for the directory with all that no tool knew.
+    /// Whose it is: `virtualbox`, `libvirt`; `files` for the directory with all that no tool knew.
     pub kind: String,
     /// `vm`, `disk` or `directory`.
     pub what: String,

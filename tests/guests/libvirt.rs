@@ -1,0 +1,387 @@
+//! libvirt: machines of a session of the job's own, beside those of a neighbour of the same user.
+
+use crate::peers::{domain, start_libvirt};
+use crate::runner::Runner;
+use crate::support::PATIENCE;
+use crate::support::cgroup::{self, wait_change, wait_empty};
+use crate::support::process::Process;
+use crate::support::world::World;
+use crate::virtualbox::{USER, guests, ok, places, world};
+use jobcage_job::{GuestReport, Outcome};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const ISOLATE: &str = "[run]\nguests = 'libvirt=isolate'\n";
+
+/// Words for a session's virsh, which says nothing that it is not asked for.
+const VIRSH: &str = "export LIBVIRT_DEFAULT_URI=qemu:///session; v() { virsh -q \"$@\"; }; ";
+
+/// A job of the build user's under this configuration.
+fn job<'w>(world: &'w World, id: u64, config: &str) -> Runner<'w> {
+    let file = world.dir.join("config.toml");
+    fs::write(&file, config).unwrap();
+    let mut runner = Runner::new(world, id);
+    runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
+    runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+    ok(&runner.call("prepare", &[]));
+    runner
+}
+
+/// The definition of a machine with these devices, as a file that everybody may read.
+fn defined(world: &World, file: &str, name: &str, devices: &str) -> String {
+    let file = world.dir.join(file);
+    let text = domain(name).replace("<devices>", &format!("<devices>{devices}"));
+    fs::write(&file, text).unwrap();
+    file.display().to_string()
+}
+
+fn disk(device: &str, target: &str, path: &Path) -> String {
+    let kind = if device == "disk" { "qcow2" } else { "raw" };
+    format!(
+        "<disk type='file' device='{device}'><driver name='qemu' type='{kind}'/><source file='{}'/><target dev='{target}'/></disk>",
+        path.display()
+    )
+}
+
+fn outcome(guests: &[GuestReport], what: &str, name: &str) -> Option<Outcome> {
+    let mut found = guests
+        .iter()
+        .filter(|guest| guest.what == what && guest.name == name);
+    found.next().map(|guest| guest.outcome)
+}
+
+fn assert_given_back(world: &World) {
+    crate::virtualbox::assert_given_back(world);
+    let names = fs::read_dir("/tmp")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let dirs: Vec<_> = names
+        .filter(|name| name.to_string_lossy().starts_with("jc-"))
+        .collect();
+    assert!(dirs.is_empty(), "{dirs:?}");
+}
+
+/// Machines and disks in the place are gone; of disks elsewhere those that are in a pool, and what is in a drive stays even then.
+pub fn isolated() {
+    let mut world = world("libvirt-isolated");
+    let project = world.dir.join("project");
+    {
+        let runner = job(&world, 600, ISOLATE);
+        let place = places(&world).remove(0);
+        let (inside, pool) = (place.join("in.qcow2"), project.join("pool"));
+        let (volume, plain) = (pool.join("volume.qcow2"), project.join("plain.qcow2"));
+        let image = pool.join("tools.iso");
+        let devices = [
+            disk("disk", "vda", &inside),
+            disk("disk", "vdb", &volume),
+            disk("disk", "vdc", &plain),
+            disk("cdrom", "hda", &image),
+        ];
+        let web = defined(&world, "web.xml", "web", &devices.concat());
+        let odd = defined(&world, "odd.xml", "-x &quot;$(touch x)&quot; {&lt;é", "");
+        let short = defined(&world, "short.xml", "short", "");
+        let make = |path: &Path| format!("qemu-img create -q -f qcow2 {} 10M; ", path.display());
+        let script = format!(
+            "{VIRSH} mkdir pool; {} {} {} truncate -s 1M {}; v pool-create-as p dir --target $PWD/pool
+             v define {web}; v start web; v define {odd}; v create {short}; v autostart web
+             v list --name; echo \"in $XDG_RUNTIME_DIR\"",
+            make(&inside),
+            make(&volume),
+            make(&plain),
+            image.display()
+        );
+        let stage = runner.stage("build_script", &script);
+        ok(&stage);
+        assert!(
+            stage.log.contains("web\n") && stage.log.contains("short\n"),
+            "{}",
+            stage.log
+        );
+        let shown = world.call(&["guests"]).expect(0).text();
+        assert!(
+            shown.contains("libvirt VM \"web\" {") && shown.contains("}: running, pid "),
+            "{shown}"
+        );
+        let ended = runner.call("cleanup", &[]);
+        ok(&ended);
+        assert!(
+            ended.log.contains("libvirt VM \"web\" {") && ended.log.contains("}: running → deleted, "),
+            "{}",
+            ended.log
+        );
+        assert!(
+            !inside.exists() && !volume.exists() && plain.exists() && image.exists(),
+            "{}",
+            ended.log
+        );
+        let path = plain.display().to_string();
+        let told = format!("libvirt disk {path:?}: not touched: it is in no storage pool of this libvirt");
+        assert!(ended.log.contains(&told), "{}", ended.log);
+    }
+    let guests = guests(&world);
+    let path = |name: &str| project.join(name).display().to_string();
+    for (what, name, expected) in [
+        ("vm", "web".to_owned(), Outcome::Deleted),
+        ("vm", "-x \"$(touch x)\" {<é".to_owned(), Outcome::Deleted),
+        ("disk", path("pool/volume.qcow2"), Outcome::Deleted),
+        ("disk", path("plain.qcow2"), Outcome::Spared),
+        ("disk", path("pool/tools.iso"), Outcome::Spared),
+    ] {
+        let is_cd = name.ends_with(".iso");
+        assert_eq!(
+            outcome(&guests, what, &name),
+            (!is_cd).then_some(expected),
+            "{guests:#?}"
+        );
+    }
+    assert!(!project.join("x").exists());
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
+/// Two jobs of one user, and whether the process of the second one's machine lives when the first is over. A new daemon would say for a while that it does.
+fn state_of_neighbour(test: &str, config: &str) -> String {
+    let mut world = world(test);
+    let state = {
+        let (a, b) = (job(&world, 610, config), job(&world, 611, config));
+        let (of_a, of_b) = (
+            defined(&world, "a.xml", "a", ""),
+            defined(&world, "b.xml", "b", ""),
+        );
+        // A home for the one libvirt of both, where each has none of its own.
+        let home = format!(
+            "{VIRSH} export HOME=$PWD; mkdir -p -m 700 run; : ${{XDG_RUNTIME_DIR:=$PWD/run}}; export XDG_RUNTIME_DIR; "
+        );
+        ok(&a.stage("build_script", &format!("{home} v define {of_a}; v start a")));
+        ok(&b.stage(
+            "build_script",
+            &format!("{home} v define {of_b}; v start b; v domstate b; cp $XDG_RUNTIME_DIR/libvirt/qemu/run/b.pid pid"),
+        ));
+        ok(&a.call("cleanup", &[]));
+        let state = b.stage(
+            "step_look",
+            "if kill -0 $(cat pid); then echo it lives; else echo it is dead; fi",
+        );
+        ok(&state);
+        ok(&b.call("cleanup", &[]));
+        state.log
+    };
+    assert_given_back(&world);
+    world.assert_nothing_left();
+    state
+}
+
+pub fn neighbour() {
+    let state = state_of_neighbour("libvirt-neighbour", ISOLATE);
+    assert!(state.contains("it lives"), "{state}");
+}
+
+/// The test before this one can fail.
+pub fn without() {
+    let state = state_of_neighbour("libvirt-without", "[run]\nguests = 'off'\n");
+    assert!(state.contains("it is dead"), "{state}");
+}
+
+/// Definitions that libvirt waits for, links to the user's own libvirt: what is not in the place stays.
+pub fn hostile() {
+    let own = "own=$PWD/own; mkdir -p $own/run $own/config; owned() { XDG_RUNTIME_DIR=$own/run XDG_CONFIG_HOME=$own/config XDG_CACHE_HOME=$own virsh -q \"$@\"; }; ";
+    for (at, trick) in [
+        "v list --all; mkfifo $XDG_CONFIG_HOME/libvirt/qemu/x.xml",
+        "v list --all; ln -s /dev/zero $XDG_CONFIG_HOME/libvirt/qemu/x.xml; mkdir -p $XDG_CONFIG_HOME/libvirt/storage; mkfifo $XDG_CONFIG_HOME/libvirt/storage/x.xml",
+        "v define $other; ln -s $own/config/libvirt/qemu/keep.xml $XDG_CONFIG_HOME/libvirt/qemu/keep.xml",
+        "rm -rf $(readlink $XDG_CONFIG_HOME)/libvirt; ln -s $own/config/libvirt $XDG_CONFIG_HOME/libvirt; v list --all",
+        "rm $XDG_CONFIG_HOME; ln -s $own/config $XDG_CONFIG_HOME; v list --all",
+        "v define $other; pkill -KILL -u ci1 -x libvirtd; rm -rf $XDG_RUNTIME_DIR/libvirt; ln -s $own/run/libvirt $XDG_RUNTIME_DIR/libvirt",
+        "v define $other; rm $XDG_RUNTIME_DIR/libvirt/libvirt-sock; ln -s $own/run/libvirt/libvirt-sock $XDG_RUNTIME_DIR/libvirt/libvirt-sock",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut world = world("libvirt-hostile");
+        let keep = world.dir.join("project/own/config/libvirt/qemu/keep.xml");
+        {
+            let (kept, other) = (defined(&world, "keep.xml", "keep", ""), defined(&world, "other.xml", "other", ""));
+            let runner = job(&world, 620 + at as u64, ISOLATE);
+            let script = format!("{VIRSH} {own} export LC_ALL=C; other={other}; owned define {kept}; {trick}");
+            ok(&runner.stage("build_script", &script));
+            let ended = runner.call("cleanup", &[]);
+            assert!(matches!(ended.code, 0 | 2), "{trick}: {}", ended.log);
+            assert!(keep.exists(), "{trick}: {}", ended.log);
+            assert!(!ended.log.contains("\"keep\""), "{trick}: {}", ended.log);
+        }
+        assert_given_back(&world);
+        world.jobcage(&[], &["gc"]);
+        world.assert_nothing_left();
+    }
+}
+
+/// Words for the system's libvirt. `machine NAME WHERE`: a machine that runs, described as vagrant-libvirt describes those of the directory WHERE.
+/// `forge NAME MACHINE`: what Vagrant notes of a machine of the project, with the UUID of another one.
+const SYSTEM: &str = r#"s() { virsh -q -c qemu:///system "$@"; }
+machine() { sed "s,</name>,</name><description>Source: $2/Vagrantfile</description>," $1.xml > d.xml; s define d.xml; s start $1; }
+forge() { mkdir -p .vagrant/machines/$1/libvirt; printf %s $(s domuuid $2) > .vagrant/machines/$1/libvirt/id
+ sed -i "s,\"machines\":{,&\"forged\":{\"local_data_path\":\"$PWD/.vagrant\"\,\"name\":\"$1\"\,\"provider\":\"libvirt\"\,\"vagrantfile_path\":\"$PWD\"}\,," \
+ $VAGRANT_HOME/data/machine-index/index; grep -c '"forged".*"web"' $VAGRANT_HOME/data/machine-index/index; }
+"#;
+
+/// Without a box there is nothing to boot, and without the network that vagrant-libvirt makes it does not wait for an address.
+const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |c|
+  c.vm.synced_folder ".", "/vagrant", disabled: true
+  c.vm.define "web"
+  c.vm.provider :libvirt do |l|
+    l.driver = "qemu"; l.cpu_mode = "custom"; l.cpu_model = "qemu64"; l.memory = 16; l.cpus = 1
+    l.mgmt_attach = false; l.graphics_type = "none"; l.storage_pool_name = "jobs"
+    l.storage :file, size: "10M"
+    l.storage :file, path: "all.img", allow_existing: true
+  end
+end
+"#;
+
+/// Only what both say, Vagrant's file and the machine's own description, is the job's.
+pub fn system() {
+    let mut world = world("libvirt-system");
+    start_libvirt();
+    let pool = world.dir.join("pool");
+    let root = |words: &str| {
+        let done = Command::new("virsh")
+            .args(["-q", "-c", "qemu:///system"])
+            .args(words.split(' '))
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{words}: {done:?}");
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    };
+    fs::create_dir(&pool).unwrap();
+    root(&format!("pool-create-as jobs dir --target {}", pool.display()));
+    root("vol-create-as jobs all.img 10M --format qcow2");
+    let volumes = ["project_web-vda.qcow2", "all.img"].map(|volume| pool.join(volume));
+    {
+        fs::write(world.dir.join("project/Vagrantfile"), VAGRANTFILE).unwrap();
+        for name in ["proj_lost", "neighbour"] {
+            defined(&world, &format!("project/{name}.xml"), name, "");
+        }
+        let runner = job(&world, 650, "[run]\nguests = 'libvirt=shared'\n");
+        let script = format!(
+            "{SYSTEM} export LC_ALL=C.UTF-8; vagrant up --provider=libvirt; s domblklist project_web
+             machine proj_lost $PWD; machine neighbour /home/ci2/other; forge forged neighbour"
+        );
+        let stage = runner.stage("build_script", &script);
+        ok(&stage);
+        // It has made the one, and uses the other.
+        for volume in &volumes {
+            assert!(
+                stage.log.contains(volume.to_str().unwrap()) && volume.exists(),
+                "{}",
+                stage.log
+            );
+        }
+        let ended = runner.call("cleanup", &[]);
+        ok(&ended);
+        for told in [
+            "libvirt VM \"project_web\" {",
+            "}: running → deleted",
+            "}: running → not touched: its description names no Vagrantfile beside the id file that names it",
+            "}: running → not touched: no id file that Vagrant has written in this job names it",
+        ] {
+            assert!(ended.log.contains(told), "{told}: {}", ended.log);
+        }
+    }
+    let guests = guests(&world);
+    for (name, expected) in [
+        ("project_web", Outcome::Deleted),
+        ("neighbour", Outcome::Spared),
+        ("proj_lost", Outcome::Spared),
+    ] {
+        assert_eq!(outcome(&guests, "vm", name), Some(expected), "{guests:#?}");
+    }
+    let mut running: Vec<String> = root("list --all --name").lines().map(Into::into).collect();
+    running.sort_unstable();
+    assert_eq!(running, ["neighbour", "proj_lost"]);
+    assert_eq!(root("domstate neighbour"), "running");
+    assert_eq!(volumes.map(|volume| volume.exists()), [false, true]);
+    for name in ["neighbour", "proj_lost"] {
+        root(&format!("destroy {name}"));
+        root(&format!("undefine {name}"));
+    }
+    root("pool-destroy jobs");
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
+/// The supervisor dies while virsh runs; whoever comes next begins again.
+pub fn killed() {
+    for round in 0..3_u64 {
+        let mut world = world("libvirt-killed");
+        let pool = world.dir.join("project/pool");
+        {
+            let runner = job(&world, 630 + round, ISOLATE);
+            let volume = pool.join("volume.qcow2");
+            let web = defined(&world, "web.xml", "web", &disk("disk", "vda", &volume));
+            let script = format!(
+                "{VIRSH} mkdir pool; v pool-create-as p dir --target $PWD/pool; v vol-create-as p volume.qcow2 10M --format qcow2
+                 v define {web}; v start web"
+            );
+            ok(&runner.stage("build_script", &script));
+            assert!(volume.exists());
+            let cleanup = runner.start("cleanup", &[]);
+            let tools = world.cgroup_root.join("guests");
+            assert!(
+                wait_change(&world.cgroup_root, PATIENCE, || tools.exists()),
+                "no tool was started"
+            );
+            // Into another call each time, as far as the machine keeps the time.
+            std::thread::sleep(Duration::from_millis(900 * round));
+            for pid in cgroup::pids(&world.cgroup_root.join("supervisors")) {
+                Process::open(pid).signal(Signal::SIGKILL);
+            }
+            ok(&cleanup.end());
+            assert!(wait_empty(&world.cgroup_root.join("supervisors"), PATIENCE));
+            world.jobcage(&[], &["gc"]);
+            assert!(!volume.exists());
+        }
+        guests(&world);
+        assert_given_back(&world);
+        world.assert_nobody_left();
+    }
+}
+
+/// No tool is started for a job that has only looked around. The tool tells of itself, and of the cgroup that it is in.
+pub fn unused() {
+    const CALLS: &str = "/tmp/virsh-calls";
+    let (virsh, real) = ("/usr/bin/virsh", "/usr/bin/virsh.real");
+    fs::rename(virsh, real).unwrap();
+    fs::write(
+        virsh,
+        format!("#!/bin/sh\ncat /proc/self/cgroup >>{CALLS}\nexec {real} \"$@\"\n"),
+    )
+    .unwrap();
+    fs::write(CALLS, "").unwrap();
+    for (file, mode) in [(virsh, 0o755), (CALLS, 0o666)] {
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut world = world("libvirt-unused");
+    let web = defined(&world, "web.xml", "web", "");
+    let define = format!("{VIRSH} v define {web}");
+    let told: Vec<bool> = [
+        "ls -A $XDG_CONFIG_HOME $XDG_CACHE_HOME; touch $XDG_CACHE_HOME/x",
+        define.as_str(),
+    ]
+    .iter()
+    .enumerate()
+    .map(|(at, script)| {
+        let runner = job(&world, 640 + at as u64, ISOLATE);
+        ok(&runner.stage("build_script", script));
+        ok(&runner.call("cleanup", &[]));
+        fs::read_to_string(CALLS).unwrap().contains("/guests/")
+    })
+    .collect();
+    fs::rename(real, virsh).unwrap();
+    fs::remove_file(CALLS).unwrap();
+    assert_eq!(told, [false, true]);
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
