@@ -108,6 +108,7 @@ mod tests {
             groups: Vec::new(),
             home: String::new(),
             kinds: BTreeMap::new(),
+            hook: Vec::new(),
         };
         let run = Path::new("/tmp").join(&place.socket);
         assert!(!run.exists());
