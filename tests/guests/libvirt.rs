@@ -248,6 +248,29 @@ pub fn hostile() {
     }
 }
 
+/// libvirt reads more than its machines when it starts: from a FIFO, for ever.
+pub fn hanging() {
+    let mut world = world("libvirt-hanging");
+    {
+        let config = format!("{ISOLATE}guest_timeout = '4s'\n");
+        let runner = job(&world, 670, &config);
+        let web = defined(&world, "web.xml", "web", "");
+        let script = format!("{VIRSH} v define {web}; mkfifo $XDG_CONFIG_HOME/libvirt/secrets/x.xml");
+        ok(&runner.stage("build_script", &script));
+        let ended = runner.call("cleanup", &[]);
+        ok(&ended);
+        let told = "gone with the job's place; its tool had failed: ";
+        assert!(
+            ended.log.contains("what libvirt keeps in") && ended.log.contains(told),
+            "{}",
+            ended.log
+        );
+    }
+    guests(&world);
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
 /// The supervisor dies while virsh runs; whoever comes next begins again.
 pub fn killed() {
     for round in 0..3_u64 {

@@ -108,6 +108,10 @@ const PEERS: &[Test] = &[
     ("libvirt::what_the_user_has_is_there", libvirt::of_user),
     ("libvirt::hostile_files_harm_nobody", libvirt::hostile),
     (
+        "libvirt::a_daemon_that_hangs_goes_with_the_place",
+        libvirt::hanging,
+    ),
+    (
         "libvirt::a_machine_of_the_system_needs_two_witnesses",
         libvirt_system::two_witnesses,
     ),
