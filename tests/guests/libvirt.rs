@@ -1,6 +1,6 @@
 //! libvirt: machines of a session of the job's own, beside those of a neighbour of the same user.
 
-use crate::peers::{domain, start_libvirt};
+use crate::peers::domain;
 use crate::runner::Runner;
 use crate::support::PATIENCE;
 use crate::support::cgroup::{self, wait_change, wait_empty};
@@ -10,9 +10,8 @@ use crate::virtualbox::{USER, guests, ok, places, world};
 use jobcage_job::{GuestReport, Outcome};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 const ISOLATE: &str = "[run]\nguests = 'libvirt=isolate'\n";
@@ -21,7 +20,7 @@ const ISOLATE: &str = "[run]\nguests = 'libvirt=isolate'\n";
 const VIRSH: &str = "export LIBVIRT_DEFAULT_URI=qemu:///session; v() { virsh -q \"$@\"; }; ";
 
 /// A job of the build user's under this configuration.
-fn job<'w>(world: &'w World, id: u64, config: &str) -> Runner<'w> {
+pub fn job<'w>(world: &'w World, id: u64, config: &str) -> Runner<'w> {
     let file = world.dir.join("config.toml");
     fs::write(&file, config).unwrap();
     let mut runner = Runner::new(world, id);
@@ -32,7 +31,7 @@ fn job<'w>(world: &'w World, id: u64, config: &str) -> Runner<'w> {
 }
 
 /// The definition of a machine with these devices, as a file that everybody may read.
-fn defined(world: &World, file: &str, name: &str, devices: &str) -> String {
+pub fn defined(world: &World, file: &str, name: &str, devices: &str) -> String {
     let file = world.dir.join(file);
     let text = domain(name).replace("<devices>", &format!("<devices>{devices}"));
     fs::write(&file, text).unwrap();
@@ -47,14 +46,14 @@ fn disk(device: &str, target: &str, path: &Path) -> String {
     )
 }
 
-fn outcome(guests: &[GuestReport], what: &str, name: &str) -> Option<Outcome> {
+pub fn outcome(guests: &[GuestReport], what: &str, name: &str) -> Option<Outcome> {
     let mut found = guests
         .iter()
         .filter(|guest| guest.what == what && guest.name == name);
     found.next().map(|guest| guest.outcome)
 }
 
-fn assert_given_back(world: &World) {
+pub fn assert_given_back(world: &World) {
     crate::virtualbox::assert_given_back(world);
     let names = fs::read_dir("/tmp")
         .unwrap()
@@ -186,6 +185,36 @@ pub fn without() {
     assert!(state.contains("it is dead"), "{state}");
 }
 
+/// What other programs keep beside libvirt's is found by links. Names that the user cannot read are not told to him by root.
+pub fn of_user() {
+    let mut world = world("libvirt-of-user");
+    let home = Path::new("/home").join(USER);
+    fs::create_dir_all(home.join(".config/tool")).unwrap();
+    fs::create_dir_all(home.join(".config/libvirt/qemu")).unwrap();
+    fs::write(home.join(".config/tool/conf"), "the user's\n").unwrap();
+    symlink("/root", home.join(".cache")).unwrap();
+    fs::write("/root/.secret-name", "").unwrap();
+    {
+        let runner = job(&world, 660, ISOLATE);
+        let stage = runner.stage(
+            "build_script",
+            "cat $XDG_CONFIG_HOME/tool/conf; ls $XDG_CONFIG_HOME; ls -A $XDG_CACHE_HOME; echo end; echo of the job > $XDG_CONFIG_HOME/new",
+        );
+        ok(&stage);
+        assert!(stage.log.contains("the user's\ntool\nend\n"), "{}", stage.log);
+        ok(&runner.call("cleanup", &[]));
+    }
+    assert!(home.join(".config/tool/conf").exists() && !home.join(".config/new").exists());
+    for dir in [".config/tool", ".config/libvirt"] {
+        fs::remove_dir_all(home.join(dir)).unwrap();
+    }
+    for file in [home.join(".cache"), "/root/.secret-name".into()] {
+        fs::remove_file(file).unwrap();
+    }
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
 /// Definitions that libvirt waits for, links to the user's own libvirt: what is not in the place stays.
 pub fn hostile() {
     let own = "own=$PWD/own; mkdir -p $own/run $own/config; owned() { XDG_RUNTIME_DIR=$own/run XDG_CONFIG_HOME=$own/config XDG_CACHE_HOME=$own virsh -q \"$@\"; }; ";
@@ -219,95 +248,25 @@ pub fn hostile() {
     }
 }
 
-/// Words for the system's libvirt. `machine NAME WHERE`: a machine that runs, described as vagrant-libvirt describes those of the directory WHERE.
-/// `forge NAME MACHINE`: what Vagrant notes of a machine of the project, with the UUID of another one.
-const SYSTEM: &str = r#"s() { virsh -q -c qemu:///system "$@"; }
-machine() { sed "s,</name>,</name><description>Source: $2/Vagrantfile</description>," $1.xml > d.xml; s define d.xml; s start $1; }
-forge() { mkdir -p .vagrant/machines/$1/libvirt; printf %s $(s domuuid $2) > .vagrant/machines/$1/libvirt/id
- sed -i "s,\"machines\":{,&\"forged\":{\"local_data_path\":\"$PWD/.vagrant\"\,\"name\":\"$1\"\,\"provider\":\"libvirt\"\,\"vagrantfile_path\":\"$PWD\"}\,," \
- $VAGRANT_HOME/data/machine-index/index; grep -c '"forged".*"web"' $VAGRANT_HOME/data/machine-index/index; }
-"#;
-
-/// Without a box there is nothing to boot, and without the network that vagrant-libvirt makes it does not wait for an address.
-const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |c|
-  c.vm.synced_folder ".", "/vagrant", disabled: true
-  c.vm.define "web"
-  c.vm.provider :libvirt do |l|
-    l.driver = "qemu"; l.cpu_mode = "custom"; l.cpu_model = "qemu64"; l.memory = 16; l.cpus = 1
-    l.mgmt_attach = false; l.graphics_type = "none"; l.storage_pool_name = "jobs"
-    l.storage :file, size: "10M"
-    l.storage :file, path: "all.img", allow_existing: true
-  end
-end
-"#;
-
-/// Only what both say, Vagrant's file and the machine's own description, is the job's.
-pub fn system() {
-    let mut world = world("libvirt-system");
-    start_libvirt();
-    let pool = world.dir.join("pool");
-    let root = |words: &str| {
-        let done = Command::new("virsh")
-            .args(["-q", "-c", "qemu:///system"])
-            .args(words.split(' '))
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{words}: {done:?}");
-        String::from_utf8_lossy(&done.stdout).trim().to_owned()
-    };
-    fs::create_dir(&pool).unwrap();
-    root(&format!("pool-create-as jobs dir --target {}", pool.display()));
-    root("vol-create-as jobs all.img 10M --format qcow2");
-    let volumes = ["project_web-vda.qcow2", "all.img"].map(|volume| pool.join(volume));
+/// libvirt reads more than its machines when it starts: from a FIFO, for ever.
+pub fn hanging() {
+    let mut world = world("libvirt-hanging");
     {
-        fs::write(world.dir.join("project/Vagrantfile"), VAGRANTFILE).unwrap();
-        for name in ["proj_lost", "neighbour"] {
-            defined(&world, &format!("project/{name}.xml"), name, "");
-        }
-        let runner = job(&world, 650, "[run]\nguests = 'libvirt=shared'\n");
-        let script = format!(
-            "{SYSTEM} export LC_ALL=C.UTF-8; vagrant up --provider=libvirt; s domblklist project_web
-             machine proj_lost $PWD; machine neighbour /home/ci2/other; forge forged neighbour"
-        );
-        let stage = runner.stage("build_script", &script);
-        ok(&stage);
-        // It has made the one, and uses the other.
-        for volume in &volumes {
-            assert!(
-                stage.log.contains(volume.to_str().unwrap()) && volume.exists(),
-                "{}",
-                stage.log
-            );
-        }
+        let config = format!("{ISOLATE}guest_timeout = '4s'\n");
+        let runner = job(&world, 670, &config);
+        let web = defined(&world, "web.xml", "web", "");
+        let script = format!("{VIRSH} v define {web}; mkfifo $XDG_CONFIG_HOME/libvirt/secrets/x.xml");
+        ok(&runner.stage("build_script", &script));
         let ended = runner.call("cleanup", &[]);
         ok(&ended);
-        for told in [
-            "libvirt VM \"project_web\" {",
-            "}: running → deleted",
-            "}: running → not touched: its description names no Vagrantfile beside the id file that names it",
-            "}: running → not touched: no id file that Vagrant has written in this job names it",
-        ] {
-            assert!(ended.log.contains(told), "{told}: {}", ended.log);
-        }
+        let told = "gone with the job's place; its tool had failed: ";
+        assert!(
+            ended.log.contains("what libvirt keeps in") && ended.log.contains(told),
+            "{}",
+            ended.log
+        );
     }
-    let guests = guests(&world);
-    for (name, expected) in [
-        ("project_web", Outcome::Deleted),
-        ("neighbour", Outcome::Spared),
-        ("proj_lost", Outcome::Spared),
-    ] {
-        assert_eq!(outcome(&guests, "vm", name), Some(expected), "{guests:#?}");
-    }
-    let mut running: Vec<String> = root("list --all --name").lines().map(Into::into).collect();
-    running.sort_unstable();
-    assert_eq!(running, ["neighbour", "proj_lost"]);
-    assert_eq!(root("domstate neighbour"), "running");
-    assert_eq!(volumes.map(|volume| volume.exists()), [false, true]);
-    for name in ["neighbour", "proj_lost"] {
-        root(&format!("destroy {name}"));
-        root(&format!("undefine {name}"));
-    }
-    root("pool-destroy jobs");
+    guests(&world);
     assert_given_back(&world);
     world.assert_nothing_left();
 }

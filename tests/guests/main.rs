@@ -11,6 +11,7 @@ mod runner;
 
 mod later;
 mod libvirt;
+mod libvirt_system;
 mod odd;
 #[allow(dead_code, reason = "what the tests of each kind of guest take from it")]
 mod peers;
@@ -107,10 +108,15 @@ const PEERS: &[Test] = &[
         "libvirt::without_a_place_a_neighbours_machine_dies",
         libvirt::without,
     ),
+    ("libvirt::what_the_user_has_is_there", libvirt::of_user),
     ("libvirt::hostile_files_harm_nobody", libvirt::hostile),
     (
+        "libvirt::a_daemon_that_hangs_goes_with_the_place",
+        libvirt::hanging,
+    ),
+    (
         "libvirt::a_machine_of_the_system_needs_two_witnesses",
-        libvirt::system,
+        libvirt_system::two_witnesses,
     ),
     ("libvirt::whoever_gives_back_may_be_killed", libvirt::killed),
     ("libvirt::a_job_without_machines_starts_no_tool", libvirt::unused),

@@ -154,12 +154,14 @@ fn process_of(processes: &[Left], found: &Found) -> Option<i32> {
 
 /// The disks of these machines that do not go with the place, each once. `vol-delete` takes a path that is in a pool.
 fn elsewhere(listed: &[Found], place: &GuestPlace, pass: &Pass<'_>) -> Result<Vec<Found>> {
+    let run = place.runtime_dir();
+    let goes = |path: &Path| path.starts_with(&place.dir) || path.starts_with(&run);
     let mut paths: Vec<String> = Vec::new();
     for found in listed {
         for disk in disks_of(SESSION, &found.id, pass)?.unwrap_or_default() {
             let path = Path::new(&disk.source);
             let is_there = path.is_absolute() && path.symlink_metadata().is_ok();
-            if is_there && !path.starts_with(&place.dir) && !paths.contains(&disk.source) {
+            if is_there && !goes(path) && !paths.contains(&disk.source) {
                 paths.push(disk.source);
             }
         }
