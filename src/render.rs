@@ -190,16 +190,26 @@ fn guest(guest: &GuestReport) -> String {
         ("virtualbox", "vm") => "VirtualBox VM",
         ("virtualbox", "disk") => "VirtualBox disk",
         ("virtualbox", _) => "the registry of VirtualBox",
+        ("podman", "container") => "podman container",
+        ("podman", "storage") => "the storage of podman in",
+        ("podman", _) => "what podman keeps in",
+        ("docker", "container") => "docker container",
+        ("docker", "network") => "docker network",
+        ("docker", "volume") => "docker volume",
+        ("docker", _) => "what docker has, by its socket",
         _ => "machines and files in",
     };
     let id = guest
         .id
         .as_ref()
+        .filter(|id| **id != guest.name)
         .map(|id| format!(" {{{id}}}"))
         .unwrap_or_default();
     let was = if guest.ran.is_some() { "running → " } else { "" };
     let bytes = format_bytes(guest.bytes);
     let fate = match (guest.outcome, &guest.why) {
+        // What lies elsewhere than in the place is not counted.
+        (Outcome::Deleted, None) if guest.bytes == 0 => "deleted".to_owned(),
         (Outcome::Deleted, None) => format!("deleted, {bytes} freed"),
         (Outcome::Deleted, Some(why)) => format!(
             "gone with the job's place; its tool had failed: {}",

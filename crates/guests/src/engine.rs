@@ -3,13 +3,14 @@
 use crate::place;
 use crate::tools::{Pass, Tools};
 use crate::{GuestError, Kind, Result};
-use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, Outcome};
+use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, JobSpec, Outcome};
 
 /// What one daemon does not give back, a fresh one may: it believes what it has in its memory.
 const PASSES: u32 = 4;
 
 /// What a kind gets to give back what a job has made.
 pub(crate) struct Work<'a> {
+    pub spec: &'a JobSpec,
     pub place: &'a GuestPlace,
     pub mode: GuestMode,
     /// Who was alive in the cage when it was frozen.
@@ -90,7 +91,7 @@ fn registry(kind: &dyn Kind, work: &Work<'_>, why: &dyn std::fmt::Display) -> Gu
 
 /// With daemons of its own, where they are isolated.
 fn one_pass(kind: &dyn Kind, work: &Work<'_>, reports: &mut Vec<GuestReport>) -> Result<Passed> {
-    let pass = work.tools.pass(work.mode)?;
+    let pass = work.tools.pass(kind.leaf(work.mode))?;
     let done = empty_lists(kind, work, &pass, reports);
     pass.end()?;
     done

@@ -5,8 +5,11 @@
 //! their registries, as the job's user, in a cgroup of their own, each call with a limit of time. What no tool knows, such as
 //! half of an import, goes with the place.
 
+mod docker;
 mod engine;
+mod listed;
 mod place;
+mod podman;
 mod tools;
 mod vagrant;
 mod virtualbox;
@@ -93,6 +96,12 @@ pub(crate) trait Kind: Sync {
         Ok(())
     }
 
+    /// The cgroup of its tools: the job's own, which is killed behind them with all that they have started, or the one whose daemons others may
+    /// have come to use.
+    fn leaf(&self, mode: GuestMode) -> GuestMode {
+        mode
+    }
+
     /// What its tool is asked for, in this order: `vm`, `disk`. Without any no tool is started.
     fn lists(&self) -> &'static [&'static str] {
         &[]
@@ -127,7 +136,12 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 2] = [&virtualbox::VirtualBox, &vagrant::Vagrant];
+const KINDS: [&dyn Kind; 4] = [
+    &virtualbox::VirtualBox,
+    &vagrant::Vagrant,
+    &podman::Podman,
+    &docker::Docker,
+];
 
 /// The kinds of a job, with their modes.
 pub(crate) fn kinds(place: &GuestPlace) -> impl Iterator<Item = (&'static dyn Kind, GuestMode)> {
@@ -220,6 +234,7 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> Vec<GuestRepo
                 Ok(()) => {
                     for (kind, mode) in kinds(place) {
                         let work = Work {
+                            spec,
                             place,
                             mode,
                             census,

@@ -59,6 +59,31 @@ impl Making<'_> {
         symlinkat(to, &self.dir, name).map_err(io("make a link in", Path::new(&self.place.dir)))
     }
 
+    /// Links everything in a directory of the job's user that is there by now, but these names.
+    pub(crate) fn link_all(&self, name: &str, from: &Path, but: &[&str]) -> Result<()> {
+        const MOST: usize = 1000;
+        for entry in std::fs::read_dir(from).into_iter().flatten().flatten().take(MOST) {
+            let link = Path::new(name).join(entry.file_name());
+            if !but.iter().any(|but| entry.file_name() == *but) {
+                let io = io("make a link in", Path::new(&self.place.dir));
+                symlinkat(&entry.path(), &self.dir, &link).map_err(io)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directory of the job's sockets.
+    pub(crate) fn runtime_dir(&self) -> Result<()> {
+        let path = self.place.runtime_dir();
+        let (above, name) = split(Path::new(&path))?;
+        let io = io("make", Path::new(&path));
+        let base = open_dir(above).map_err(&io)?;
+        // Nobody can guess its name: one that is there already is not ours.
+        mkdirat(&base, name, Mode::S_IRWXU).map_err(&io)?;
+        let made = open_distrusted(base.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(&io)?;
+        self.give(made.as_fd())
+    }
+
     fn give(&self, file: BorrowedFd<'_>) -> Result<()> {
         if geteuid().as_raw() == self.uid {
             return Ok(());
@@ -128,13 +153,13 @@ pub fn remove_unused(spec: &JobSpec) {
     }
 }
 
-/// Removes the place with all that is in it, and the directory of VirtualBox's socket. Told of only if more than the bare place was there, or
+/// Removes the place with all that is in it, and first the directories of sockets: as long as the place is there, somebody comes again. Told of only if more than the bare place was there, or
 /// if something stays.
 pub(crate) fn remove(place: &GuestPlace, until: Instant) -> Option<GuestReport> {
     let bytes = size(place);
-    let socket = format!("/tmp/.vbox-{}-ipc", place.socket);
-    let done =
-        remove_tree(Path::new(&place.dir), until).and_then(|()| remove_tree(Path::new(&socket), until));
+    let sockets = [format!("/tmp/.vbox-{}-ipc", place.socket), place.runtime_dir()];
+    let mut all = sockets.iter().chain([&place.dir]);
+    let done = all.try_for_each(|dir| remove_tree(Path::new(dir), until));
     match done {
         Ok(()) if bytes < NOTABLE => None,
         Ok(()) => Some(GuestReport {

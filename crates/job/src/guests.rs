@@ -20,7 +20,7 @@ pub enum GuestMode {
 pub struct GuestPlace {
     /// The absolute path of the directory, which belongs to the job's user.
     pub dir: String,
-    /// What VirtualBox calls the job's own daemon; nobody can guess it.
+    /// What VirtualBox calls the job's own daemon, and the name of a directory of sockets in `/tmp`; nobody can guess it.
     pub socket: String,
     /// How long it may take to give back what is in it.
     pub timeout: Duration,
@@ -43,6 +43,20 @@ fn first_kinds() -> BTreeMap<String, GuestMode> {
         .into()
 }
 
+impl GuestPlace {
+    /// The directory of the job's sockets. It is not in the place: a socket's path has at most 107 bytes, of which podman wants 80.
+    #[must_use]
+    pub fn runtime_dir(&self) -> String {
+        format!("/tmp/{}", self.socket)
+    }
+
+    /// The job's id, which its path ends in.
+    #[must_use]
+    pub fn job(&self) -> &str {
+        self.dir.rsplit('/').next().unwrap_or_default()
+    }
+}
+
 /// What became of something that a job had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -56,9 +70,9 @@ pub enum Outcome {
 /// One thing that a job had, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestReport {
-    /// Whose it is: `virtualbox`; `files` for the directory with all that no tool knew.
+    /// Whose it is: `virtualbox`, `podman`, `docker`; `files` for the directory with all that no tool knew.
     pub kind: String,
-    /// `vm`, `disk` or `directory`.
+    /// `vm`, `disk`, `container`, `network`, `volume`, `storage`, `registry` or `directory`.
     pub what: String,
     /// Its name, which the job gave it: control characters are escaped where it is shown.
     pub name: String,
