@@ -1,8 +1,8 @@
-//! Machines are given back: real VirtualBox machines, in a root of Debian's sid that `tests/guests/mkroot` makes. The tests run inside of
-//! it: this program starts itself again there, in mount and PID namespaces of its own, which take everything with them.
+//! Machines and containers are given back: real ones, in roots that `tests/guests/mkroot` makes. VirtualBox is in one of Debian's sid, podman,
+//! docker, libvirt and LXC in one of bookworm. The tests of a root run inside of it: this program starts itself again there, in namespaces
+//! of its own, which take everything with them.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "not all of it is needed here")]
 mod support;
 
 #[path = "../gitlab/runner.rs"]
@@ -10,93 +10,172 @@ mod support;
 mod runner;
 
 mod later;
+#[allow(dead_code, reason = "what the tests of each kind of guest take from it")]
+mod peers;
 mod vagrant;
 mod virtualbox;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use support::needs::{Need, met};
-use support::programs;
+use support::{cgroup, programs};
 
-/// Set for the one that runs inside.
+/// Set for the one that runs inside: the root that it is in.
 const INSIDE: &str = "JOBCAGE_GUESTS_INSIDE";
 
+type Test = (&'static str, fn());
+
+/// Tests in the root of Debian's sid.
+const SID: &[Test] = &[
+    (
+        "vagrant::a_job_that_is_cancelled_during_an_import",
+        vagrant::beaker,
+    ),
+    ("virtualbox::a_running_machine_is_given_back", virtualbox::running),
+    ("virtualbox::a_neighbours_machine_runs_on", virtualbox::neighbour),
+    (
+        "virtualbox::without_a_place_a_neighbours_machine_dies",
+        virtualbox::shared,
+    ),
+    ("virtualbox::whoever_gives_back_may_be_killed", virtualbox::killed),
+    ("virtualbox::a_tool_may_be_cut_at_any_moment", virtualbox::cut),
+    ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
+    (
+        "virtualbox::a_dead_runner_leaves_no_machine",
+        virtualbox::runner_killed,
+    ),
+    (
+        "later::a_quarantined_jobs_machines_are_given_back_when_it_is_over",
+        later::quarantined,
+    ),
+    (
+        "later::a_recorded_after_phase_has_the_machines_and_leaves_none",
+        later::recorded_after,
+    ),
+    ("virtualbox::a_hostile_registry_harms_nobody", virtualbox::hostile),
+    (
+        "virtualbox::a_place_without_a_record_is_freed",
+        virtualbox::orphaned,
+    ),
+    (
+        "virtualbox::create_and_run_have_places_too",
+        virtualbox::other_verbs,
+    ),
+    (
+        "virtualbox::four_machines_and_their_tools_alone",
+        virtualbox::speed,
+    ),
+    (
+        "virtualbox::a_job_without_machines_starts_no_tool",
+        virtualbox::unused,
+    ),
+];
+
+/// Tests in the root with podman, docker, libvirt and LXC.
+const PEERS: &[Test] = &[
+    ("peers::podman_runs_as_a_user", peers::podman),
+    ("peers::docker_runs", peers::docker),
+    ("peers::libvirt_session_and_system_run", peers::libvirt),
+    ("peers::lxc_runs", peers::lxc),
+    ("peers::a_job_runs_podman", peers::job),
+];
+
+/// What mkroot calls a root, its tests, and the way into it.
+type Root = (&'static str, &'static [Test], fn() -> Command);
+
+const ROOTS: [Root; 2] = [("sid", SID, into_sid), ("peers", PEERS, into_peers)];
+
 fn main() -> ExitCode {
-    if std::env::var_os(INSIDE).is_none() {
-        return outside();
-    }
-    let tests: [(&str, fn()); 15] = [
-        (
-            "vagrant::a_job_that_is_cancelled_during_an_import",
-            vagrant::beaker,
-        ),
-        ("virtualbox::a_running_machine_is_given_back", virtualbox::running),
-        ("virtualbox::a_neighbours_machine_runs_on", virtualbox::neighbour),
-        (
-            "virtualbox::without_a_place_a_neighbours_machine_dies",
-            virtualbox::shared,
-        ),
-        ("virtualbox::whoever_gives_back_may_be_killed", virtualbox::killed),
-        ("virtualbox::a_tool_may_be_cut_at_any_moment", virtualbox::cut),
-        ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
-        (
-            "virtualbox::a_dead_runner_leaves_no_machine",
-            virtualbox::runner_killed,
-        ),
-        (
-            "later::a_quarantined_jobs_machines_are_given_back_when_it_is_over",
-            later::quarantined,
-        ),
-        (
-            "later::a_recorded_after_phase_has_the_machines_and_leaves_none",
-            later::recorded_after,
-        ),
-        ("virtualbox::a_hostile_registry_harms_nobody", virtualbox::hostile),
-        (
-            "virtualbox::a_place_without_a_record_is_freed",
-            virtualbox::orphaned,
-        ),
-        (
-            "virtualbox::create_and_run_have_places_too",
-            virtualbox::other_verbs,
-        ),
-        (
-            "virtualbox::four_machines_and_their_tools_alone",
-            virtualbox::speed,
-        ),
-        (
-            "virtualbox::a_job_without_machines_starts_no_tool",
-            virtualbox::unused,
-        ),
-    ];
-    let trials = tests.map(|(name, test)| {
-        Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        })
-    });
     let mut arguments = Arguments::from_args();
     // They look for what is left in the whole root.
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials.into()).exit_code()
+    let inside = std::env::var(INSIDE).ok();
+    if inside.is_none() && !arguments.list {
+        return outside(&arguments);
+    }
+    let here = |name: &str| inside.as_ref().is_none_or(|inside| inside == name);
+    let here = ROOTS.iter().filter(|(name, ..)| here(name));
+    let trials = here.flat_map(|(_, tests, _)| trials(tests)).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn outside() -> ExitCode {
-    let needs = ["mmdebstrap", "dpkg-deb", "unshare", "chroot"].map(Need::Program);
+fn trials(tests: &'static [Test]) -> impl Iterator<Item = Trial> {
+    tests.iter().map(|(name, test)| {
+        Trial::test(*name, move || {
+            test();
+            Ok::<(), Failed>(())
+        })
+    })
+}
+
+/// Runs the tests of one root after those of the other. A root of which no test is wanted is not made.
+fn outside(arguments: &Arguments) -> ExitCode {
+    let needs = ["mmdebstrap", "dpkg-deb", "unshare", "setpriv", "chroot"].map(Need::Program);
     if !met("guests", &[Need::Root]) || !met("guests", &needs) {
         return ExitCode::SUCCESS;
     }
-    let target = programs::jobcage().ancestors().nth(3).unwrap();
-    let root = make_root(&target.join("guests"));
-    // Both find their programs where cargo has put them. `/tmp` and the user's home have only what the tests themselves make.
-    let shared = [target.to_owned(), PathBuf::from(env!("CARGO_MANIFEST_DIR"))];
+    let mut failed = false;
+    for (name, tests, into) in ROOTS {
+        if trials(tests).any(|test| !arguments.is_filtered_out(&test)) {
+            failed |= !run_inside(name, into());
+        }
+    }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Whether the tests of a root have passed.
+fn run_inside(name: &str, mut into: Command) -> bool {
+    let status = into
+        .arg(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, name)
+        .env("JOBCAGE_BIN", programs::jobcage())
+        .env("JOBCAGE_ZOO", programs::zoo())
+        .status();
+    // What a test of the peers has left in the root of all their cgroups, such as docker's.
+    let left = cgroup::remove(&cgroup::base().join(name));
+    cgroup::remove_base();
+    let status = status.unwrap_or_else(|error| panic!("setpriv: {error}"));
+    if let Err(why) = &left {
+        support::say(&format!(
+            "the cgroups of the root {name} cannot be removed: {why}"
+        ));
+    }
+    status.success() && left.is_ok()
+}
+
+/// A command that ends with this process, as its namespaces do with it.
+fn unshare(namespaces: &[&str]) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid"])
+        .args(["--fork", "--kill-child", "--propagation", "private"])
+        .args(namespaces);
+    command
+}
+
+fn target() -> &'static Path {
+    programs::jobcage().ancestors().nth(3).unwrap()
+}
+
+/// Where cargo has put the programs, for both of us.
+fn shared() -> [PathBuf; 2] {
+    [target().to_owned(), PathBuf::from(env!("CARGO_MANIFEST_DIR"))]
+}
+
+fn into_sid() -> Command {
+    let root = make_root("sid", &target().join("guests"));
+    // `/tmp` and the user's home have only what the tests themselves make.
     let mut script = format!(
         "set -e\nmount -t tmpfs -o mode=1777 tmp '{0}/tmp'\nmount -t tmpfs -o uid=2001,gid=2001 home '{0}/home/ci1'\n",
         root.display()
     );
-    for dir in &shared {
+    for dir in shared() {
         let inside = root.join(dir.strip_prefix("/").unwrap());
         script += &format!(
             "mkdir -p '{0}'\nmount --rbind '{1}' '{0}'\n",
@@ -110,34 +189,37 @@ fn outside() -> ExitCode {
          chroot '{0}' \"$@\" || exit $?\n",
         root.display()
     );
-    let error = Command::new("unshare")
-        .args([
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            &script,
-            "sh",
-        ])
-        .arg(std::env::current_exe().unwrap())
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .env("JOBCAGE_BIN", programs::jobcage())
-        .env("JOBCAGE_ZOO", programs::zoo())
-        .exec();
-    panic!("unshare: {error}");
+    let mut command = unshare(&[]);
+    command.args(["sh", "-c", &script, "sh"]);
+    command
 }
 
-fn make_root(dir: &Path) -> PathBuf {
+/// Their daemons make cgroups where they find the root of them: here that is one of ours, in a cgroup namespace.
+fn into_peers() -> Command {
+    let root = make_root("peers", &target().join("guests/peers"));
+    let mut command = unshare(&["--net", "--ipc", "--uts"]);
+    command
+        .args([
+            "sh",
+            "-c",
+            "echo 0 >\"$0/cgroup.procs\" && exec unshare --cgroup \"$@\"",
+        ])
+        .arg(cgroup::make("peers"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/enter-peers"))
+        .arg(root)
+        .args(shared())
+        .arg("--")
+        .env("JOBCAGE_TEST_CGROUP", peers::CGROUPS);
+    command
+}
+
+fn make_root(kind: &str, dir: &Path) -> PathBuf {
     let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/mkroot"))
         .arg(dir)
+        .arg(kind)
         .stderr(std::process::Stdio::inherit())
         .output()
         .unwrap();
-    assert!(made.status.success(), "tests/guests/mkroot failed");
+    assert!(made.status.success(), "tests/guests/mkroot {kind} failed");
     PathBuf::from(String::from_utf8(made.stdout).unwrap().trim())
 }
