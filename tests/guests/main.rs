@@ -9,9 +9,11 @@ mod support;
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod runner;
 
+mod docker;
 mod later;
 #[allow(dead_code, reason = "what the tests of each kind of guest take from it")]
 mod peers;
+mod podman;
 mod vagrant;
 mod virtualbox;
 
@@ -79,6 +81,22 @@ const PEERS: &[Test] = &[
     ("peers::libvirt_session_and_system_run", peers::libvirt),
     ("peers::lxc_runs", peers::lxc),
     ("peers::a_job_runs_podman", peers::job),
+    ("podman::a_storage_of_its_own_goes_with_the_job", podman::isolated),
+    (
+        "podman::a_user_who_is_not_root_gets_rid_of_it_too",
+        podman::rootless,
+    ),
+    ("podman::the_next_jobs_podman_works", podman::shared),
+    ("podman::unhelped_the_next_jobs_podman_fails", podman::unhelped),
+    ("podman::a_neighbours_container_runs_on", podman::neighbour),
+    ("podman::a_job_without_podman_starts_no_tool", podman::unused),
+    ("docker::what_has_the_jobs_label_goes", docker::given_back),
+    ("docker::what_is_a_neighbours_stays", docker::neighbour),
+    (
+        "docker::gc_comes_again_where_the_daemon_was_silent",
+        docker::silent,
+    ),
+    ("docker::nothing_is_done_unasked", docker::off),
 ];
 
 /// What mkroot calls a root, its tests, and the way into it.

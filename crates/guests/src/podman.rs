@@ -150,17 +150,14 @@ fn is_ours(left: &Left) -> bool {
 
 /// Whether a container of this user was made or removed since the job began. A job whose podman had ended before has no process to show.
 fn has_changed(work: &Work<'_>) -> bool {
-    // A file's time is that of the last tick of the kernel's clock.
-    const TICK: i64 = 1_000_000_000;
     let storage = Path::new(&work.place.home).join(".local/share/containers/storage");
-    ["overlay-containers", "vfs-containers", "btrfs-containers"]
-        .iter()
-        .any(|driver| {
-            let meta = std::fs::metadata(storage.join(driver));
-            meta.is_ok_and(|meta| {
-                meta.mtime() * 1_000_000_000 + meta.mtime_nsec() + TICK >= work.spec.created_ns
-            })
-        })
+    let drivers = ["overlay-containers", "vfs-containers", "btrfs-containers"];
+    // A file's time is that of the last tick of the kernel's clock.
+    let began = work.spec.created_ns / 1_000_000_000 - 1;
+    drivers.iter().any(|driver| {
+        let meta = std::fs::metadata(storage.join(driver));
+        meta.is_ok_and(|meta| meta.mtime() >= began)
+    })
 }
 
 /// By what the container is known to have run when the job ended.
@@ -251,7 +248,8 @@ fn of_further_ids(place: &GuestPlace) -> Option<Found> {
 
 /// In the user namespace of podman, where the user's further ids are its own. A storage of its own for that: the job's may be damaged.
 fn remove_storage(place: &GuestPlace, pass: &Pass<'_>) -> Result<String> {
-    let other = format!("{}/tool", place.dir);
+    // Podman takes no longer path than 50 bytes for that of its sockets.
+    let other = format!("{}/tool", place.runtime_dir());
     let storage = storage(place).display().to_string();
     let words = [
         PODMAN,
