@@ -86,6 +86,10 @@ const PEERS: &[Test] = &[
         "podman::a_user_who_is_not_root_gets_rid_of_it_too",
         podman::rootless,
     ),
+    (
+        "podman::layers_and_a_dead_jobcage_leave_nothing",
+        podman::overlaid,
+    ),
     ("podman::the_next_jobs_podman_works", podman::shared),
     ("podman::unhelped_the_next_jobs_podman_fails", podman::unhelped),
     ("podman::a_neighbours_container_runs_on", podman::neighbour),

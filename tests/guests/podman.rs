@@ -5,8 +5,10 @@ use crate::peers::{IMAGE, USER};
 use crate::runner::Runner;
 use crate::support::process::stat;
 use crate::support::world::World;
+use crate::support::{PATIENCE, cgroup};
 use crate::virtualbox::{ok, places, world};
 use jobcage_job::GuestReport;
+use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -126,7 +128,7 @@ pub fn isolated() {
             "podman run --rm busybox sh -c 'echo it runs; sleep 1000'",
         );
         stage.wait_line("it runs");
-        stage.signal(nix::sys::signal::Signal::SIGTERM);
+        stage.signal(Signal::SIGTERM);
         stage.end();
         let log = end(&a);
         assert!(
@@ -142,6 +144,55 @@ pub fn isolated() {
         end(&b);
     }
     assert_given_back(world);
+}
+
+/// Layers that are mounted upon each other, and a jobcage that is killed: whoever closes the job finds no mount in the way.
+pub fn overlaid() {
+    let mut world = fresh("podman-over");
+    // An overlay of our own is no place for another one.
+    let base = PathBuf::from("/dev/shm/jobcage-guests");
+    let script = format!(
+        "export STORAGE_DRIVER=overlay; {}podman run -d --name web busybox sh -c 'mkdir /x; chown 7:7 /x; chmod 0 /x; sleep 1000' >/dev/null
+         podman exec web mount | grep -o '^overlay on / '; while [ $(podman exec web stat -c %a /x) != 0 ]; do :; done; echo ready; sleep 1000",
+        import()
+    );
+    let base_said = base.display().to_string();
+    let options = [
+        "--user",
+        USER,
+        "--login",
+        "--guests",
+        "podman=isolate",
+        "--guests-dir",
+        &base_said,
+    ];
+    let mut job = world.run(
+        &[],
+        &options.map(str::to_owned),
+        &["sh", "-ec", &script].map(str::to_owned),
+    );
+    assert!(job.wait_line("ready"), "{}", job.stderr());
+    assert!(job.stdout().contains("overlay on / "), "{}", job.stdout());
+    assert_eq!((listed(&base), sockets().len()), (1, 1));
+    job.signal(Signal::SIGKILL);
+    job.wait(PATIENCE);
+    let gone = || listed(&base) == 0 && sockets().is_empty();
+    assert!(
+        cgroup::wait_change(&base, PATIENCE, gone),
+        "{:?}",
+        fs::read_dir(&base)
+    );
+    assert!(cgroup::wait_empty(
+        &world.cgroup_root.join("supervisors"),
+        PATIENCE
+    ));
+    fs::remove_dir(&base).unwrap();
+    assert_none_runs("conmon");
+    world.assert_nothing_left();
+}
+
+fn listed(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
 }
 
 /// jobcage is the user's own: what belongs to his further ids goes by podman.
