@@ -86,6 +86,7 @@ const PEERS: &[Test] = &[
         "podman::a_user_who_is_not_root_gets_rid_of_it_too",
         podman::rootless,
     ),
+    ("podman::a_link_in_the_home_tells_nothing", podman::outward),
     (
         "podman::layers_and_a_dead_jobcage_leave_nothing",
         podman::overlaid,

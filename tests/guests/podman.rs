@@ -26,6 +26,7 @@ fn fresh(test: &str) -> World {
         "/tmp/containers-user-2001",
         "/tmp/run-2001",
     ] {
+        let _ = fs::remove_file(dir);
         let _ = fs::remove_dir_all(dir);
     }
     world(test)
@@ -102,6 +103,9 @@ pub fn isolated() {
     let world = fresh("podman-own");
     let own = PathBuf::from(HOME).join(".config");
     fs::create_dir_all(own.join("containers")).unwrap();
+    for dir in [&own, &own.join("containers")] {
+        chown(dir, Some(UID), Some(UID)).unwrap();
+    }
     fs::write(own.join("other"), "found").unwrap();
     fs::write(
         own.join("containers/containers.conf"),
@@ -143,6 +147,27 @@ pub fn isolated() {
         assert_eq!(said.matches("is alive\n2\n").count(), 1, "{said}");
         end(&b);
     }
+    assert_given_back(world);
+}
+
+/// What only root can read is not told to a job by the names of links.
+pub fn outward() {
+    let world = fresh("podman-link");
+    let secret = Path::new("/root/secret");
+    fs::create_dir_all(secret.join("name")).unwrap();
+    std::os::unix::fs::symlink(secret, Path::new(HOME).join(".config")).unwrap();
+    {
+        let job = job(&world, 605, "podman=isolate");
+        assert_eq!(
+            says(&job, "ls $XDG_CONFIG_HOME $XDG_DATA_HOME | xargs")
+                .matches("name")
+                .count(),
+            0
+        );
+        end(&job);
+    }
+    assert!(secret.join("name").exists());
+    fs::remove_dir_all(secret).unwrap();
     assert_given_back(world);
 }
 

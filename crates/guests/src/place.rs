@@ -6,7 +6,7 @@ use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::{open_dir, open_distrusted};
 use jobcage_sys::{Errno, sweep};
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat, write};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -59,14 +59,28 @@ impl Making<'_> {
         symlinkat(to, &self.dir, name).map_err(io("make a link in", Path::new(&self.place.dir)))
     }
 
-    /// Links everything in a directory of the job's user that is there by now, but these names.
-    pub(crate) fn link_all(&self, name: &str, from: &Path, but: &[&str]) -> Result<()> {
+    /// Links everything that is by now in a directory of the job's user, below his home, but these names. Not through a link of his: names that
+    /// only root can read would come out.
+    pub(crate) fn link_all(&self, name: &str, from: &str, but: &[&str]) -> Result<()> {
         const MOST: usize = 1000;
-        for entry in std::fs::read_dir(from).into_iter().flatten().flatten().take(MOST) {
-            let link = Path::new(name).join(entry.file_name());
-            if !but.iter().any(|but| entry.file_name() == *but) {
+        let home = Path::new(&self.place.home);
+        let Some(dir) = open_below(home, from).filter(|dir| fstat(dir).is_ok_and(|of| of.st_uid == self.uid))
+        else {
+            return Ok(());
+        };
+        let mut listing = nix::dir::Dir::from_fd(dir).map_err(io("read", &home.join(from)))?;
+        let names = listing.iter().flatten().map(|entry| entry.file_name().to_owned());
+        let names = names.filter(|name| !matches!(name.to_bytes(), b"." | b".."));
+        for found in names.take(MOST) {
+            let found = OsStr::from_bytes(found.to_bytes());
+            if !but.iter().any(|but| found == *but) {
                 let io = io("make a link in", Path::new(&self.place.dir));
-                symlinkat(&entry.path(), &self.dir, &link).map_err(io)?;
+                symlinkat(
+                    &home.join(from).join(found),
+                    &self.dir,
+                    &Path::new(name).join(found),
+                )
+                .map_err(io)?;
             }
         }
         Ok(())
@@ -137,6 +151,12 @@ pub fn variables(place: &GuestPlace) -> Vec<(&'static str, String)> {
     kinds(place)
         .flat_map(|(kind, mode)| kind.variables(place, mode))
         .collect()
+}
+
+/// A directory below the home of a job's user, without a link or a mount on the way.
+pub(crate) fn open_below(home: &Path, dir: &str) -> Option<OwnedFd> {
+    let home = open_dir(home).ok()?;
+    open_distrusted(home.as_fd(), dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()
 }
 
 fn split(path: &Path) -> Result<(&Path, &OsStr)> {

@@ -3,15 +3,15 @@
 //! When all containers that its records call running have lost their watcher, every podman command of the user fails until `podman system
 //! migrate`. That stops whatever still runs, also a neighbour's: so it is called only when podman itself asks for it, and nothing can run then.
 
-use crate::place::Making;
+use crate::place::{Making, open_below};
 use crate::tools::Pass;
 use crate::{Fate, Found, GuestError, Kind, Result, Work, fate, listed};
 use jobcage_job::{Census, GuestMode, GuestPlace, Left};
 use jobcage_sys::Errno;
 use jobcage_sys::file::open_dir;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::fstat;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -56,7 +56,6 @@ impl Kind for Podman {
 
     /// The variables are those of all programs: what others keep there is found by links. A storage.conf of the user's names his own storage.
     fn prepare(&self, dir: &Making<'_>) -> Result<()> {
-        let home = Path::new(&dir.place.home);
         dir.runtime_dir()?;
         for made in [
             "data",
@@ -66,12 +65,15 @@ impl Kind for Podman {
         ] {
             dir.dir(made)?;
         }
-        dir.link_all("data", &home.join(".local/share"), &["containers"])?;
-        dir.link_all("config", &home.join(".config"), &["containers"])?;
-        let own = home.join(".config/containers");
-        dir.link_all("config/containers", &own, &["storage.conf", "containers.conf.d"])?;
+        dir.link_all("data", ".local/share", &["containers"])?;
+        dir.link_all("config", ".config", &["containers"])?;
+        dir.link_all(
+            "config/containers",
+            ".config/containers",
+            &["storage.conf", "containers.conf.d"],
+        )?;
         let parts = "config/containers/containers.conf.d";
-        dir.link_all(parts, &own.join("containers.conf.d"), &[OURS])?;
+        dir.link_all(parts, ".config/containers/containers.conf.d", &[OURS])?;
         dir.file(&format!("{parts}/{OURS}"), CONF)
     }
 
@@ -150,13 +152,13 @@ fn is_ours(left: &Left) -> bool {
 
 /// Whether a container of this user was made or removed since the job began. A job whose podman had ended before has no process to show.
 fn has_changed(work: &Work<'_>) -> bool {
-    let storage = Path::new(&work.place.home).join(".local/share/containers/storage");
+    let home = Path::new(&work.place.home);
     let drivers = ["overlay-containers", "vfs-containers", "btrfs-containers"];
     // A file's time is that of the last tick of the kernel's clock.
     let began = work.spec.created_ns / 1_000_000_000 - 1;
     drivers.iter().any(|driver| {
-        let meta = std::fs::metadata(storage.join(driver));
-        meta.is_ok_and(|meta| meta.mtime() >= began)
+        let dir = open_below(home, &format!(".local/share/containers/storage/{driver}"));
+        dir.is_some_and(|dir| fstat(&dir).is_ok_and(|of| of.st_mtime >= began))
     })
 }
 
