@@ -208,6 +208,13 @@ fn guest(guest: &GuestReport) -> String {
         ("libvirt", "vm") => "libvirt VM",
         ("libvirt", "disk") => "libvirt disk",
         ("libvirt", _) => "what libvirt keeps in",
+        ("podman", "container") => "podman container",
+        ("podman", "storage") => "the storage of podman in",
+        ("podman", _) => "what podman keeps in",
+        ("docker", "container") => "docker container",
+        ("docker", "network") => "docker network",
+        ("docker", "volume") => "docker volume",
+        ("docker", _) => "what docker has, by its socket",
         _ => "machines and files in",
     };
     let id = guest
@@ -219,6 +226,8 @@ fn guest(guest: &GuestReport) -> String {
     let was = if guest.ran.is_some() { "running → " } else { "" };
     let bytes = format_bytes(guest.bytes);
     let fate = match (guest.outcome, &guest.why) {
+        // What lies elsewhere than in the place is not counted.
+        (Outcome::Deleted, None) if guest.bytes == 0 => "deleted".to_owned(),
         (Outcome::Deleted, None) => format!("deleted, {bytes} freed"),
         (Outcome::Deleted, Some(why)) => format!(
             "gone with the job's place; its tool had failed: {}",

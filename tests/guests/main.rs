@@ -9,12 +9,14 @@ mod support;
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod runner;
 
+mod docker;
 mod later;
 mod libvirt;
 mod libvirt_system;
 mod odd;
 #[allow(dead_code, reason = "what the tests of each kind of guest take from it")]
 mod peers;
+mod podman;
 mod vagrant;
 mod virtualbox;
 
@@ -120,6 +122,27 @@ const PEERS: &[Test] = &[
     ),
     ("libvirt::whoever_gives_back_may_be_killed", libvirt::killed),
     ("libvirt::a_job_without_machines_starts_no_tool", libvirt::unused),
+    ("podman::a_storage_of_its_own_goes_with_the_job", podman::isolated),
+    (
+        "podman::a_user_who_is_not_root_gets_rid_of_it_too",
+        podman::rootless,
+    ),
+    ("podman::a_link_in_the_home_tells_nothing", podman::outward),
+    (
+        "podman::layers_and_a_dead_jobcage_leave_nothing",
+        podman::overlaid,
+    ),
+    ("podman::the_next_jobs_podman_works", podman::shared),
+    ("podman::unhelped_the_next_jobs_podman_fails", podman::unhelped),
+    ("podman::a_neighbours_container_runs_on", podman::neighbour),
+    ("podman::a_job_without_podman_starts_no_tool", podman::unused),
+    ("docker::what_has_the_jobs_label_goes", docker::given_back),
+    ("docker::what_is_a_neighbours_stays", docker::neighbour),
+    (
+        "docker::gc_comes_again_where_the_daemon_was_silent",
+        docker::silent,
+    ),
+    ("docker::nothing_is_done_unasked", docker::off),
 ];
 
 /// What mkroot calls a root, its tests, and the way into it.

@@ -76,7 +76,7 @@ pub fn assert_given_back(world: &World) {
 }
 
 pub fn ok(ended: &Ended) {
-    assert_eq!(ended.code, 0, "{}", ended.log);
+    assert_eq!(ended.code, 0, "{} {:?}", ended.log, ended.told);
 }
 
 pub fn running() {

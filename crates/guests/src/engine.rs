@@ -93,7 +93,7 @@ fn registry(kind: &dyn Kind, work: &Work<'_>, why: &dyn std::fmt::Display) -> Gu
 
 /// With daemons of its own, where they are isolated.
 fn one_pass(kind: &dyn Kind, work: &Work<'_>, reports: &mut Vec<GuestReport>) -> Result<Passed> {
-    let pass = work.tools.pass(work.mode)?;
+    let pass = work.tools.pass(kind.leaf(work.mode))?;
     let done = empty_lists(kind, work, &pass, reports);
     pass.end()?;
     done

@@ -6,11 +6,14 @@
 //! their registries, as the job's user, in a cgroup of their own, each call with a limit of time. What no tool knows, such as
 //! half of an import, goes with the place.
 
+mod docker;
 mod engine;
 mod hook;
 mod libvirt;
 mod libvirt_system;
+mod listed;
 mod place;
+mod podman;
 mod qemu;
 mod tools;
 mod vagrant;
@@ -116,6 +119,12 @@ pub(crate) trait Kind: Sync {
         Ok(())
     }
 
+    /// The cgroup of its tools: the job's own, which is killed behind them with all that they have started, or the one whose daemons others may
+    /// have come to use.
+    fn leaf(&self, mode: GuestMode) -> GuestMode {
+        mode
+    }
+
     /// What its tool is asked for, in this order: `vm`, `disk`. Without any no tool is started.
     fn lists(&self) -> &'static [&'static str] {
         &[]
@@ -155,10 +164,12 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 4] = [
+const KINDS: [&dyn Kind; 6] = [
     &virtualbox::VirtualBox,
     &vagrant::Vagrant,
     &libvirt::Libvirt,
+    &podman::Podman,
+    &docker::Docker,
     &qemu::Qemu,
 ];
 

@@ -68,11 +68,9 @@ impl Making<'_> {
     pub(crate) fn link_all(&self, name: &str, from: &str, but: &[&str]) -> Result<()> {
         const MOST: usize = 1000;
         let home = Path::new(&self.place.home);
-        let listed = open_dir(home)
-            .and_then(|home| open_distrusted(home.as_fd(), from, OFlag::O_RDONLY | OFlag::O_DIRECTORY))
-            .and_then(nix::dir::Dir::from_fd);
+        let dir = open_below(home, from).filter(|dir| fstat(dir).is_ok_and(|of| of.st_uid == self.uid));
         // A user without it, or of whom it cannot be read, has nothing there.
-        let Ok(mut listed) = listed else {
+        let Some(Ok(mut listed)) = dir.map(nix::dir::Dir::from_fd) else {
             return Ok(());
         };
         for entry in listed.iter().flatten().take(MOST) {
@@ -175,6 +173,12 @@ pub fn variables(place: &GuestPlace) -> Vec<(&'static str, String)> {
     kinds(place)
         .flat_map(|(kind, mode)| kind.variables(place, mode))
         .collect()
+}
+
+/// A directory below the home of a job's user, without a link or a mount on the way.
+pub(crate) fn open_below(home: &Path, dir: &str) -> Option<OwnedFd> {
+    let home = open_dir(home).ok()?;
+    open_distrusted(home.as_fd(), dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()
 }
 
 fn split(path: &Path) -> Result<(&Path, &OsStr)> {

@@ -4,7 +4,7 @@
 
 use crate::place::{Making, runtime_dir};
 use crate::{GuestError, Result};
-use jobcage_job::GuestPlace;
+use jobcage_job::{GuestMode, GuestPlace};
 use jobcage_sys::Errno;
 use jobcage_sys::file::open_distrusted;
 use nix::fcntl::{AtFlags, OFlag, readlinkat};
@@ -12,25 +12,54 @@ use nix::sys::stat::{SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use std::os::fd::AsFd;
 
-/// Which part of each is the job's own, and so not a link to the user's.
-const OWN: [&str; 1] = ["libvirt"];
+/// The directories of the job's own in them, and so no links to the user's.
+fn own(place: &GuestPlace) -> Vec<&'static str> {
+    let mut own = Vec::new();
+    if is_isolated(place, "libvirt") {
+        own.push("libvirt");
+    }
+    if is_isolated(place, "podman") {
+        own.push("containers");
+    }
+    own
+}
+
+fn is_isolated(place: &GuestPlace, kind: &str) -> bool {
+    place.kinds.get(kind) == Some(&GuestMode::Isolate)
+}
+
+/// The directories, with those of the user that they stand for. Only podman has data of its own.
+fn dirs(place: &GuestPlace) -> Vec<(&'static str, &'static str)> {
+    let mut dirs = vec![("xdg/config", ".config"), ("xdg/cache", ".cache")];
+    if is_isolated(place, "podman") {
+        dirs.push((DATA, ".local/share"));
+    }
+    dirs
+}
+
+/// Podman's storage is in it.
+pub(crate) const DATA: &str = "xdg/data";
 
 /// A socket's path has at most 107 bytes, and libvirt has some with more than 60 of their own below the configuration: its path is a short one,
 /// by a link. The files are in the place.
 pub(crate) fn variables(place: &GuestPlace) -> Vec<(&'static str, String)> {
-    vec![
+    let mut variables = vec![
         ("XDG_RUNTIME_DIR", place.runtime_dir()),
         ("XDG_CONFIG_HOME", format!("{}/config", place.runtime_dir())),
         ("XDG_CACHE_HOME", format!("{}/xdg/cache", place.dir)),
-    ]
+    ];
+    if is_isolated(place, "podman") {
+        variables.push(("XDG_DATA_HOME", format!("{}/{DATA}", place.dir)));
+    }
+    variables
 }
 
 /// Makes them. More than one kind may ask for it.
 pub(crate) fn prepare(dir: &Making<'_>) -> Result<()> {
     dir.dir("xdg")?;
-    for (own, of_user) in [("xdg/config", ".config"), ("xdg/cache", ".cache")] {
-        dir.dir(own)?;
-        dir.link_all(own, of_user, &OWN)?;
+    for (made, of_user) in dirs(dir.place) {
+        dir.dir(made)?;
+        dir.link_all(made, of_user, &own(dir.place))?;
     }
     link_config(dir.place, &dir.runtime_dir()?)
 }

@@ -47,10 +47,17 @@ fn first_kinds() -> BTreeMap<String, GuestMode> {
 }
 
 impl GuestPlace {
-    /// The directory of the job's sockets. It is not in the place, whose path may be long: a socket's has at most 107 bytes.
+    /// The directory of the job's sockets. It is not in the place, whose path may be long: a socket's has at most 107 bytes, of which podman
+    /// wants 80.
     #[must_use]
     pub fn runtime_dir(&self) -> String {
         format!("/tmp/{}", self.socket)
+    }
+
+    /// The job's id, which its path ends in.
+    #[must_use]
+    pub fn job(&self) -> &str {
+        self.dir.rsplit('/').next().unwrap_or_default()
     }
 }
 
@@ -69,9 +76,9 @@ pub enum Outcome {
 /// One thing that a job had, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestReport {
-    /// Whose it is: `virtualbox`, `libvirt`; `files` for the directory with all that no tool knew.
+    /// Whose it is, by the name of its kind; `files` for the directory with all that no tool knew.
     pub kind: String,
-    /// `vm`, `disk` or `directory`.
+    /// `vm`, `disk`, `container`, `network`, `volume`, `storage`, `registry` or `directory`.
     pub what: String,
     /// Its name, which the job gave it: control characters are escaped where it is shown.
     pub name: String,
