@@ -6,11 +6,11 @@ use crate::support::PATIENCE;
 use crate::support::cgroup::{self, wait_change, wait_empty};
 use crate::support::process::Process;
 use crate::support::world::World;
-use crate::virtualbox::{USER, guests, ok, places, world};
+use crate::virtualbox::{UID, USER, guests, ok, places, world};
 use jobcage_job::{GuestReport, Outcome};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -192,6 +192,7 @@ pub fn of_user() {
     fs::create_dir_all(home.join(".config/tool")).unwrap();
     fs::create_dir_all(home.join(".config/libvirt/qemu")).unwrap();
     fs::write(home.join(".config/tool/conf"), "the user's\n").unwrap();
+    chown(home.join(".config"), Some(UID), Some(UID)).unwrap();
     symlink("/root", home.join(".cache")).unwrap();
     fs::write("/root/.secret-name", "").unwrap();
     {
