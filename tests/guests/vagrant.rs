@@ -24,6 +24,7 @@ echo '{\"provider\": \"virtualbox\"}' > metadata.json; echo 'Vagrant.configure(\
 tar -cf ../noise.box *; cd ..; rm -r box
 vagrant box add --name noise noise.box >/dev/null; rm noise.box";
 
+/// No name here is hexadecimal: Vagrant takes `db` for the machine whose number begins so, if there is one.
 const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |config|
   config.vm.box = "noise"
   config.vm.boot_timeout = 1
@@ -33,7 +34,7 @@ const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |config|
     v.memory = 16
     v.customize ["modifyvm", :id, "--vm-execution-engine=interpreter", "--paravirt-provider", "none", "--audio-driver", "none"]
   end
-  %w[web db app].each { |name| config.vm.define name }
+  %w[web sql app].each { |name| config.vm.define name }
 end
 "#;
 
@@ -88,7 +89,7 @@ pub fn beaker() {
         let script =
             "mkdir -p .vagrant/beaker_vagrant_files; cp Vagrantfile .vagrant/beaker_vagrant_files/default.yml
 setsid sh -c 'echo $$ > server; exec sleep 1000' </dev/null >/dev/null 2>&1 &
-for name in web db; do vagrant up $name || echo \"$name: nobody can log in\"; done
+for name in web sql; do vagrant up $name || echo \"$name: nobody can log in\"; done
 /usr/lib/virtualbox/VBoxManage list runningvms
 echo third; vagrant up app";
         let mut stage = runner.start_stage("build_script", script);
