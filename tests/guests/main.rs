@@ -17,6 +17,7 @@ mod odd;
 #[allow(dead_code, reason = "what the tests of each kind of guest take from it")]
 mod peers;
 mod podman;
+mod points;
 mod vagrant;
 mod virtualbox;
 
@@ -45,6 +46,10 @@ const SID: &[Test] = &[
     ),
     ("virtualbox::whoever_gives_back_may_be_killed", virtualbox::killed),
     ("virtualbox::a_tool_may_be_cut_at_any_moment", virtualbox::cut),
+    (
+        "points::whoever_cleans_up_is_killed_at_any_call",
+        points::every_call,
+    ),
     ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
     (
         "virtualbox::a_dead_runner_leaves_no_machine",
