@@ -11,6 +11,7 @@ use jobcage_job::GuestReport;
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// A machine without a disk, which is not started, and what the test waits for.
 fn machine(name: &str) -> String {
@@ -49,11 +50,16 @@ pub fn quarantined() {
     let cage = world.cgroup_root.join(&id);
     let named =
         |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n");
-    let sleep = cgroup::below(&cage)
-        .iter()
-        .flat_map(|dir| cgroup::pids(dir))
-        .find(named);
-    let sleep = Process::open(sleep.expect("its main process"));
+    let since = Instant::now();
+    // It is executed a moment after the last word before it, and the kernel tells nobody.
+    let sleep = loop {
+        let below = cgroup::below(&cage);
+        if let Some(pid) = below.iter().flat_map(|dir| cgroup::pids(dir)).find(named) {
+            break Process::open(pid);
+        }
+        assert!(since.elapsed() < PATIENCE, "no main process");
+        std::thread::yield_now();
+    };
     let tracer = world.helper(&["ptrace-outside", &sleep.pid.to_string()]);
     world.call(&["stop", &id]).expect(125);
     let report = world.closed_reports().remove(0);

@@ -285,9 +285,11 @@ impl Place {
         }
         for (id, record) in self.records() {
             let is_whole = |f: &str| {
-                matches!(f, "lock" | "spec.json" | "report.json" | "closing")
-                    || ((f.starts_with("step-") || f.starts_with("begun-") || f.starts_with("status-"))
-                        && f.ends_with(".json"))
+                matches!(
+                    f,
+                    "lock" | "spec.json" | "report.json" | "closing" | "census.json"
+                ) || ((f.starts_with("step-") || f.starts_with("begun-") || f.starts_with("status-"))
+                    && f.ends_with(".json"))
             };
             found.extend(
                 record

@@ -71,7 +71,8 @@ fn cut(kernel: &'static str) {
     );
 
     let done = json(&after, "gc");
-    assert_eq!(done.as_array().map(Vec::len), Some(2), "{done:#}");
+    // The watcher that gc starts with the scope of all cages may be faster with one of them: it closes orphans, too.
+    assert!(matches!(done.as_array().map(Vec::len), Some(1 | 2)), "{done:#}");
     check_detached(line(&before, "detached"), &after);
     let report = json(&after, "report");
     assert_eq!(report["job"], id.as_str(), "{report:#}");

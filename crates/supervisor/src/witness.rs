@@ -10,10 +10,11 @@ pub(crate) type Seen<'a> = &'a mut dyn FnMut(&Census);
 /// For a job of which nothing has to be known after its kill.
 pub(crate) fn nobody(_: &Census) {}
 
-/// Writes it down for whoever comes after us, where the job has something to give back.
+/// Writes it down for whoever comes after us, where the job has something to give back that does not end with its cage.
 pub(crate) fn of(record: &Record, spec: &JobSpec) -> impl FnMut(&Census) {
     move |census| {
-        if spec.guests.is_some() && !census.left.is_empty() {
+        let is_needed = spec.guests.as_ref().is_some_and(jobcage_guests::is_for_later);
+        if is_needed && !census.left.is_empty() {
             // The kill does not wait for a disk that is full: then a crash at this very moment would cost what is known.
             let _ = record.write_census(&all(record, census));
         }
