@@ -1,12 +1,11 @@
 //! libvirt: machines of a session of the job's own, beside those of a neighbour of the same user.
 
 use crate::peers::domain;
-use crate::runner::Runner;
 use crate::support::PATIENCE;
 use crate::support::cgroup::{self, wait_change, wait_empty};
 use crate::support::process::Process;
 use crate::support::world::World;
-use crate::virtualbox::{UID, USER, guests, ok, places, world};
+use crate::virtualbox::{UID, USER, configured, guests, ok, places, world};
 use jobcage_job::{GuestReport, Outcome};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -18,17 +17,6 @@ const ISOLATE: &str = "[run]\nguests = 'libvirt=isolate'\n";
 
 /// Words for a session's virsh, which says nothing that it is not asked for.
 const VIRSH: &str = "export LIBVIRT_DEFAULT_URI=qemu:///session; v() { virsh -q \"$@\"; }; ";
-
-/// A job of the build user's under this configuration.
-pub fn job<'w>(world: &'w World, id: u64, config: &str) -> Runner<'w> {
-    let file = world.dir.join("config.toml");
-    fs::write(&file, config).unwrap();
-    let mut runner = Runner::new(world, id);
-    runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
-    runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
-    ok(&runner.call("prepare", &[]));
-    runner
-}
 
 /// The definition of a machine with these devices, as a file that everybody may read.
 pub fn defined(world: &World, file: &str, name: &str, devices: &str) -> String {
@@ -69,7 +57,7 @@ pub fn isolated() {
     let mut world = world("libvirt-isolated");
     let project = world.dir.join("project");
     {
-        let runner = job(&world, 600, ISOLATE);
+        let runner = configured(&world, 600, ISOLATE);
         let place = places(&world).remove(0);
         let (inside, pool) = (place.join("in.qcow2"), project.join("pool"));
         let (volume, plain) = (pool.join("volume.qcow2"), project.join("plain.qcow2"));
@@ -146,7 +134,7 @@ pub fn isolated() {
 fn state_of_neighbour(test: &str, config: &str) -> String {
     let mut world = world(test);
     let state = {
-        let (a, b) = (job(&world, 610, config), job(&world, 611, config));
+        let (a, b) = (configured(&world, 610, config), configured(&world, 611, config));
         let (of_a, of_b) = (
             defined(&world, "a.xml", "a", ""),
             defined(&world, "b.xml", "b", ""),
@@ -196,7 +184,7 @@ pub fn of_user() {
     symlink("/root", home.join(".cache")).unwrap();
     fs::write("/root/.secret-name", "").unwrap();
     {
-        let runner = job(&world, 660, ISOLATE);
+        let runner = configured(&world, 660, ISOLATE);
         let stage = runner.stage(
             "build_script",
             "cat $XDG_CONFIG_HOME/tool/conf; ls $XDG_CONFIG_HOME; ls -A $XDG_CACHE_HOME; echo end; echo of the job > $XDG_CONFIG_HOME/new",
@@ -235,7 +223,7 @@ pub fn hostile() {
         let keep = world.dir.join("project/own/config/libvirt/qemu/keep.xml");
         {
             let (kept, other) = (defined(&world, "keep.xml", "keep", ""), defined(&world, "other.xml", "other", ""));
-            let runner = job(&world, 620 + at as u64, ISOLATE);
+            let runner = configured(&world, 620 + at as u64, ISOLATE);
             let script = format!("{VIRSH} {own} export LC_ALL=C; other={other}; owned define {kept}; {trick}");
             ok(&runner.stage("build_script", &script));
             let ended = runner.call("cleanup", &[]);
@@ -254,7 +242,7 @@ pub fn hanging() {
     let mut world = world("libvirt-hanging");
     {
         let config = format!("{ISOLATE}guest_timeout = '4s'\n");
-        let runner = job(&world, 670, &config);
+        let runner = configured(&world, 670, &config);
         let web = defined(&world, "web.xml", "web", "");
         let script = format!("{VIRSH} v define {web}; mkfifo $XDG_CONFIG_HOME/libvirt/secrets/x.xml");
         ok(&runner.stage("build_script", &script));
@@ -278,7 +266,7 @@ pub fn killed() {
         let mut world = world("libvirt-killed");
         let pool = world.dir.join("project/pool");
         {
-            let runner = job(&world, 630 + round, ISOLATE);
+            let runner = configured(&world, 630 + round, ISOLATE);
             let volume = pool.join("volume.qcow2");
             let web = defined(&world, "web.xml", "web", &disk("disk", "vda", &volume));
             let script = format!(
@@ -333,7 +321,7 @@ pub fn unused() {
     .iter()
     .enumerate()
     .map(|(at, script)| {
-        let runner = job(&world, 640 + at as u64, ISOLATE);
+        let runner = configured(&world, 640 + at as u64, ISOLATE);
         ok(&runner.stage("build_script", script));
         ok(&runner.call("cleanup", &[]));
         fs::read_to_string(CALLS).unwrap().contains("/guests/")

@@ -1,8 +1,8 @@
 //! libvirt of the system, whose machines are in no cage: those of a job are told by Vagrant's files and by their own descriptions.
 
-use crate::libvirt::{assert_given_back, defined, job, outcome};
+use crate::libvirt::{assert_given_back, defined, outcome};
 use crate::peers::start_libvirt;
-use crate::virtualbox::{guests, ok, world};
+use crate::virtualbox::{configured, guests, ok, world};
 use jobcage_job::Outcome;
 use std::fs;
 use std::process::Command;
@@ -52,7 +52,7 @@ pub fn two_witnesses() {
         for name in ["proj_lost", "neighbour"] {
             defined(&world, &format!("project/{name}.xml"), name, "");
         }
-        let runner = job(&world, 650, "[run]\nguests = 'libvirt=shared'\n");
+        let runner = configured(&world, 650, "[run]\nguests = 'libvirt=shared'\n");
         let script = format!(
             "{SYSTEM} export LC_ALL=C.UTF-8; vagrant up --provider=libvirt; s domblklist project_web
              machine proj_lost $PWD; machine neighbour /home/ci2/other; forge forged neighbour"

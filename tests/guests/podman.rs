@@ -6,7 +6,7 @@ use crate::runner::Runner;
 use crate::support::process::stat;
 use crate::support::world::World;
 use crate::support::{PATIENCE, cgroup};
-use crate::virtualbox::{ok, places, world};
+use crate::virtualbox::{configured, ok, places, world};
 use jobcage_job::GuestReport;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -41,13 +41,7 @@ pub fn job<'w>(world: &'w World, id: u64, guests: &str) -> Runner<'w> {
 pub fn job_in<'w>(world: &'w World, id: u64, guests: &str, more: &str) -> Runner<'w> {
     // Debian's clears the console where SHLVL is 1, and each stage fails then: that depends on who has started these tests.
     let _ = fs::remove_file(Path::new(HOME).join(".bash_logout"));
-    let file = world.dir.join("guests.toml");
-    fs::write(&file, format!("[run]\nguests = '{guests}'\n{more}\n")).unwrap();
-    let mut runner = Runner::new(world, id);
-    runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
-    runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
-    ok(&runner.call("prepare", &[]));
-    runner
+    configured(world, id, &format!("[run]\nguests = '{guests}'\n{more}\n"))
 }
 
 /// What a stage says that has to succeed.

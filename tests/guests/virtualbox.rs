@@ -47,6 +47,17 @@ pub fn runner(world: &World, id: u64) -> Runner<'_> {
     runner
 }
 
+/// As [`runner`], under this configuration.
+pub fn configured<'w>(world: &'w World, id: u64, config: &str) -> Runner<'w> {
+    let file = world.dir.join("config.toml");
+    fs::write(&file, config).unwrap();
+    let mut runner = Runner::new(world, id);
+    runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
+    runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
+    ok(&runner.call("prepare", &[]));
+    runner
+}
+
 /// The one place of a job that runs.
 pub fn places(world: &World) -> Vec<PathBuf> {
     let listed = fs::read_dir(world.dir.join("state-guests"));
@@ -128,16 +139,7 @@ pub fn running() {
 fn state_of_neighbour(test: &str, config: &str) -> String {
     let mut world = world(test);
     let state = {
-        let file = world.dir.join("config.toml");
-        fs::write(&file, config).unwrap();
-        let job = |id| {
-            let mut runner = Runner::new(&world, id);
-            runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
-            runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
-            ok(&runner.call("prepare", &[]));
-            runner
-        };
-        let (a, b) = (job(210), job(211));
+        let [a, b] = [210, 211].map(|id| configured(&world, id, config));
         ok(&a.stage("build_script", &format!("{START} $V list vms; make a $PWD/a.vdi")));
         ok(&b.stage("build_script", &format!("{START} make b $PWD/b.vdi")));
         ok(&a.call("cleanup", &[]));
@@ -256,12 +258,7 @@ pub fn cut() {
         let wait = Duration::from_millis(chance.next() % 1500);
         let mut world = world("vbox-cut");
         {
-            let file = world.dir.join("config.toml");
-            fs::write(&file, "[run]\ngrace = '0s'\n").unwrap();
-            let mut runner = Runner::new(&world, 400 + round);
-            runner.host.push(("CI_RUNNER_USER", USER.to_owned()));
-            runner.host.push(("JOBCAGE_CONFIG", file.display().to_string()));
-            ok(&runner.call("prepare", &[]));
+            let runner = configured(&world, 400 + round, "[run]\ngrace = '0s'\n");
             let script = format!(
                 "{START} $V createvm --name base --ostype Linux26_64 --register >/dev/null
                  head -c 52428800 /dev/urandom > noise; $V convertfromraw noise base.vdi >/dev/null
