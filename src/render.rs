@@ -196,16 +196,19 @@ fn machine_word(kind: &str) -> &'static str {
 fn guest(guest: &GuestReport) -> String {
     if guest.kind == "qemu" {
         let ran = guest.ran.as_deref().unwrap_or_default().escape_debug();
-        return format!("KVM machine {:?}, {ran}: running → ended", guest.name);
+        return format!(
+            "{} {:?}, {ran}: running → ended",
+            machine_word("qemu"),
+            guest.name
+        );
     }
     if guest.kind == "exec" {
         return of_the_hook(guest);
     }
     let what = match (guest.kind.as_str(), guest.what.as_str()) {
-        ("virtualbox", "vm") => "VirtualBox VM",
+        (kind @ ("virtualbox" | "libvirt"), "vm") => machine_word(kind),
         ("virtualbox", "disk") => "VirtualBox disk",
         ("virtualbox", _) => "the registry of VirtualBox",
-        ("libvirt", "vm") => "libvirt VM",
         ("libvirt", "disk") => "libvirt disk",
         ("libvirt", _) => "what libvirt keeps in",
         ("podman", "container") => "podman container",
@@ -226,9 +229,7 @@ fn guest(guest: &GuestReport) -> String {
     let was = if guest.ran.is_some() { "running → " } else { "" };
     let bytes = format_bytes(guest.bytes);
     let fate = match (guest.outcome, &guest.why) {
-        // What lies elsewhere than in the place is not counted.
-        (Outcome::Deleted, None) if guest.bytes == 0 => "deleted".to_owned(),
-        (Outcome::Deleted, None) => format!("deleted, {bytes} freed"),
+        (Outcome::Deleted, None) => deleted(guest.bytes),
         (Outcome::Deleted, Some(why)) => format!(
             "gone with the job's place; its tool had failed: {}",
             why.escape_debug()
@@ -245,6 +246,14 @@ fn guest(guest: &GuestReport) -> String {
     format!("{what} {:?}{id}: {was}{fate}", guest.name)
 }
 
+/// What lies elsewhere than in the place is not counted.
+fn deleted(bytes: u64) -> String {
+    match bytes {
+        0 => "deleted".to_owned(),
+        bytes => format!("deleted, {} freed", format_bytes(bytes)),
+    }
+}
+
 /// What the site's own hook tells, in its words.
 fn of_the_hook(guest: &GuestReport) -> String {
     let id = guest.id.as_ref();
@@ -254,8 +263,7 @@ fn of_the_hook(guest: &GuestReport) -> String {
     let bytes = format_bytes(guest.bytes);
     let why = guest.why.as_deref().unwrap_or_default().escape_debug();
     let fate = match guest.outcome {
-        Outcome::Deleted if guest.bytes == 0 => "deleted".to_owned(),
-        Outcome::Deleted => format!("deleted, {bytes} freed"),
+        Outcome::Deleted => deleted(guest.bytes),
         Outcome::Spared => format!("not touched: {why}"),
         Outcome::Left if guest.bytes == 0 => format!("LEFT: {why}; \"jobcage gc\" tries again"),
         Outcome::Left => format!("LEFT, {bytes}: {why}; \"jobcage gc\" tries again"),

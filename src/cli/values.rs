@@ -2,8 +2,7 @@
 //! processors, niceness, truth. Sizes, times, CPU shares and IO limits are in `jobcage_job`.
 
 use super::request::{GuestRest, Guests};
-use jobcage_job::GuestMode;
-use jobcage_job::{LogFull, Streams, parse_duration, parse_size};
+use jobcage_job::{GuestMode, LogFull, Streams, parse_duration, parse_size};
 use jobcage_supervisor::guest_modes;
 use std::fmt;
 use std::str::FromStr;
@@ -451,19 +450,13 @@ pub fn parse_guests(text: &str) -> Result<Guests, String> {
 fn parse_guest_mode(kind: &str, mode: &str) -> Result<Option<GuestMode>, String> {
     let known = guest_modes(kind)
         .map_err(|kinds| format!("{kind:?} is no kind that is known: {}", kinds.join(", ")))?;
-    let wanted = match mode {
-        "off" => return Ok(None),
-        "isolate" => Some(GuestMode::Isolate),
-        "shared" => Some(GuestMode::Shared),
-        _ => None,
-    };
-    let wanted = wanted.filter(|mode| known.contains(mode));
-    wanted.map(Some).ok_or_else(|| {
-        let named = known.iter().map(|mode| match mode {
-            GuestMode::Isolate => "isolate, ",
-            GuestMode::Shared => "shared, ",
-        });
-        format!("{kind} cannot be {mode:?}, but {}off", named.collect::<String>())
+    if mode == "off" {
+        return Ok(None);
+    }
+    let wanted = known.iter().find(|known| known.word() == mode);
+    wanted.map(|mode| Some(*mode)).ok_or_else(|| {
+        let words: Vec<_> = known.iter().map(|mode| mode.word()).chain(["off"]).collect();
+        format!("{kind} cannot be {mode:?}, but {}", words.join(", "))
     })
 }
 

@@ -1,11 +1,10 @@
 //! Docker: its daemon is root's, and a container is in no cgroup of the job's. What is the job's is told by labels alone, which were given when it
 //! was made; no name, no time and no file that a job can write proves anything.
 
-use crate::tools::Pass;
+use crate::tools::{LISTING, Pass, REMOVING};
 use crate::{Fate, Found, Kind, Result, Work, fate, listed};
 use jobcage_job::{GuestMode, GuestPlace};
 use std::os::unix::fs::FileTypeExt;
-use std::time::Duration;
 
 pub struct Docker;
 
@@ -14,9 +13,6 @@ const DOCKER: &str = "/usr/bin/docker";
 /// The one of this host: the job's user may have chosen another one in his home.
 const SOCKET: &str = "/var/run/docker.sock";
 const HOST: &str = "--host=unix:///var/run/docker.sock";
-
-const LISTING: Duration = Duration::from_secs(15);
-const REMOVING: Duration = Duration::from_secs(120);
 
 impl Kind for Docker {
     fn name(&self) -> &'static str {

@@ -180,6 +180,10 @@ pub(crate) fn kinds(place: &GuestPlace) -> impl Iterator<Item = (&'static dyn Ki
         .filter_map(|kind| Some((*kind, *place.kinds.get(kind.name())?)))
 }
 
+fn named(kind: &str) -> Option<&'static dyn Kind> {
+    KINDS.into_iter().find(|known| known.name() == kind)
+}
+
 /// What a job gets that nobody has said anything for: the kinds that are on this host, and are usually looked after.
 #[must_use]
 pub fn usual() -> BTreeMap<String, GuestMode> {
@@ -192,8 +196,7 @@ pub fn usual() -> BTreeMap<String, GuestMode> {
 /// Whether a kind needs neither a tool nor a place, so that it may be looked after for root's jobs, too.
 #[must_use]
 pub fn is_of_the_cage(kind: &str) -> bool {
-    let mut known = KINDS.iter().filter(|known| known.name() == kind);
-    known.any(|known| known.is_of_the_cage())
+    named(kind).is_some_and(|known| known.is_of_the_cage())
 }
 
 /// Whether the directory is wanted: some kind keeps something in it.
@@ -211,7 +214,7 @@ pub fn is_for_later(place: &GuestPlace) -> bool {
 /// Whether this host has a program of this kind.
 #[must_use]
 pub fn is_here(kind: &str) -> bool {
-    KINDS.iter().any(|known| known.name() == kind && known.is_here())
+    named(kind).is_some_and(|known| known.is_here())
 }
 
 /// The modes of a kind.
@@ -219,8 +222,7 @@ pub fn is_here(kind: &str) -> bool {
 /// # Errors
 /// The names of the kinds that there are, if it is none of them.
 pub fn modes(kind: &str) -> std::result::Result<&'static [GuestMode], Vec<&'static str>> {
-    let known = KINDS.iter().find(|known| known.name() == kind);
-    known
+    named(kind)
         .map(|known| known.modes())
         .ok_or_else(|| KINDS.iter().map(|known| known.name()).collect())
 }
@@ -356,7 +358,7 @@ fn is_shared(place: &GuestPlace, report: &GuestReport) -> bool {
 
 /// With the place went the registry, whatever its tools said of it; only a disk may lie elsewhere.
 fn forget_registered(report: &mut GuestReport) {
-    if report.is_left() && !is_elsewhere(report) && report.kind != hook::KIND {
+    if report.is_left() && !is_elsewhere(report) && !is_of_the_hook(report) {
         report.outcome = Outcome::Deleted;
     }
 }
@@ -365,7 +367,7 @@ fn forget_registered(report: &mut GuestReport) {
 #[must_use]
 pub fn is_elsewhere(report: &GuestReport) -> bool {
     // The hook is asked again, and tells.
-    report.kind != hook::KIND
+    !is_of_the_hook(report)
         && report.what == "disk"
         && Path::new(&report.name).is_absolute()
         && Path::new(&report.name).exists()

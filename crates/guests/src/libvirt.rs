@@ -4,7 +4,7 @@
 //! which removes those that are in a pool.
 
 use crate::place::Making;
-use crate::tools::Pass;
+use crate::tools::{LISTING, Pass, REMOVING};
 use crate::virtualbox::is_uuid;
 use crate::{Fate, Found, GuestError, Kind, Machine, Result, Work, fate, libvirt_system, xdg};
 use jobcage_job::{GuestMode, GuestPlace, Left};
@@ -18,17 +18,12 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 pub struct Libvirt;
 
 const KIND: &str = "libvirt";
 pub(crate) const VIRSH: &str = "/usr/bin/virsh";
 const SESSION: &str = "-cqemu:///session";
-
-/// The first list after a crash took 1.5 to 4.1 s.
-pub(crate) const LISTING: Duration = Duration::from_secs(15);
-const REMOVING: Duration = Duration::from_secs(120);
 
 /// It is no domain of this libvirt, or not any more.
 pub(crate) const GONE: &str = "failed to get domain";

@@ -2,8 +2,8 @@
 //! job are told by two things at once: a file that Vagrant has written while the job ran, and the machine's description, which
 //! vagrant-libvirt has given to libvirt, and which names the directory that this file is in.
 
-use crate::libvirt::{Disk, GONE, LISTING, VIRSH, domains, undefine};
-use crate::tools::Pass;
+use crate::libvirt::{Disk, GONE, VIRSH, domains, undefine};
+use crate::tools::{LISTING, Pass};
 use crate::vagrant_index::{Machine, machines};
 use crate::{Fate, Found, GuestError, Result, Work, fate};
 use std::path::Path;

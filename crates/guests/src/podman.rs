@@ -4,7 +4,7 @@
 //! migrate`. That stops whatever still runs, also a neighbour's: so it is called only when podman itself asks for it, and nothing can run then.
 
 use crate::place::{Making, open_below};
-use crate::tools::Pass;
+use crate::tools::{LISTING, Pass, REMOVING};
 use crate::{Fate, Found, GuestError, Kind, Result, Work, fate, listed, xdg};
 use jobcage_job::{Census, GuestMode, GuestPlace, Left};
 use jobcage_sys::Errno;
@@ -14,15 +14,11 @@ use nix::sys::stat::fstat;
 use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::channel;
-use std::time::Duration;
 
 pub struct Podman;
 
 const KIND: &str = "podman";
 const PODMAN: &str = "/usr/bin/podman";
-
-const LISTING: Duration = Duration::from_secs(15);
-const REMOVING: Duration = Duration::from_secs(120);
 
 /// What podman says, since 2020, when it cannot work before it is reset.
 const LOST: &str = "podman system migrate";

@@ -21,6 +21,12 @@ const GUESTS: &str = "guests";
 /// Below it, for the tools of daemons that a user's jobs share; no id of a job is as short.
 const SHARED: &str = "shared";
 
+/// To list what there is. VirtualBox takes 40 ms, and the first call, which starts the daemon, more; libvirt took 1.5 to 4.1 s after a crash.
+pub(crate) const LISTING: Duration = Duration::from_secs(15);
+
+/// To remove one thing.
+pub(crate) const REMOVING: Duration = Duration::from_secs(120);
+
 /// Who says more than this is not listened to any more.
 pub(crate) const MOST: usize = 4 << 20;
 

@@ -4,7 +4,7 @@
 //! its error code on stderr; names may hold anything, so machines are known by their UUIDs.
 
 use crate::place::Making;
-use crate::tools::Pass;
+use crate::tools::{LISTING, Pass, REMOVING};
 use crate::{Fate, Found, Kind, Machine, Result, Work, fate};
 use jobcage_job::{Census, GuestMode, GuestPlace, Left};
 use jobcage_sys::file::{open_dir, open_distrusted};
@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
 
 pub struct VirtualBox;
 
@@ -21,10 +20,6 @@ const KIND: &str = "virtualbox";
 
 /// `/usr/bin/VBoxManage` is a script that prints warnings among the answers.
 const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
-
-/// A list takes 40 ms; the first one starts the daemon.
-const LISTING: Duration = Duration::from_secs(15);
-const REMOVING: Duration = Duration::from_secs(120);
 
 impl Kind for VirtualBox {
     fn name(&self) -> &'static str {

@@ -14,6 +14,17 @@ pub enum GuestMode {
     Shared,
 }
 
+impl GuestMode {
+    /// Its word in options.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Isolate => "isolate",
+            Self::Shared => "shared",
+        }
+    }
+}
+
 /// Where the machines of a job live: made for it alone before its first process, so that whatever lies there is the job's.
 /// Written down first, so that whoever closes the job, in whatever boot, can give them back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -39,10 +39,10 @@ pub struct Closed {
 ///
 /// # Errors
 /// If the cage can be neither read nor killed.
-pub fn end_cage(cage: Option<&Cage>, patience: &Patience, detail: bool, seen: Seen<'_>) -> Result<Closed> {
+pub fn end_cage(cage: Option<&Cage>, detail: bool, seen: Seen<'_>) -> Result<Closed> {
     let mut closed = Closed::default();
     if let Some(cage) = cage {
-        empty_and_remove(cage, patience, detail, seen, &mut closed)?;
+        empty_and_remove(cage, detail, seen, &mut closed)?;
     }
     Ok(closed)
 }
@@ -88,17 +88,11 @@ pub fn look_outside(spec: &JobSpec, outside: Outside<'_>, closed: &mut Closed) {
     closed.escaped.extend(orders);
 }
 
-fn empty_and_remove(
-    cage: &Cage,
-    patience: &Patience,
-    detail: bool,
-    seen: Seen<'_>,
-    closed: &mut Closed,
-) -> Result<()> {
+fn empty_and_remove(cage: &Cage, detail: bool, seen: Seen<'_>, closed: &mut Closed) -> Result<()> {
     let mut first = true;
     let patience = &Patience {
         ours: Some(Cage::OURS),
-        ..*patience
+        ..Patience::default()
     };
     // A process can come into an emptied cage only from outside, by an administrator's hand: twice is much.
     for _ in 0..3 {

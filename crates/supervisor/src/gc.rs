@@ -269,12 +269,7 @@ fn close_lost(
         None
     };
     let limits = closing::limits(spec, cage.as_ref());
-    let mut closed = closing::end_cage(
-        cage.as_ref(),
-        &Patience::default(),
-        true,
-        &mut witness::of(record, spec),
-    )?;
+    let mut closed = closing::end_cage(cage.as_ref(), true, &mut witness::of(record, spec))?;
     if same_boot {
         closing::look_outside(spec, Outside::Unknown, &mut closed);
     }

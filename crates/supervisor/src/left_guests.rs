@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::gc::{self, Done};
-use jobcage_job::{GuestReport, JobId, Report};
+use jobcage_job::{JobId, Report};
 use jobcage_ledger::{LedgerError, Places, Record, State};
 
 /// The part of `gc` that is about this alone. `dry_run`: it only tells.
@@ -23,7 +23,7 @@ pub fn gc_guests(places: &Places, dry_run: bool) -> Result<Vec<Done>> {
 
 /// Whether the machines of a job that is over are all that is left of it.
 pub(crate) fn is_left(report: &Report) -> bool {
-    report.quarantine.is_none() && report.guests.iter().any(GuestReport::is_left)
+    report.quarantine.is_none() && report.is_unfinished()
 }
 
 /// Whether nothing but the site's hook can give back what is left of a job.

@@ -9,7 +9,7 @@ use crate::hand::{self, Hand};
 use crate::job::{Command, GuestHome, Job};
 use crate::witness;
 use crate::{gc, host, journal, kept, watcher};
-use jobcage_cage::{Cage, Patience, Process};
+use jobcage_cage::{Cage, Process};
 use jobcage_job::{
     Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION, StepReport,
 };
@@ -236,12 +236,7 @@ pub(crate) fn close_created(
         None
     };
     let limits = closing::limits(spec, cage.as_ref());
-    let mut closed = closing::end_cage(
-        cage.as_ref(),
-        &Patience::default(),
-        true,
-        &mut witness::of(record, spec),
-    )?;
+    let mut closed = closing::end_cage(cage.as_ref(), true, &mut witness::of(record, spec))?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
     hand::forget(spec, &mut closed.notes);
     let mut steps = record.steps()?;

@@ -209,7 +209,7 @@ impl Supervision<'_> {
         } else {
             let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
             let mut witness = witness::of(&self.setup.record, &self.setup.spec);
-            closing::end_cage(Some(&self.setup.cage), &Patience::default(), detail, &mut witness)?
+            closing::end_cage(Some(&self.setup.cage), detail, &mut witness)?
         };
         // Before the look outside: a zombie of ours is no descendant that lives.
         self.reap_the_killed()?;

@@ -11,7 +11,7 @@ use crate::package;
 use crate::session::Guest;
 use crate::watcher::{self, Watch};
 use crate::witness;
-use jobcage_cage::{Cage, Found, Leaf, Patience, apply, enable};
+use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
     AfterReboot, Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
@@ -120,7 +120,7 @@ fn try_new_cage(
 pub(crate) fn take_back(record: &Record, spec: &JobSpec) {
     if let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited) {
         let ended = if spec.ssh_agent {
-            closing::end_cage(Some(&cage), &Patience::default(), false, &mut witness::nobody)
+            closing::end_cage(Some(&cage), false, &mut witness::nobody)
                 .is_ok_and(|closed| closed.quarantine.is_none())
         } else {
             let _ = cage.remove();

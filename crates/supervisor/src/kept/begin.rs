@@ -19,7 +19,7 @@ use crate::step;
 use crate::watcher;
 use crate::wish::Wish;
 use crate::witness;
-use jobcage_cage::{Cage, Dir, Found, Patience, oom_kills};
+use jobcage_cage::{Cage, Dir, Found, oom_kills};
 use jobcage_job::{JobId, JobSpec, Root, StepKind};
 use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Places, Record, boot_id};
@@ -302,7 +302,7 @@ fn give_up(places: &Places, id: &JobId) {
     };
     if let Ok(Some(spec)) = record.spec()
         && let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited)
-        && !closing::end_cage(Some(&cage), &Patience::default(), false, &mut witness::nobody)
+        && !closing::end_cage(Some(&cage), false, &mut witness::nobody)
             .is_ok_and(|closed| closed.quarantine.is_none())
     {
         // Something lives in it: the record stays, for gc.

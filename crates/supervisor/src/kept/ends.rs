@@ -314,15 +314,12 @@ impl Kept {
     pub(super) fn empty_cage(&mut self) -> Result<Event> {
         let detail = self.whole.job.detail
             || !matches!(self.whole.phase.machine.ending(), Some(Ending::Exited { .. }));
-        let mut closed = {
-            let mut witness = witness::of(&self.whole.record, &self.whole.spec);
-            closing::end_cage(
-                self.whole.cage.as_ref(),
-                &Patience::default(),
-                detail,
-                &mut witness,
-            )?
-        };
+        let whole = &self.whole;
+        let mut closed = closing::end_cage(
+            whole.cage.as_ref(),
+            detail,
+            &mut witness::of(&whole.record, &whole.spec),
+        )?;
         // The killed tell their ends before the look outside.
         self.hear_of_the_dead(closed.quarantine.is_none())?;
         if self.is_session() {

@@ -12,7 +12,7 @@ use crate::keeper::{self, Start};
 use crate::package;
 use crate::step::{self, exit_status};
 use crate::witness;
-use jobcage_cage::{Cage, Leaf, Patience};
+use jobcage_cage::{Cage, Leaf};
 use jobcage_job::handed::{DEFAULT_PATH, Handed, MAX_TOTAL, wrong_lines};
 use jobcage_job::{AFTER_VERSION, AfterMark, AfterReboot, Clock, Ending, JobSpec, StepKind, StepReport};
 use jobcage_ledger::{Places, Record, boot_id};
@@ -217,8 +217,7 @@ fn make_cage(places: &Places, spec: &JobSpec, after: &AfterReboot) -> Result<(Ca
 
 /// Ends what is in a cage, and adds that to what is known of the job's end.
 fn end(record: &Record, spec: &JobSpec, cage: Option<&Cage>, closed: &mut Closed) -> Result<()> {
-    let seen = &mut witness::of(record, spec);
-    let mut later = closing::end_cage(cage, &Patience::default(), false, seen)?;
+    let mut later = closing::end_cage(cage, false, &mut witness::of(record, spec))?;
     closing::look_outside(spec, Outside::Unknown, &mut later);
     let before = std::mem::take(closed);
     if cage.is_some() {
