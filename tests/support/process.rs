@@ -1,6 +1,6 @@
 //! Processes as a test sees them: held by pidfd, looked at in /proc.
 
-use super::left;
+use super::{PATIENCE, left};
 use jobcage_sys::pidfd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -48,9 +48,10 @@ impl Process {
         }
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended, which one that is on its way out is waited for: the kernel takes a task out of its cgroup
+    /// (`cgroup_exit`) before it tells of its end (`exit_notify`), so `populated 0` may come first.
     pub fn has_ended(&self) -> bool {
-        self.wait_end(Duration::ZERO)
+        self.wait_end(Duration::ZERO) || (is_leaving(self.pid) && self.wait_end(PATIENCE))
     }
 
     /// Sends a signal; one that has ended does not mind.
@@ -73,6 +74,23 @@ pub fn stat(pid: i32) -> Option<(String, char, i32)> {
     let mut fields = tail.split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((name, state, fields.next()?.parse().ok()?))
+}
+
+/// Whether none of its threads will ever run a program's instruction again (`PF_EXITING`, the ninth field of
+/// /proc/PID/task/TID/stat; proc_pid_stat(5)).
+fn is_leaving(pid: i32) -> bool {
+    const PF_EXITING: u32 = 4;
+    let leaves = |stat: String| {
+        let flags = stat.rsplit_once(')')?.1.split_whitespace().nth(6)?;
+        Some(flags.parse::<u32>().ok()? & PF_EXITING != 0)
+    };
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    let mut stats = threads
+        .flatten()
+        .filter_map(|thread| fs::read(thread.path().join("stat")).ok());
+    stats.all(|stat| leaves(String::from_utf8_lossy(&stat).into_owned()).unwrap_or(false))
 }
 
 /// A line of /proc/PID/status.
