@@ -195,7 +195,7 @@ fn machine_word(kind: &str) -> &'static str {
 /// What became of a machine, a disk or the place of both.
 fn guest(guest: &GuestReport) -> String {
     if guest.kind == "qemu" {
-        let ran = guest.ran.as_deref().unwrap_or_default().escape_debug();
+        let ran = harmless(guest.ran.as_deref().unwrap_or_default());
         return format!(
             "{} {:?}, {ran}: running → ended",
             machine_word("qemu"),
@@ -232,15 +232,12 @@ fn guest(guest: &GuestReport) -> String {
         (Outcome::Deleted, None) => deleted(guest.bytes),
         (Outcome::Deleted, Some(why)) => format!(
             "gone with the job's place; its tool had failed: {}",
-            why.escape_debug()
+            harmless(why)
         ),
-        (Outcome::Spared, why) => format!(
-            "not touched: {}",
-            why.as_deref().unwrap_or_default().escape_debug()
-        ),
+        (Outcome::Spared, why) => format!("not touched: {}", harmless(why.as_deref().unwrap_or_default())),
         (Outcome::Left, why) => format!(
             "LEFT, {bytes}: {}; \"jobcage gc\" tries again",
-            why.as_deref().unwrap_or_default().escape_debug()
+            harmless(why.as_deref().unwrap_or_default())
         ),
     };
     format!("{what} {:?}{id}: {was}{fate}", guest.name)
@@ -257,11 +254,9 @@ fn deleted(bytes: u64) -> String {
 /// What the site's own hook tells, in its words.
 fn of_the_hook(guest: &GuestReport) -> String {
     let id = guest.id.as_ref();
-    let id = id
-        .map(|id| format!(" {{{}}}", id.escape_debug()))
-        .unwrap_or_default();
+    let id = id.map(|id| format!(" {{{}}}", harmless(id))).unwrap_or_default();
     let bytes = format_bytes(guest.bytes);
-    let why = guest.why.as_deref().unwrap_or_default().escape_debug();
+    let why = harmless(guest.why.as_deref().unwrap_or_default());
     let fate = match guest.outcome {
         Outcome::Deleted => deleted(guest.bytes),
         Outcome::Spared => format!("not touched: {why}"),
@@ -273,7 +268,7 @@ fn of_the_hook(guest: &GuestReport) -> String {
     }
     format!(
         "guest hook: {} {:?}{id}: {fate}",
-        guest.what.escape_debug(),
+        harmless(&guest.what),
         guest.name
     )
 }
@@ -409,14 +404,13 @@ pub fn table(jobs: &[Value]) -> String {
     text
 }
 
-/// A program may be called anything: what would act on a terminal is escaped.
+/// A program may be called anything: what would act on a terminal, or not be seen there, is escaped.
 pub fn harmless(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
+        match c {
+            '"' | '\'' | '\\' => safe.push(c),
+            _ => safe.extend(c.escape_debug()),
         }
     }
     safe

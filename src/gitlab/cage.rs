@@ -10,7 +10,7 @@ use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFul
 use jobcage_ledger::{Places, Record};
 use jobcage_supervisor::gc::{self, Done};
 use jobcage_supervisor::{Job, Target, sessions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `jobcage gitlab prepare`.
 ///
@@ -31,7 +31,10 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, response, Voice::Quiet)?;
     let command = login_shell(run.step)?;
-    let guests = verbs::guest_home::home(&cage, GuestRest::Isolate, &command, &run.common.places);
+    // The job's word, for what the job could remove itself.
+    let project = std::env::var_os("CUSTOM_ENV_CI_PROJECT_DIR").map(PathBuf::from);
+    let at = &run.common.places;
+    let guests = verbs::guest_home::home(&cage, GuestRest::Isolate, &command, project.as_deref(), at);
     let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),

@@ -225,6 +225,7 @@ fn spec() -> JobSpec {
             gid: 0,
             groups: vec![0],
             home: String::new(),
+            project: Some(String::new()),
             kinds: [("NAME".to_owned(), GuestMode::Shared)].into(),
             hook: vec![String::new()],
         }),

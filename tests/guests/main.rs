@@ -20,6 +20,7 @@ mod podman;
 mod points;
 mod vagrant;
 mod virtualbox;
+mod virtualbox_shared;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
@@ -95,6 +96,18 @@ const SID: &[Test] = &[
     (
         "virtualbox::four_machines_and_their_tools_alone",
         virtualbox::speed,
+    ),
+    (
+        "virtualbox_shared::what_runs_outside_of_the_cage_is_given_back",
+        virtualbox_shared::outside,
+    ),
+    (
+        "virtualbox_shared::a_neighbours_machine_in_the_cage_stays_registered",
+        virtualbox_shared::within,
+    ),
+    (
+        "virtualbox_shared::vagrants_machines_need_two_witnesses",
+        virtualbox_shared::vagrant,
     ),
     (
         "virtualbox::a_job_without_machines_starts_no_tool",

@@ -4,7 +4,7 @@ use crate::runner::Runner;
 use crate::support::cgroup;
 use crate::support::world::World;
 use crate::virtualbox::{
-    MANAGE, START, USER, assert_given_back, guests, ok, places, runner, user_daemon_ends, world,
+    MANAGE, START, USER, as_user, assert_given_back, guests, ok, places, runner, user_daemon_ends, world,
 };
 use jobcage_job::GuestReport;
 use std::fs;
@@ -205,24 +205,6 @@ pub fn a_neighbours_number() {
 
 /// A job that drops its environment makes its machines in the user's own registry: they are told of, and nobody's are touched.
 pub fn dropped_environment() {
-    let as_user = |words: &str| {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid",
-            USER,
-            "--regid",
-            USER,
-            "--clear-groups",
-            "sh",
-            "-c",
-            words,
-        ]);
-        command
-            .env_clear()
-            .env("HOME", "/home/ci1")
-            .env("PATH", "/usr/bin:/bin");
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    };
     // A neighbour's, which does not run.
     as_user(&format!(
         "{MANAGE} createvm --name theirs --ostype Linux26_64 --register"

@@ -4,15 +4,14 @@ use crate::runner::Runner;
 use crate::support::PATIENCE;
 use crate::support::cgroup::wait_change;
 use crate::support::process::Process;
-use crate::virtualbox::{assert_given_back, guests, ok, runner, world};
+use crate::virtualbox::{as_user, assert_given_back, guests, ok, runner, world};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 /// A box as one makes it for Vagrant, in the user's own home, where all of his jobs find it: a machine with a disk of noise, so that its
 /// import takes a while.
-const MAKE_BOX: &str = "set -e; V=/usr/lib/virtualbox/VBoxManage; cd; mkdir box; cd box
+pub const MAKE_BOX: &str = "set -e; V=/usr/lib/virtualbox/VBoxManage; cd; mkdir box; cd box
 $V createvm --name base --ostype Linux26_64 --register >/dev/null
 $V modifyvm base --memory 16 --audio-driver none --paravirt-provider none --vm-execution-engine=interpreter
 head -c 157286400 /dev/urandom > noise; $V convertfromraw noise noise.vdi >/dev/null; rm noise
@@ -25,7 +24,7 @@ tar -cf ../noise.box *; cd ..; rm -r box
 vagrant box add --name noise noise.box >/dev/null; rm noise.box";
 
 /// No name here is hexadecimal: Vagrant takes `db` for the machine whose number begins so, if there is one.
-const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |config|
+pub const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |config|
   config.vm.box = "noise"
   config.vm.boot_timeout = 1
   config.vm.synced_folder ".", "/vagrant", disabled: true
@@ -38,34 +37,7 @@ const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |config|
 end
 "#;
 
-/// What the user himself has, outside of every job.
-fn as_user(script: &str) -> String {
-    let mut command = Command::new("setpriv");
-    command.args([
-        "--reuid",
-        "ci1",
-        "--regid",
-        "ci1",
-        "--clear-groups",
-        "sh",
-        "-c",
-        script,
-    ]);
-    command.current_dir("/home/ci1").env_clear();
-    for (name, value) in [
-        ("HOME", "/home/ci1"),
-        ("USER", "ci1"),
-        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-    ] {
-        command.env(name, value);
-    }
-    let done = command.output().unwrap();
-    let errors = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{script}: {errors}");
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
-const LOOK: &str = "vagrant global-status; /usr/lib/virtualbox/VBoxManage list vms; /usr/lib/virtualbox/VBoxManage list hdds; ls -A ~/.vagrant.d/tmp";
+pub const LOOK: &str = "vagrant global-status; /usr/lib/virtualbox/VBoxManage list vms; /usr/lib/virtualbox/VBoxManage list hdds; ls -A ~/.vagrant.d/tmp";
 
 /// The machines in the place of the job that runs.
 fn machines(world: &crate::support::world::World) -> usize {

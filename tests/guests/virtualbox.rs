@@ -76,6 +76,33 @@ pub fn guests(world: &World) -> Vec<GuestReport> {
     report.guests
 }
 
+/// What a script of the build user says, outside of every job.
+pub fn as_user(script: &str) -> String {
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid",
+        "ci1",
+        "--regid",
+        "ci1",
+        "--clear-groups",
+        "sh",
+        "-c",
+        script,
+    ]);
+    command.current_dir("/home/ci1").env_clear();
+    for (name, value) in [
+        ("HOME", "/home/ci1"),
+        ("USER", "ci1"),
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+    ] {
+        command.env(name, value);
+    }
+    let done = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{script}: {errors}");
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
 /// No process of VirtualBox and no directory of a job is left: whoever else has some has told so before.
 pub fn assert_given_back(world: &World) {
     assert_eq!(places(world), Vec::<PathBuf>::new());

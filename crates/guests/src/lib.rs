@@ -19,6 +19,7 @@ mod tools;
 mod vagrant;
 mod vagrant_index;
 mod virtualbox;
+mod virtualbox_shared;
 mod xdg;
 
 pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, size_of_orphan, variables};
@@ -119,6 +120,11 @@ pub(crate) trait Kind: Sync {
         Ok(())
     }
 
+    /// What a user has to know of it before his job begins.
+    fn forewarns(&self, _uid: u32, _mode: GuestMode) -> Option<String> {
+        None
+    }
+
     /// The cgroup of its tools: the job's own, which is killed behind them with all that they have started, or the one whose daemons others may
     /// have come to use.
     fn leaf(&self, mode: GuestMode) -> GuestMode {
@@ -215,6 +221,16 @@ pub fn is_for_later(place: &GuestPlace) -> bool {
 #[must_use]
 pub fn is_here(kind: &str) -> bool {
     named(kind).is_some_and(|known| known.is_here())
+}
+
+/// What a user has to know before his job begins, of the kinds that are looked after.
+#[must_use]
+pub fn forewarnings(spec: &JobSpec) -> Vec<String> {
+    let place = spec.guests.iter();
+    let kinds = place.flat_map(kinds);
+    kinds
+        .filter_map(|(kind, mode)| kind.forewarns(spec.uid, mode))
+        .collect()
 }
 
 /// The modes of a kind.

@@ -6,13 +6,14 @@ use jobcage_job::{GuestMode, GuestPlace, JobSpec};
 use jobcage_sys::file::open_null;
 use jobcage_sys::spawn::{Identity, Plan, spawn, spawn_moved};
 use jobcage_sys::{Errno, pidfd, wait};
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 use std::ffi::{CString, OsStr};
 use std::io::{PipeReader, Read, pipe};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The cgroup in which tools run, beside the cages.
@@ -60,6 +61,8 @@ pub(crate) struct Pass<'a> {
     leaf: Dir,
     /// `Isolate`: it is the job's own, and daemons end with it.
     mode: GuestMode,
+    /// Nobody removes a shared one that somebody has.
+    _held: Option<Flock<OwnedFd>>,
 }
 
 impl<'a> Tools<'a> {
@@ -101,6 +104,7 @@ impl<'a> Tools<'a> {
                 remove(&guests, OsStr::new(&self.name))?;
             }
         }
+        remove_shared(&guests);
         // Refused for as long as another job's tools run in it.
         let _ = self.above.remove_child(GUESTS);
         Ok(())
@@ -112,11 +116,11 @@ impl<'a> Tools<'a> {
         let make = || {
             let guests = self.above.create_or_open(GUESTS)?;
             match mode {
-                GuestMode::Isolate => guests.create(&self.name),
-                GuestMode::Shared => guests.create_or_open(SHARED),
+                GuestMode::Isolate => Ok((guests.create(&self.name)?, None)),
+                GuestMode::Shared => hold_shared(&guests),
             }
         };
-        let leaf = match make() {
+        let (leaf, held) = match make() {
             // Another job's tools have just ended, and took the directory with them.
             Err(error) if error.errno() == Some(Errno::ENOENT) => make()?,
             made => made?,
@@ -125,8 +129,33 @@ impl<'a> Tools<'a> {
             tools: self,
             leaf,
             mode,
+            _held: held,
         })
     }
+}
+
+/// Opens the one for the tools of daemons that jobs share, so that nobody removes it while it is empty.
+fn hold_shared(guests: &Dir) -> jobcage_cage::Result<(Dir, Option<Flock<OwnedFd>>)> {
+    loop {
+        let leaf = guests.create_or_open(SHARED)?;
+        let held = lock(&leaf, FlockArg::LockShared);
+        // Whoever had it may have removed it before we got it.
+        if leaf.read("cgroup.procs") != Err(Errno::ENODEV) {
+            return Ok((leaf, held));
+        }
+    }
+}
+
+/// Removes it, if nobody is in it and no tools are about to be.
+fn remove_shared(guests: &Dir) {
+    let Ok(leaf) = guests.child(SHARED) else { return };
+    if lock(&leaf, FlockArg::LockExclusiveNonblock).is_some() {
+        let _ = guests.remove_child(SHARED);
+    }
+}
+
+fn lock(leaf: &Dir, how: FlockArg) -> Option<Flock<OwnedFd>> {
+    Flock::lock(leaf.fd().try_clone_to_owned().ok()?, how).ok()
 }
 
 impl Pass<'_> {
@@ -262,12 +291,9 @@ impl Pass<'_> {
     /// # Errors
     /// If one of them survives.
     pub(crate) fn end(self) -> Result<()> {
-        if self.mode == GuestMode::Shared
-            && let Ok(guests) = self.tools.above.child(GUESTS)
-        {
-            let _ = guests.remove_child(SHARED);
-        }
-        self.tools.end_all()
+        let tools = self.tools;
+        drop(self);
+        tools.end_all()
     }
 }
 

@@ -51,6 +51,11 @@ fn parsed(text: &str, provider: &str) -> Vec<Machine> {
 }
 
 impl Machine {
+    /// What its Vagrantfile calls it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the provider knows it by, if Vagrant has written that for this job: the file belongs to the job's user, and nobody has written it since
     /// before the job.
     pub(crate) fn id(&self, provider: &str, uid: u32, since_ns: i64) -> Option<String> {

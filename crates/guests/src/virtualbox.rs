@@ -1,10 +1,11 @@
-//! VirtualBox: a registry, a daemon and a socket of the job's own.
+//! VirtualBox: a registry, a daemon and a socket of the job's own; or those that all jobs of its user share.
 //!
 //! `VBOX_USER_HOME` alone isolates nothing, and `VBOX_IPC_SOCKETID` alone loses data: each job has both. The tools' only key for a machine is
 //! its error code on stderr; names may hold anything, so machines are known by their UUIDs.
 
 use crate::place::Making;
 use crate::tools::{LISTING, Pass, REMOVING};
+use crate::virtualbox_shared as shared;
 use crate::{Fate, Found, Kind, Machine, Result, Work, fate};
 use jobcage_job::{Census, GuestMode, GuestPlace, Left};
 use jobcage_sys::file::{open_dir, open_distrusted};
@@ -19,7 +20,7 @@ pub struct VirtualBox;
 const KIND: &str = "virtualbox";
 
 /// `/usr/bin/VBoxManage` is a script that prints warnings among the answers.
-const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
+pub(crate) const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
 
 impl Kind for VirtualBox {
     fn name(&self) -> &'static str {
@@ -27,7 +28,7 @@ impl Kind for VirtualBox {
     }
 
     fn modes(&self) -> &'static [GuestMode] {
-        &[GuestMode::Isolate]
+        &[GuestMode::Isolate, GuestMode::Shared]
     }
 
     fn usual(&self) -> Option<GuestMode> {
@@ -38,7 +39,10 @@ impl Kind for VirtualBox {
         &[MANAGE]
     }
 
-    fn variables(&self, place: &GuestPlace, _: GuestMode) -> Vec<(&'static str, String)> {
+    fn variables(&self, place: &GuestPlace, mode: GuestMode) -> Vec<(&'static str, String)> {
+        if mode == GuestMode::Shared {
+            return Vec::new();
+        }
         vec![
             ("VBOX_USER_HOME", format!("{}/vbox", place.dir)),
             ("VBOX_IPC_SOCKETID", place.socket.clone()),
@@ -67,6 +71,9 @@ impl Kind for VirtualBox {
     /// A registry with something in it, or a process of VirtualBox when the job ended. A registry that VirtualBox has not written, such as a
     /// FIFO, is not for its tools to read: they would wait for ever.
     fn is_used(&self, work: &Work<'_>) -> bool {
+        if work.mode == GuestMode::Shared {
+            return shared::is_used(work);
+        }
         let Some(text) = registry(work.place) else {
             return false;
         };
@@ -75,15 +82,19 @@ impl Kind for VirtualBox {
 
     /// Those of a job that has dropped its environment are in the user's own registry, where a neighbour's may be, too.
     fn strays(&self, work: &Work<'_>) -> Vec<String> {
-        let known = entries(&registry(work.place).unwrap_or_default());
+        let known = known(work.place, work.mode);
         let is_known = |id: &str| known.iter().any(|entry| entry.id == id);
         let mut told = Vec::new();
         for left in work.census.left.iter().filter(|left| is_ours(left)) {
             if let Some(id) = started(&left.command).filter(|id| !is_known(id)) {
                 told.push(format!(
-                    "a VirtualBox machine {{{id}}} was run by process {}, and is not in the job's place: it does not run any more, and is \
+                    "a VirtualBox machine {{{id}}} was run by process {}, and is not in {}: it does not run any more, and is \
                      left where it is registered",
-                    left.pid
+                    left.pid,
+                    match work.mode {
+                        GuestMode::Isolate => "the job's place",
+                        GuestMode::Shared => "the user's registry",
+                    }
                 ));
             }
         }
@@ -91,10 +102,18 @@ impl Kind for VirtualBox {
     }
 
     fn registry(&self, work: &Work<'_>) -> String {
-        format!("{}/vbox", work.place.dir)
+        match work.mode {
+            GuestMode::Isolate => format!("{}/vbox", work.place.dir),
+            GuestMode::Shared => format!("{}/{}", work.place.home, shared::REGISTRY),
+        }
     }
 
     fn inventory(&self, what: &str, work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
+        match (work.mode, what) {
+            (GuestMode::Shared, "vm") => return shared::machines_of(work, pass),
+            (GuestMode::Shared, _) => return shared::disks_of(work, pass),
+            (GuestMode::Isolate, _) => {}
+        }
         let list = |what| pass.call(&[MANAGE, "list", what], LISTING);
         if what == "vm" {
             let found = machines(&list("vms")?);
@@ -114,8 +133,9 @@ impl Kind for VirtualBox {
         Ok(told.collect())
     }
 
-    fn destroy(&self, what: &str, found: &Found, _: &Work<'_>, pass: &Pass<'_>) -> Fate {
+    fn destroy(&self, what: &str, found: &Found, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
         let words = match what {
+            "vm" if work.mode == GuestMode::Shared => return shared::destroy_machine(found, work, pass),
             "vm" => vec![MANAGE, "unregistervm", &found.id, "--delete"],
             _ => vec![MANAGE, "closemedium", "disk", &found.id, "--delete"],
         };
@@ -123,14 +143,30 @@ impl Kind for VirtualBox {
     }
 
     fn registered(&self, place: &GuestPlace, processes: &[Left]) -> Vec<Machine> {
-        let found = entries(&registry(place).unwrap_or_default());
-        let told = found.into_iter().map(|entry| Machine {
-            kind: KIND,
-            pid: process_of(processes, &entry.id),
-            name: entry.name,
-            id: entry.id,
-        });
-        told.collect()
+        if place.kinds.get(KIND) == Some(&GuestMode::Shared) {
+            return shared::registered(place, processes);
+        }
+        let found = known(place, GuestMode::Isolate).into_iter();
+        found.map(|entry| entry.machine(processes)).collect()
+    }
+
+    /// The first of a user's jobs that calls VirtualBox has the machines of all of them in its cage, and whoever has called it before has this job's.
+    fn forewarns(&self, uid: u32, mode: GuestMode) -> Option<String> {
+        let pid = (mode == GuestMode::Shared)
+            .then(|| shared::daemon(uid))
+            .flatten()?;
+        Some(format!(
+            "VirtualBox's daemon of the user {uid} runs outside of this job (process {pid}): the machines of this job run there, too, and are not in its \
+             cage"
+        ))
+    }
+}
+
+/// The machines of the registry that a job uses.
+fn known(place: &GuestPlace, mode: GuestMode) -> Vec<Entry> {
+    match mode {
+        GuestMode::Isolate => entries(&registry(place).unwrap_or_default()),
+        GuestMode::Shared => shared::known(place),
     }
 }
 
@@ -141,15 +177,19 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-fn is_ours(left: &Left) -> bool {
+pub(crate) fn is_ours(left: &Left) -> bool {
     left.comm.starts_with("VBox") || left.comm.starts_with("VirtualBox")
 }
 
-/// The registry's text; `None`: it is not what VirtualBox has written, and may be anything.
 fn registry(place: &GuestPlace) -> Option<String> {
+    read_registry(Path::new(&place.dir), "vbox/VirtualBox.xml")
+}
+
+/// A registry's text; `None`: it is not what VirtualBox has written, and may be anything.
+pub(crate) fn read_registry(dir: &Path, name: &str) -> Option<String> {
     const MOST: u64 = 16 << 20;
-    let dir = open_dir(Path::new(&place.dir)).ok()?;
-    let file = File::from(open_distrusted(dir.as_fd(), "vbox/VirtualBox.xml", OFlag::O_RDONLY).ok()?);
+    let dir = open_dir(dir).ok()?;
+    let file = File::from(open_distrusted(dir.as_fd(), name, OFlag::O_RDONLY).ok()?);
     if !file.metadata().ok()?.is_file() {
         return None;
     }
@@ -159,7 +199,7 @@ fn registry(place: &GuestPlace) -> Option<String> {
 }
 
 /// The process that ran a machine when the job ended.
-fn ran(census: &Census, id: &str) -> Option<String> {
+pub(crate) fn ran(census: &Census, id: &str) -> Option<String> {
     process_of(&census.left, id).map(|pid| format!("pid {pid}"))
 }
 
@@ -175,7 +215,7 @@ fn process_of(processes: &[Left], id: &str) -> Option<i32> {
 }
 
 /// A disk that another one is based on can only go after it.
-fn children_first(mut disks: Vec<Disk>) -> Vec<Disk> {
+pub(crate) fn children_first(mut disks: Vec<Disk>) -> Vec<Disk> {
     let mut ordered = Vec::new();
     let is_leaf = |disk: &Disk, all: &[Disk]| !all.iter().any(|other| other.parent == disk.id);
     while let Some(at) = disks.iter().position(|disk| is_leaf(disk, &disks)) {
@@ -186,18 +226,20 @@ fn children_first(mut disks: Vec<Disk>) -> Vec<Disk> {
     ordered
 }
 
+/// The value of an attribute of an element, of which this is the text behind its name.
+pub(crate) fn attribute(element: &str, name: &str) -> Option<String> {
+    let value = element.split_once(&format!(" {name}=\""))?.1.split_once('"')?.0;
+    Some(
+        value
+            .replace("&quot;", "\"")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&"),
+    )
+}
+
 /// `<MachineEntry uuid="{…}" src="…/NAME.vbox"/>`, in any order of the two.
-fn entries(text: &str) -> Vec<Entry> {
-    let attribute = |entry: &str, name: &str| {
-        let value = entry.split_once(&format!(" {name}=\""))?.1.split_once('"')?.0;
-        Some(
-            value
-                .replace("&quot;", "\"")
-                .replace("&lt;", "<")
-                .replace("&gt;", ">")
-                .replace("&amp;", "&"),
-        )
-    };
+pub(crate) fn entries(text: &str) -> Vec<Entry> {
     let found = text.split("<MachineEntry").skip(1).filter_map(|entry| {
         let entry = entry.split_once("/>").map_or(entry, |(entry, _)| entry);
         let id = attribute(entry, "uuid")?;
@@ -205,22 +247,45 @@ fn entries(text: &str) -> Vec<Entry> {
         Some(Entry {
             name: Path::new(&src).file_stem()?.to_str()?.to_owned(),
             id: id.trim_matches(['{', '}']).to_owned(),
+            src,
         })
     });
     found.filter(|machine| is_uuid(&machine.id)).collect()
 }
 
+/// A line of `list vms`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    name: String,
-    id: String,
+pub(crate) struct Listed {
+    pub name: String,
+    pub id: String,
+}
+
+/// A machine in the text of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub name: String,
+    pub id: String,
+    /// Its settings file, as the registry has it.
+    pub src: String,
+}
+
+impl Entry {
+    /// With the process that runs it.
+    pub(crate) fn machine(self, processes: &[Left]) -> Machine {
+        Machine {
+            kind: KIND,
+            pid: process_of(processes, &self.id),
+            name: self.name,
+            id: self.id,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Disk {
-    id: String,
+pub(crate) struct Disk {
+    pub id: String,
     parent: String,
-    location: String,
+    pub location: String,
 }
 
 /// Whether it is a UUID and nothing else: no option, no path, no second line.
@@ -233,8 +298,8 @@ pub(crate) fn is_uuid(text: &str) -> bool {
 }
 
 /// `"name" {uuid}`: a name may hold quotes and line ends, so a line counts by its end.
-fn machines(text: &str) -> Vec<Entry> {
-    let mut found: Vec<Entry> = Vec::new();
+pub(crate) fn machines(text: &str) -> Vec<Listed> {
+    let mut found: Vec<Listed> = Vec::new();
     for line in text.lines() {
         let Some((name, rest)) = line.rsplit_once(" {") else {
             continue;
@@ -243,7 +308,7 @@ fn machines(text: &str) -> Vec<Entry> {
             continue;
         };
         let name = name.strip_suffix('"').unwrap_or(name);
-        let machine = Entry {
+        let machine = Listed {
             name: name.strip_prefix('"').unwrap_or(name).into(),
             id: id.into(),
         };
@@ -255,7 +320,7 @@ fn machines(text: &str) -> Vec<Entry> {
 }
 
 /// Blocks of `Key:   value`, an empty line between them.
-fn disks(text: &str) -> Vec<Disk> {
+pub(crate) fn disks(text: &str) -> Vec<Disk> {
     let mut found: Vec<Disk> = Vec::new();
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else {

@@ -136,6 +136,7 @@ mod tests {
             gid,
             groups: Vec::new(),
             home: String::new(),
+            project: None,
             kinds: BTreeMap::new(),
             hook: Vec::new(),
         };

@@ -75,6 +75,8 @@ pub struct GuestHome {
     pub groups: Vec<u32>,
     /// The home of its user.
     pub home: String,
+    /// The directory of what it works on.
+    pub project: Option<String>,
     /// The kinds that are looked after, and how.
     pub kinds: BTreeMap<String, GuestMode>,
     /// The site's own program and its arguments.
@@ -94,6 +96,7 @@ impl GuestHome {
             gid: self.gid,
             groups: self.groups.clone(),
             home: self.home.clone(),
+            project: self.project.clone(),
             kinds: self.kinds.clone(),
             hook: self.hook.clone(),
         }

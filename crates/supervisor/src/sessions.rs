@@ -112,7 +112,7 @@ fn try_create(request: &Create) -> Result<Created> {
     let (spec, record, lock) = make_record(&request.places.state, &found, make_spec, Durability::Disk)?;
     let root = jobcage_cage::Dir::open(found.dir.path())?;
     let hand = Hand::make(place.as_ref(), &spec, &mut notes);
-    let made = make_place(&spec).and_then(|()| {
+    let made = make_place(&spec, &mut notes).and_then(|()| {
         let (cage, _) = make_cage(found, &spec, request.best_effort)?;
         let command = Command {
             env: host::environment(&["PATH", "HOME"]),

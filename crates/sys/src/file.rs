@@ -2,6 +2,7 @@
 
 use crate::{Errno, Result};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, read, unlinkat, write};
 use std::ffi::{CStr, CString, OsStr};
@@ -200,14 +201,44 @@ pub fn read_path(path: &CStr) -> Result<Vec<u8>> {
     read_to_end(file.as_fd())
 }
 
+/// When a file or directory was made, in nanoseconds since 1970; no link is followed. Unlike its other times nobody can set it (statx(2), `stx_btime`).
+///
+/// # Errors
+/// As statx(2). `ENODATA`: its file system does not keep it.
+pub fn birth_ns(path: &Path) -> Result<i64> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: all-zero is a valid statx.
+    let mut told: libc::statx = unsafe { std::mem::zeroed() };
+    // By its number: not every musl has a function for it.
+    // SAFETY: the path ends in a NUL, and `told` is as large as the kernel's.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            libc::STATX_BTIME,
+            &raw mut told,
+        )
+    })?;
+    if told.stx_mask & libc::STATX_BTIME == 0 {
+        return Err(Errno::ENODATA);
+    }
+    let born = told.stx_btime;
+    Ok(born
+        .tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(born.tv_nsec)))
+}
+
 /// Closes every descriptor from `first` on (close_range(2), since 5.9; one by one before).
 pub fn close_from(first: u32) {
     // SAFETY: whoever calls this has nothing open there that it will use again.
-    let done = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, u32::MAX, 0) };
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     if done != 0 {
         for fd in first..4096 {
             // SAFETY: as above; closing what is not open is an error without an effect.
-            unsafe { nix::libc::close(fd.cast_signed()) };
+            unsafe { libc::close(fd.cast_signed()) };
         }
     }
 }

@@ -82,7 +82,7 @@ fn try_new_cage(
         None
     };
     let hand = Hand::make(place.as_ref(), &spec, &mut notes);
-    let furnished = make_place(&spec).and_then(|()| furnish(found, &spec, best_effort));
+    let furnished = make_place(&spec, &mut notes).and_then(|()| furnish(found, &spec, best_effort));
     let furnished = furnished.and_then(|furnished| {
         let dir = (hand.is_some(), &notes[..]);
         agent::start_if(job.agent.as_ref(), &furnished.0, &spec, &job.command, dir)?;
@@ -216,8 +216,9 @@ pub(crate) fn new_spec(
     }
 }
 
-/// Makes the place of the machines of a job whose record is there.
-pub(crate) fn make_place(spec: &JobSpec) -> Result<()> {
+/// Makes the place of the machines of a job whose record is there. What its user should know before, a note says.
+pub(crate) fn make_place(spec: &JobSpec, notes: &mut Vec<String>) -> Result<()> {
+    notes.extend(jobcage_guests::forewarnings(spec));
     jobcage_guests::make(spec).map_err(|error| Failure::Refused(error.to_string()))
 }
 

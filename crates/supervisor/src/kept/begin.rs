@@ -218,7 +218,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         mut notes,
         ..
     } = prepared;
-    make_place(&spec)?;
+    make_place(&spec, &mut notes)?;
     // A log can fill a disk, and how the job ended is to be told all the same.
     record.reserve()?;
     // Before the cage, so that it starts while that is made.
