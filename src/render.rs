@@ -188,6 +188,7 @@ fn machine_word(kind: &str) -> &'static str {
     match kind {
         "qemu" => "KVM machine",
         "libvirt" => "libvirt VM",
+        "vagrant" => "Vagrant machine",
         _ => "VirtualBox VM",
     }
 }
@@ -209,6 +210,8 @@ fn guest(guest: &GuestReport) -> String {
         (kind @ ("virtualbox" | "libvirt"), "vm") => machine_word(kind),
         ("virtualbox", "disk") => "VirtualBox disk",
         ("virtualbox", _) => "the registry of VirtualBox",
+        ("vagrant", "machine") => machine_word("vagrant"),
+        ("vagrant", _) => "what Vagrant has noted in",
         ("libvirt", "disk") => "libvirt disk",
         ("libvirt", _) => "what libvirt keeps in",
         ("podman", "container") => "podman container",

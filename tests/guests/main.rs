@@ -19,6 +19,7 @@ mod peers;
 mod podman;
 mod points;
 mod vagrant;
+mod vagrant_destroy;
 mod virtualbox;
 mod virtualbox_shared;
 
@@ -38,6 +39,18 @@ const SID: &[Test] = &[
     (
         "vagrant::a_job_that_is_cancelled_during_an_import",
         vagrant::beaker,
+    ),
+    (
+        "vagrant_destroy::the_jobs_code_runs_as_the_jobs_user",
+        vagrant_destroy::wanted,
+    ),
+    (
+        "vagrant_destroy::code_that_fails_or_hangs_harms_nobody",
+        vagrant_destroy::hostile,
+    ),
+    (
+        "vagrant_destroy::nothing_of_it_runs_unasked",
+        vagrant_destroy::unasked,
     ),
     ("virtualbox::a_running_machine_is_given_back", virtualbox::running),
     ("virtualbox::a_neighbours_machine_runs_on", virtualbox::neighbour),

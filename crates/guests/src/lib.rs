@@ -320,7 +320,7 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> GivenBack {
         None => {}
     }
     // As long as the place is there, something is to be given back: what lies elsewhere, too.
-    let keeps = |report: &GuestReport| report.is_left() && is_shared(place, report);
+    let keeps = |report: &GuestReport| report.is_left() && outlives(place, report);
     if has_place && !given.guests.iter().any(keeps) {
         remove_place(place, until, &mut given.guests);
     }
@@ -368,8 +368,10 @@ fn remove_place(place: &GuestPlace, until: Instant, reports: &mut Vec<GuestRepor
     reports.extend(removed);
 }
 
-fn is_shared(place: &GuestPlace, report: &GuestReport) -> bool {
-    place.kinds.get(&report.kind) == Some(&GuestMode::Shared)
+/// Whether it lies somewhere else than in the place, and its tool is wanted again.
+fn outlives(place: &GuestPlace, report: &GuestReport) -> bool {
+    let mode = place.kinds.get(&report.kind);
+    mode.is_some_and(|mode| *mode != GuestMode::Isolate)
 }
 
 /// With the place went the registry, whatever its tools said of it; only a disk may lie elsewhere.

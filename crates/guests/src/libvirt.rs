@@ -44,8 +44,8 @@ impl Kind for Libvirt {
 
     fn variables(&self, place: &GuestPlace, mode: GuestMode) -> Vec<(&'static str, String)> {
         match mode {
-            GuestMode::Isolate => xdg::variables(place),
             GuestMode::Shared => Vec::new(),
+            _ => xdg::variables(place),
         }
     }
 
@@ -72,8 +72,8 @@ impl Kind for Libvirt {
 
     fn registry(&self, work: &Work<'_>) -> String {
         match work.mode {
-            GuestMode::Isolate => format!("{}/{DEFINITIONS}", work.place.dir),
             GuestMode::Shared => "qemu:///system".into(),
+            _ => format!("{}/{DEFINITIONS}", work.place.dir),
         }
     }
 

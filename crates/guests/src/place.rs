@@ -159,7 +159,7 @@ pub fn make(spec: &JobSpec) -> Result<()> {
         dir,
     };
     for (kind, mode) in kinds(place) {
-        if mode == GuestMode::Isolate {
+        if mode != GuestMode::Shared {
             kind.prepare(&making)?;
         }
     }

@@ -42,7 +42,7 @@ impl Kind for Podman {
     fn variables(&self, place: &GuestPlace, mode: GuestMode) -> Vec<(&'static str, String)> {
         match mode {
             GuestMode::Shared => Vec::new(),
-            GuestMode::Isolate => xdg::variables(place),
+            _ => xdg::variables(place),
         }
     }
 
@@ -70,14 +70,16 @@ impl Kind for Podman {
     fn is_used(&self, work: &Work<'_>) -> bool {
         match work.mode {
             // Root can remove what belongs to a user's further ids.
-            GuestMode::Isolate => !nix::unistd::geteuid().is_root() && storage(work.place).exists(),
+            GuestMode::Isolate | GuestMode::Destroy => {
+                !nix::unistd::geteuid().is_root() && storage(work.place).exists()
+            }
             GuestMode::Shared => work.census.left.iter().any(is_ours) || has_changed(work),
         }
     }
 
     fn registry(&self, work: &Work<'_>) -> String {
         match work.mode {
-            GuestMode::Isolate => storage(work.place).display().to_string(),
+            GuestMode::Isolate | GuestMode::Destroy => storage(work.place).display().to_string(),
             GuestMode::Shared => format!("{}/.local/share/containers", work.place.home),
         }
     }

@@ -59,7 +59,7 @@ struct Said {
 pub(crate) struct Pass<'a> {
     tools: &'a Tools<'a>,
     leaf: Dir,
-    /// `Isolate`: it is the job's own, and daemons end with it.
+    /// `Shared`: daemons that others may use live on in it. Else it is the job's own, and they end with it.
     mode: GuestMode,
     /// Nobody removes a shared one that somebody has.
     _held: Option<Flock<OwnedFd>>,
@@ -116,8 +116,8 @@ impl<'a> Tools<'a> {
         let make = || {
             let guests = self.above.create_or_open(GUESTS)?;
             match mode {
-                GuestMode::Isolate => Ok((guests.create(&self.name)?, None)),
                 GuestMode::Shared => hold_shared(&guests),
+                GuestMode::Isolate | GuestMode::Destroy => Ok((guests.create(&self.name)?, None)),
             }
         };
         let (leaf, held) = match make() {
@@ -276,7 +276,7 @@ impl Pass<'_> {
     /// Ends a tool that is too slow, with whatever it has started. One that cannot die, on a dead file server, is not waited for.
     fn cut(&self, pid: i32) -> Result<()> {
         match self.mode {
-            GuestMode::Isolate => drop(empty(&self.leaf, &Patience::default())?),
+            GuestMode::Isolate | GuestMode::Destroy => drop(empty(&self.leaf, &Patience::default())?),
             // It leads a process group, in which daemons are not; it is not reaped yet, so the number is its own.
             GuestMode::Shared => {
                 let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);

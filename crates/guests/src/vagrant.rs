@@ -1,23 +1,32 @@
-//! Vagrant: its machines are other kinds' machines. Its home is the job's own, so that its index is, too; `vagrant destroy` would run
-//! the job's own code, and is never called.
+//! Vagrant: most of its machines are other kinds' machines. Its home is the job's own, so that its index is, too. `vagrant destroy` runs
+//! the job's own code, so it is called for nothing that another kind knows, and only where the host wants it.
 
 use crate::place::Making;
-use crate::{Kind, Result};
-use jobcage_job::{GuestMode, GuestPlace};
+use crate::tools::{Pass, REMOVING};
+use crate::vagrant_index::{Noted, noted};
+use crate::{Fate, Found, GuestError, Kind, Machine, Result, Work};
+use jobcage_job::{GuestMode, GuestPlace, Left};
 use std::path::Path;
 
 pub struct Vagrant;
 
+const KIND: &str = "vagrant";
+
+const TOOLS: [&str; 2] = ["/usr/bin/vagrant", "/opt/vagrant/bin/vagrant"];
+
 /// What all jobs of a user may use of what is in his own Vagrant home: boxes that were loaded, and plugins that were installed.
 const SHARED: [&str; 3] = ["boxes", "gems", "plugins.json"];
 
+/// The providers whose machines another kind gives back, or none can.
+const KNOWN: [&str; 3] = ["virtualbox", "libvirt", "docker"];
+
 impl Kind for Vagrant {
     fn name(&self) -> &'static str {
-        "vagrant"
+        KIND
     }
 
     fn modes(&self) -> &'static [GuestMode] {
-        &[GuestMode::Isolate]
+        &[GuestMode::Isolate, GuestMode::Destroy]
     }
 
     fn usual(&self) -> Option<GuestMode> {
@@ -25,7 +34,7 @@ impl Kind for Vagrant {
     }
 
     fn tools(&self) -> &'static [&'static str] {
-        &["/usr/bin/vagrant", "/opt/vagrant/bin/vagrant"]
+        &TOOLS
     }
 
     fn variables(&self, place: &GuestPlace, _: GuestMode) -> Vec<(&'static str, String)> {
@@ -46,4 +55,60 @@ impl Kind for Vagrant {
         }
         Ok(())
     }
+
+    fn lists(&self) -> &'static [&'static str] {
+        &["machine"]
+    }
+
+    fn is_used(&self, work: &Work<'_>) -> bool {
+        work.mode == GuestMode::Destroy && !unknown(work.place).is_empty()
+    }
+
+    fn registry(&self, work: &Work<'_>) -> String {
+        format!("{}/vagrant", work.place.dir)
+    }
+
+    /// From the index itself: `global-status` says less, and takes half a second.
+    fn inventory(&self, _: &str, work: &Work<'_>, _: &Pass<'_>) -> Result<Vec<Found>> {
+        let found = unknown(work.place).into_iter().map(|noted| Found {
+            name: told(&noted),
+            id: noted.id,
+            ran: None,
+        });
+        Ok(found.collect())
+    }
+
+    /// Once: what the job's own code does not do, or not in time, it does not do at the second try. `gc` comes again.
+    fn destroy(&self, _: &str, found: &Found, _: &Work<'_>, pass: &Pass<'_>) -> Fate {
+        let Some(tool) = TOOLS.iter().find(|tool| Path::new(tool).exists()) else {
+            return Fate::Failed(GuestError::Tool {
+                tool: KIND.into(),
+                said: "it is not on this host".into(),
+            });
+        };
+        match pass.call(&[tool, "destroy", "--force", &found.id], REMOVING) {
+            Ok(_) => Fate::Done,
+            Err(why) => Fate::Failed(why),
+        }
+    }
+
+    fn registered(&self, place: &GuestPlace, _: &[Left]) -> Vec<Machine> {
+        let found = unknown(place).into_iter().map(|noted| Machine {
+            kind: KIND,
+            name: told(&noted),
+            id: noted.id,
+            pid: None,
+        });
+        found.collect()
+    }
+}
+
+fn unknown(place: &GuestPlace) -> Vec<Noted> {
+    let mut noted = noted(place);
+    noted.retain(|noted| !KNOWN.contains(&noted.provider.as_str()));
+    noted
+}
+
+fn told(noted: &Noted) -> String {
+    format!("{} of {} ({})", noted.name, noted.project, noted.provider)
 }

@@ -22,32 +22,68 @@ pub(crate) struct Machine {
 
 /// The machines of this provider in the index of the job's own Vagrant home. Without one nothing is known.
 pub(crate) fn machines(place: &GuestPlace, provider: &str) -> Vec<Machine> {
+    noted(place)
+        .into_iter()
+        .filter_map(|noted| noted.machine(provider))
+        .collect()
+}
+
+/// All that is in the index of the job's own Vagrant home.
+pub(crate) fn noted(place: &GuestPlace) -> Vec<Noted> {
     const MOST: u64 = 4 << 20;
     let read = || {
         let dir = open_dir(Path::new(&place.dir)).ok()?;
         text(&dir, "vagrant/data/machine-index/index", MOST)
     };
-    read().map_or_else(Vec::new, |(text, _)| parsed(&text, provider))
+    read().map_or_else(Vec::new, |(text, _)| parsed(&text))
 }
 
-fn parsed(text: &str, provider: &str) -> Vec<Machine> {
+/// An entry of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// What Vagrant knows it by, from whatever directory: hexadecimal.
+    pub id: String,
+    pub name: String,
+    pub provider: String,
+    /// The directory of its Vagrantfile.
+    pub project: String,
+    /// The directory of its id file, and of others.
+    data: String,
+}
+
+fn parsed(text: &str) -> Vec<Noted> {
     const MOST: usize = 200;
     let Ok(index) = serde_json::from_str::<Value>(text) else {
         return Vec::new();
     };
     let entries = index["machines"].as_object().into_iter().flatten();
-    let of = |entry: &Value| {
-        let data = Path::new(entry["local_data_path"].as_str()?);
-        let name = entry["name"].as_str()?;
-        let is_name = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
-        // Elsewhere, by VAGRANT_DOTFILE_PATH, it says nothing of a project.
-        let is_beside = data.is_absolute() && data.file_name() == Some(OsStr::new(".vagrant"));
-        (entry["provider"] == provider && is_name && is_beside).then_some(Machine {
-            project: data.parent()?.to_owned(),
-            name: name.to_owned(),
+    let of = |(id, entry): (&String, &Value)| {
+        let word = |key: &str| Some(entry[key].as_str()?.to_owned());
+        let is_id = !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        is_id.then_some(())?;
+        Some(Noted {
+            id: id.clone(),
+            name: word("name")?,
+            provider: word("provider")?,
+            project: word("vagrantfile_path").unwrap_or_default(),
+            data: word("local_data_path")?,
         })
     };
-    entries.filter_map(|(_, entry)| of(entry)).take(MOST).collect()
+    entries.filter_map(of).take(MOST).collect()
+}
+
+impl Noted {
+    fn machine(self, provider: &str) -> Option<Machine> {
+        let data = Path::new(&self.data);
+        let is_name =
+            !self.name.is_empty() && self.name != "." && self.name != ".." && !self.name.contains('/');
+        // Elsewhere, by VAGRANT_DOTFILE_PATH, it says nothing of a project.
+        let is_beside = data.is_absolute() && data.file_name() == Some(OsStr::new(".vagrant"));
+        (self.provider == provider && is_name && is_beside).then_some(Machine {
+            project: data.parent()?.to_owned(),
+            name: self.name,
+        })
+    }
 }
 
 impl Machine {
@@ -103,10 +139,16 @@ mod tests {
             "c": entry("libvirt", "../web", "/home/ci1/v/.vagrant"),
             "d": entry("libvirt", "..", "/home/ci1/v/.vagrant"),
             "e": entry("libvirt", "web", ".vagrant"),
-            "h": entry("libvirt", "web", "/home/ci1/v/elsewhere"),
-            "f": {"provider": "libvirt"}, "g": 1,
+            "9": entry("libvirt", "web", "/home/ci1/v/elsewhere"), "--all": entry("libvirt", "web", "/home/ci1/w/.vagrant"),
+            "f": {"provider": "libvirt"}, "0": 1,
         }});
-        let found = parsed(&index.to_string(), "libvirt");
+        let of = |text: &str, provider: &str| -> Vec<Machine> {
+            parsed(text)
+                .into_iter()
+                .filter_map(|noted| noted.machine(provider))
+                .collect()
+        };
+        let found = of(&index.to_string(), "libvirt");
         let expected = Machine {
             project: "/home/ci1/v".into(),
             name: "web".into(),
@@ -119,7 +161,7 @@ mod tests {
             "{\"machines\": []}",
             "{\"machines\": {\"a\": null}}",
         ] {
-            assert!(parsed(text, "libvirt").is_empty());
+            assert!(parsed(text).is_empty());
         }
     }
 
@@ -158,7 +200,7 @@ mod tests {
         #[test]
         fn no_name_leads_elsewhere(name in "[./a]{0,6}") {
             let index = serde_json::json!({"machines": {"a": {"local_data_path": "/d/.vagrant", "name": name, "provider": "p", "vagrantfile_path": "/"}}});
-            for found in parsed(&index.to_string(), "p") {
+            for found in parsed(&index.to_string()).into_iter().filter_map(|noted| noted.machine("p")) {
                 prop_assert!(Path::new(&found.name).components().count() == 1 && found.name != ".." && found.name != ".");
             }
         }

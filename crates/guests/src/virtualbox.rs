@@ -92,8 +92,8 @@ impl Kind for VirtualBox {
                      left where it is registered",
                     left.pid,
                     match work.mode {
-                        GuestMode::Isolate => "the job's place",
                         GuestMode::Shared => "the user's registry",
+                        _ => "the job's place",
                     }
                 ));
             }
@@ -103,8 +103,8 @@ impl Kind for VirtualBox {
 
     fn registry(&self, work: &Work<'_>) -> String {
         match work.mode {
-            GuestMode::Isolate => format!("{}/vbox", work.place.dir),
             GuestMode::Shared => format!("{}/{}", work.place.home, shared::REGISTRY),
+            _ => format!("{}/vbox", work.place.dir),
         }
     }
 
@@ -112,7 +112,7 @@ impl Kind for VirtualBox {
         match (work.mode, what) {
             (GuestMode::Shared, "vm") => return shared::machines_of(work, pass),
             (GuestMode::Shared, _) => return shared::disks_of(work, pass),
-            (GuestMode::Isolate, _) => {}
+            _ => {}
         }
         let list = |what| pass.call(&[MANAGE, "list", what], LISTING);
         if what == "vm" {
@@ -165,8 +165,8 @@ impl Kind for VirtualBox {
 /// The machines of the registry that a job uses.
 fn known(place: &GuestPlace, mode: GuestMode) -> Vec<Entry> {
     match mode {
-        GuestMode::Isolate => entries(&registry(place).unwrap_or_default()),
         GuestMode::Shared => shared::known(place),
+        _ => entries(&registry(place).unwrap_or_default()),
     }
 }
 

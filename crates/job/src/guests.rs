@@ -12,6 +12,8 @@ pub enum GuestMode {
     Isolate,
     /// Where the user's always is; what is the job's is told by where it lies, by a label or by a file that names it.
     Shared,
+    /// As `Isolate`; and what only the job's own code knows how to remove, that code removes.
+    Destroy,
 }
 
 impl GuestMode {
@@ -21,6 +23,7 @@ impl GuestMode {
         match self {
             Self::Isolate => "isolate",
             Self::Shared => "shared",
+            Self::Destroy => "destroy",
         }
     }
 }
