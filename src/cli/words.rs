@@ -86,7 +86,7 @@ pub struct CageWords {
     /// Give back what the job starts outside of its own processes: `isolate`, `off`, KIND=MODE, or several with commas between.
     ///
     /// `isolate`: VirtualBox and Vagrant keep it in a place of the job's own, and machines of KVM are told of. KIND=MODE is for one kind alone,
-    /// and MODE is isolate, shared or off. The default is off; for `create`, isolate. Tools are used only for jobs that are not root's.
+    /// and MODE is isolate, shared or off; for vagrant destroy, too. The default is off; for `create`, isolate. Tools are used only for jobs that are not root's.
     #[arg(long, value_name = "HOW", help_heading = "The job")]
     pub guests: Option<OsString>,
     /// Above those places, an absolute path: a disk that is large enough.

@@ -10,6 +10,7 @@ mod support;
 mod runner;
 
 mod docker;
+mod hostile;
 mod later;
 mod libvirt;
 mod libvirt_system;
@@ -18,6 +19,7 @@ mod odd;
 mod peers;
 mod podman;
 mod points;
+mod untouched;
 mod vagrant;
 mod vagrant_destroy;
 mod virtualbox;
@@ -97,7 +99,12 @@ const SID: &[Test] = &[
         "odd::no_tool_is_started_before_the_cage_is_gone",
         odd::no_tool_before_the_end,
     ),
-    ("virtualbox::a_hostile_registry_harms_nobody", virtualbox::hostile),
+    (
+        "hostile::a_registry_that_is_none_and_links_harm_nobody",
+        hostile::registries,
+    ),
+    ("hostile::tools_that_do_not_end_have_their_time", hostile::tools),
+    ("hostile::names_are_only_names", hostile::names),
     (
         "virtualbox::a_place_without_a_record_is_freed",
         virtualbox::orphaned,

@@ -273,7 +273,7 @@ pub fn no_tool_before_the_end() {
 }
 
 /// With another program in the place of VirtualBox's tool, for as long as that runs. Only this program's namespace sees it.
-fn with_wrapper(world: &World, text: &str, run: impl FnOnce()) {
+pub fn with_wrapper(world: &World, text: &str, run: impl FnOnce()) {
     let wrapper = world.dir.join("wrapper");
     fs::write(&wrapper, text).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();

@@ -479,35 +479,6 @@ pub fn runner_killed() {
     world.assert_nobody_left();
 }
 
-/// A registry that is a FIFO, a link to a device or half a file; links that lead out of the place: what is outside stays as it is.
-pub fn hostile() {
-    let treasure =
-        "mkdir -p $PWD/other; echo keep > $PWD/other/keep; ln -s $PWD/other $VBOX_USER_HOME/../vms/link; ";
-    for (at, trick) in [
-        "rm $VBOX_USER_HOME/VirtualBox.xml; mkfifo $VBOX_USER_HOME/VirtualBox.xml",
-        "ln -sf /dev/zero $VBOX_USER_HOME/VirtualBox.xml",
-        "head -c 200 /usr/lib/virtualbox/VBoxManage > $VBOX_USER_HOME/VirtualBox.xml",
-        "V=/usr/lib/virtualbox/VBoxManage; $V createvm --name x --register >/dev/null; sleep 0.1; truncate -s 60 $VBOX_USER_HOME/VirtualBox.xml; pkill -KILL -u ci1 VBoxSVC || true",
-        "mv $VBOX_USER_HOME elsewhere; ln -s $PWD/other $VBOX_USER_HOME",
-        "V=/usr/lib/virtualbox/VBoxManage; $V createmedium disk --filename $PWD/d.vdi --size 20 >/dev/null 2>&1; ln -sf /etc/passwd d.vdi",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let mut world = world("vbox-hostile");
-        {
-            let runner = runner(&world, 240 + at as u64);
-            ok(&runner.stage("build_script", &format!("{treasure}{trick}")));
-            let ended = runner.call("cleanup", &[]);
-            assert!(matches!(ended.code, 0 | 2), "{trick}: {}", ended.log);
-        }
-        assert_eq!(fs::read_to_string(world.dir.join("project/other/keep")).unwrap(), "keep\n", "{trick}");
-        assert_given_back(&world);
-        world.jobcage(&[], &["gc"]);
-        world.assert_nothing_left();
-    }
-}
-
 /// A place whose record is gone, as after a power cut: gc removes it, and nothing that is no place.
 pub fn orphaned() {
     let mut world = world("vbox-orphaned");

@@ -7,7 +7,7 @@ use jobcage_sys::file::{open_dir, open_distrusted};
 use jobcage_sys::{Errno, sweep};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat, write};
+use nix::unistd::{Gid, Uid, fchown, geteuid, symlinkat, write};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -223,18 +223,10 @@ fn remove_tree(path: &Path, until: Instant) -> Result<()> {
         Err(Errno::ENOENT) => return Ok(()),
         other => other.map_err(&io)?,
     };
-    let dir = match sweep::take(base.as_fd(), name) {
-        Err(Errno::ENOENT) => return Ok(()),
-        other => other.map_err(&io)?,
-    };
     let patience = until
         .saturating_duration_since(Instant::now())
         .max(Duration::from_secs(10));
-    sweep::sweep(dir.as_fd(), patience).map_err(&io)?;
-    match unlinkat(&base, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(io(errno)),
-    }
+    sweep::remove(base.as_fd(), name, patience).map_err(&io)
 }
 
 /// The bytes that it takes on the disk, as far as they can be counted.

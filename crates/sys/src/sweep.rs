@@ -34,6 +34,25 @@ pub fn take(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd> {
     Ok(dir)
 }
 
+/// Removes what has this name: a directory with all that is in it; of a link the link. What is gone already is no failure.
+///
+/// # Errors
+/// As [`take`] and [`sweep`].
+pub fn remove(parent: BorrowedFd<'_>, name: &OsStr, patience: Duration) -> Result<()> {
+    let entry = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+    if unlink(parent, &entry)? {
+        return Ok(());
+    }
+    match take(parent, name) {
+        Err(Errno::ENOENT) => return Ok(()),
+        dir => sweep(dir?.as_fd(), patience)?,
+    }
+    match unlinkat(parent, entry.as_c_str(), UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Removes everything in it. What lies deeper is first moved to the top, level by level: no depth costs more than two
 /// descriptors. A process that got out of its cage might fill it as fast as we empty it, so there is a limit.
 ///

@@ -228,15 +228,7 @@ fn remove_dir(path: &Path) -> SysResult<()> {
         Err(Errno::ENOENT) => return Ok(()),
         other => other?,
     };
-    let dir = match sweep::take(base.as_fd(), name) {
-        Err(Errno::ENOENT) => return Ok(()),
-        other => other?,
-    };
-    sweep::sweep(dir.as_fd(), PATIENCE)?;
-    match unlinkat(&base, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(errno),
-    }
+    sweep::remove(base.as_fd(), name, PATIENCE)?;
     // The place goes with the last job that has one there; for as long as it is not empty, this is refused.
     let _ = unlinkat(AT_FDCWD, place, UnlinkatFlags::RemoveDir);
     Ok(())
