@@ -221,6 +221,8 @@ fn guest(guest: &GuestReport) -> String {
         ("docker", "network") => "docker network",
         ("docker", "volume") => "docker volume",
         ("docker", _) => "what docker has, by its socket",
+        ("lxc", "container") => "LXC container",
+        ("lxc", _) => "what LXC keeps in",
         _ => "machines and files in",
     };
     let id = guest

@@ -211,7 +211,7 @@ fn guests_are_said_for_all_kinds_and_for_each() {
         ("vagrant=off,vagrant=off", "vagrant is there twice"),
         (
             "qubes=isolate",
-            "no kind that is known: virtualbox, vagrant, libvirt, podman, docker, qemu",
+            "no kind that is known: virtualbox, vagrant, libvirt, podman, docker, lxc, qemu",
         ),
         ("vagrant=shared", "vagrant cannot be \"shared\", but isolate, off"),
         ("vagrant=", "vagrant cannot be \"\""),

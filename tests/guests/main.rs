@@ -14,6 +14,9 @@ mod hostile;
 mod later;
 mod libvirt;
 mod libvirt_system;
+mod lxc;
+mod lxc_odd;
+mod lxc_user;
 mod odd;
 #[allow(dead_code, reason = "what the tests of each kind of guest take from it")]
 mod peers;
@@ -181,6 +184,20 @@ const PEERS: &[Test] = &[
         docker::silent,
     ),
     ("docker::nothing_is_done_unasked", docker::off),
+    ("lxc::what_has_the_jobs_name_goes", lxc::given_back),
+    ("lxc::what_has_kept_the_jobs_variables_goes", lxc::escaped),
+    ("lxc::what_is_nearly_called_so_runs_on", lxc::neighbour),
+    ("lxc::what_others_may_write_is_not_touched", lxc_odd::distrusted),
+    ("lxc::a_clone_goes_before_its_base", lxc_odd::clones),
+    ("lxc::whoever_gives_back_may_be_killed", lxc::killed),
+    ("lxc::gc_comes_again_where_a_monitor_was_silent", lxc_odd::silent),
+    ("lxc::a_job_without_containers_starts_no_tool", lxc::unused),
+    ("lxc::nothing_is_done_unasked", lxc::off),
+    ("lxc::a_users_own_go_with_the_job", lxc_user::given_back),
+    (
+        "lxc::a_jobcage_of_the_users_own_tells_of_roots",
+        lxc_user::rootless,
+    ),
 ];
 
 /// What mkroot calls a root, its tests, and the way into it.

@@ -17,7 +17,7 @@ const UID: u32 = 2001;
 const HOME: &str = "/home/ci1";
 
 /// A world in which the build user has never used podman.
-fn fresh(test: &str) -> World {
+pub fn fresh(test: &str) -> World {
     for dir in [
         "/home/ci1/.local",
         "/home/ci1/.config",
@@ -214,9 +214,8 @@ fn listed(dir: &Path) -> usize {
     fs::read_dir(dir).unwrap().count()
 }
 
-/// jobcage is the user's own: what belongs to his further ids goes by podman.
-pub fn rootless() {
-    let mut world = fresh("podman-user");
+/// Gives a world to the build user: with which words he calls jobcage, from a cgroup that is to be removed.
+pub fn as_user(world: &World) -> (Vec<String>, PathBuf) {
     let entry = world.cgroup_root.join("entry");
     fs::create_dir(&entry).unwrap();
     for dir in [&world.cgroup_root, &entry] {
@@ -227,6 +226,16 @@ pub fn rootless() {
     for dir in ["", "run", "state", "home"] {
         chown(world.dir.join(dir), Some(UID), Some(UID)).unwrap();
     }
+    let user = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups"];
+    let (zoo, into) = (world.zoo.display().to_string(), entry.display().to_string());
+    let wrap = [&[&*zoo, "in-cgroup", &*into], &user[..]].concat();
+    (wrap.iter().map(|word| (*word).to_owned()).collect(), entry)
+}
+
+/// jobcage is the user's own: what belongs to his further ids goes by podman.
+pub fn rootless() {
+    let mut world = fresh("podman-user");
+    let (wrap, entry) = as_user(&world);
     let script = format!(
         "{}podman run --name web busybox sh -c 'mkdir /x; touch /x/y; chown 7:7 /x/y /x; chmod 0 /x'
          podman run -d --name on busybox sleep 1000 >/dev/null; S=$XDG_DATA_HOME/containers/storage
@@ -234,13 +243,6 @@ pub fn rootless() {
         import()
     );
     let damage = "rm -rf $XDG_RUNTIME_DIR $S/vfs-layers; echo 1 >$S/libpod/bolt_state.db";
-    let user = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups"];
-    let (zoo, into) = (world.zoo.display().to_string(), entry.display().to_string());
-    let wrap: Vec<String> = [&[&*zoo, "in-cgroup", &*into], &user[..]]
-        .concat()
-        .iter()
-        .map(|word| (*word).to_owned())
-        .collect();
     for script in [script.clone(), format!("{script}\n{damage}")] {
         let done = world.jobcage(
             &wrap,

@@ -34,7 +34,7 @@ pub use escape::{Fence, carriers, descendants};
 pub use events::{Events, EventsFile};
 pub use kmsg::{Victim, oom_victims};
 pub use limits::{apply, available, enable, read_back, resolve_device};
-pub use mount::{Mount, cgroup_of, own_cgroup};
+pub use mount::{Mount, cgroup_of, mount_points, own_cgroup};
 pub use root::{Found, HOLD, Kind, Search, find, own_place};
 pub use selftest::{SelfTest, selftest};
 pub use signal::{count, listed, signal_all};

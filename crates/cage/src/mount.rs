@@ -59,12 +59,26 @@ pub(crate) fn is_cgroup2(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
-/// The mount points of cgroup2 in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// The mount points of cgroup2 in the text of `/proc/self/mountinfo`.
 fn cgroup2_points(mountinfo: &str) -> Vec<PathBuf> {
+    points(mountinfo, "cgroup2 ")
+}
+
+/// The points of all mounts that this process sees.
+///
+/// # Errors
+/// As open(2) and read(2) of `/proc/self/mountinfo`.
+pub fn mount_points() -> jobcage_sys::Result<Vec<PathBuf>> {
+    let mountinfo = file::read_path(c"/proc/self/mountinfo")?;
+    Ok(points(&String::from_utf8_lossy(&mountinfo), ""))
+}
+
+/// The mount points of file systems whose type begins like this (proc_pid_mountinfo(5)).
+fn points(mountinfo: &str, kind: &str) -> Vec<PathBuf> {
     let point = |line: &str| {
         let (before, after) = line.split_once(" - ")?;
         after
-            .starts_with("cgroup2 ")
+            .starts_with(kind)
             .then(|| PathBuf::from(unescape(before.split(' ').nth(4).unwrap_or("/"))))
     };
     mountinfo.lines().filter_map(point).collect()
@@ -115,6 +129,7 @@ mod tests {
             "22 1 0:20 / /proc rw - proc proc rw\n41 31 0:38 / /mnt/my\\040groups rw,nosuid - cgroup2 c rw\n";
         assert_eq!(cgroup2_points(text), [PathBuf::from("/mnt/my groups")]);
         assert!(cgroup2_points("22 1 0:20 / /x rw - cgroup cgroup rw,cpu\n").is_empty());
+        assert_eq!(points(text, "").len(), 2);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod hook;
 mod libvirt;
 mod libvirt_system;
 mod listed;
+mod lxc;
 mod place;
 mod podman;
 mod qemu;
@@ -170,12 +171,13 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 6] = [
+const KINDS: [&dyn Kind; 7] = [
     &virtualbox::VirtualBox,
     &vagrant::Vagrant,
     &libvirt::Libvirt,
     &podman::Podman,
     &docker::Docker,
+    &lxc::Lxc,
     &qemu::Qemu,
 ];
 

@@ -164,17 +164,27 @@ impl Pass<'_> {
     /// # Errors
     /// If it cannot be started, fails, says no end, or takes longer than this.
     pub(crate) fn call(&self, words: &[&str], limit: Duration) -> Result<String> {
+        self.ask(Start {
+            words,
+            identity: self.tools.identity.clone(),
+            env: self.tools.env.clone(),
+            stdin: None,
+            limit,
+        })
+    }
+
+    /// The same as whoever we are, which may be root: only for what nobody but we can have written.
+    ///
+    /// # Errors
+    /// As [`Pass::call`].
+    pub(crate) fn call_own(&self, words: &[&str], limit: Duration) -> Result<String> {
+        self.ask(own(words, None, limit))
+    }
+
+    fn ask(&self, start: Start<'_>) -> Result<String> {
+        let words = start.words;
         let tool = words[..words.len().min(3)].join(" ");
-        let said = self.run(
-            &tool,
-            Start {
-                words,
-                identity: self.tools.identity.clone(),
-                env: self.tools.env.clone(),
-                stdin: None,
-                limit,
-            },
-        )?;
+        let said = self.run(&tool, start)?;
         match said.status {
             wait::Change::Exited(0) => Ok(said.out),
             _ => Err(GuestError::Tool {
@@ -184,27 +194,14 @@ impl Pass<'_> {
         }
     }
 
-    /// What the site's own program says on standard output: as whoever we are, and with nothing of the job's in its environment. It has
-    /// all the time that is left.
+    /// What the site's own program says on standard output: as whoever we are. It has all the time that is left.
     ///
     /// # Errors
     /// As [`Pass::call`].
     pub(crate) fn call_site(&self, words: &[&str], stdin: BorrowedFd<'_>) -> Result<String> {
         let tool = words[0].to_owned();
-        let env = [
-            c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            c"LC_ALL=C",
-        ];
-        let said = self.run(
-            &tool,
-            Start {
-                words,
-                identity: None,
-                env: env.map(CString::from).into(),
-                stdin: Some(stdin),
-                limit: self.tools.until.saturating_duration_since(Instant::now()),
-            },
-        )?;
+        let left = self.tools.until.saturating_duration_since(Instant::now());
+        let said = self.run(&tool, own(words, Some(stdin), left))?;
         let how = match said.status {
             wait::Change::Exited(0) => return Ok(said.out),
             wait::Change::Exited(code) => format!("it ended with the code {code}"),
@@ -294,6 +291,21 @@ impl Pass<'_> {
         let tools = self.tools;
         drop(self);
         tools.end_all()
+    }
+}
+
+/// As whoever we are, and with nothing of the job's in its environment.
+fn own<'a>(words: &'a [&'a str], stdin: Option<BorrowedFd<'a>>, limit: Duration) -> Start<'a> {
+    let env = [
+        c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        c"LC_ALL=C",
+    ];
+    Start {
+        words,
+        identity: None,
+        env: env.map(CString::from).into(),
+        stdin,
+        limit,
     }
 }
 
