@@ -52,7 +52,7 @@ pub fn guests(request: GuestsRequest) -> Outcome {
     if request.json {
         return print_json(&jobs);
     }
-    pages::print(render::guests(&jobs).as_bytes())
+    pages::print(render::guests::table(&jobs).as_bytes())
 }
 
 /// The machines in the place of a job, as its registry and its processes tell. `None`: it has no place, or not any more.
