@@ -8,6 +8,7 @@ use crate::support::world::World;
 use crate::virtualbox::{places, world};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -185,5 +186,66 @@ pub fn off() {
     }
     assert_eq!(names("container"), ["kept"]);
     docker(&["rm", "-f", "kept"]);
+    world.assert_nothing_left();
+}
+
+const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |c|
+  c.vm.synced_folder ".", "/vagrant", disabled: true
+  %w[web named].each do |name|
+    c.vm.define name do |m|
+      m.vm.provider "docker" do |d|
+        d.image = "busybox"; d.cmd = ["sleep", "1000"]; d.create_args = ["--network", "none"]
+        d.name = "by_itself" if name == "named"
+      end
+    end
+  end
+end
+"#;
+
+/// A container without a label is the job's if Vagrant has noted it and named it: one that has another name stays, and so does a neighbour's whose id is noted.
+pub fn of_vagrant() {
+    let mut world = world("docker-vagrant");
+    {
+        let job = prepared(&world);
+        fs::write(world.dir.join("project/Vagrantfile"), VAGRANTFILE).unwrap();
+        let other = docker(&[
+            "run",
+            "-d",
+            "--network",
+            "none",
+            "--name",
+            "theirs",
+            "busybox",
+            "sleep",
+            "1000",
+        ]);
+        let index = "$VAGRANT_HOME/data/machine-index/index";
+        let script = format!(
+            "export LC_ALL=C.UTF-8; vagrant up --provider=docker; mkdir -p .vagrant/machines/forged/docker; printf %s {other} > .vagrant/machines/forged/docker/id
+             sed -i \"s,\\\"machines\\\":{{,&\\\"f0\\\":{{\\\"local_data_path\\\":\\\"$PWD/.vagrant\\\"\\,\\\"name\\\":\\\"forged\\\"\\,\\\"provider\\\":\\\"docker\\\"}}\\,,\" {index}
+             grep -c forged {index}"
+        );
+        says(&job, &script);
+        let all = names("container");
+        assert!(
+            all.len() == 3 && all.iter().any(|name| name.starts_with("project_web_")),
+            "{all:?}"
+        );
+        let log = end(&job);
+        let told = |name: &str, fate: &str| {
+            let of = format!("docker container \"{name}");
+            log.lines().any(|line| line.contains(&of) && line.contains(fate))
+        };
+        assert!(told("project_web_", "running → deleted"), "{log}");
+        for name in ["by_itself", "theirs"] {
+            assert!(
+                told(name, "not touched: Vagrant has noted it for the job"),
+                "{log}"
+            );
+        }
+    }
+    assert_eq!(names("container"), ["by_itself", "theirs"]);
+    docker(&["rm", "-f", "by_itself", "theirs"]);
+    assert_eq!(places(&world).len(), 0);
     world.assert_nothing_left();
 }

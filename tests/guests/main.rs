@@ -184,6 +184,10 @@ const PEERS: &[Test] = &[
         docker::silent,
     ),
     ("docker::nothing_is_done_unasked", docker::off),
+    (
+        "docker::vagrants_containers_need_two_witnesses",
+        docker::of_vagrant,
+    ),
     ("lxc::what_has_the_jobs_name_goes", lxc::given_back),
     ("lxc::what_has_kept_the_jobs_variables_goes", lxc::escaped),
     ("lxc::what_is_nearly_called_so_runs_on", lxc::neighbour),

@@ -1,8 +1,10 @@
-//! Docker: its daemon is root's, and a container is in no cgroup of the job's. What is the job's is told by labels alone, which were given when it
-//! was made; no name, no time and no file that a job can write proves anything.
+//! Docker: its daemon is root's, and a container is in no cgroup of the job's. What is the job's is told by labels, which were given when it
+//! was made. Of Vagrant's, which have none, two witnesses have to agree: the id that Vagrant has noted for the job, and the name that the
+//! container was given. No name alone and no file that a job can write proves anything.
 
 use crate::tools::{LISTING, Pass, REMOVING};
-use crate::{Fate, Found, Kind, Result, Work, fate, listed};
+use crate::vagrant_index::{self, DOCKER as PROVIDER};
+use crate::{Fate, Found, GuestError, Kind, Result, Work, fate, listed};
 use jobcage_job::{GuestMode, GuestPlace};
 use std::os::unix::fs::FileTypeExt;
 
@@ -55,42 +57,117 @@ impl Kind for Docker {
     }
 
     fn inventory(&self, what: &str, work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
-        let ask: (&[&str], fn(&str) -> bool) = match what {
-            "container" => (
-                &[
-                    "ps",
-                    "--all",
-                    "--no-trunc",
-                    "--format",
-                    "{{.ID}} {{.Names}} {{.Status}}",
-                ],
-                listed::is_id,
-            ),
-            "network" => (
-                &["network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}"],
-                listed::is_id,
-            ),
-            _ => (&["volume", "ls", "--format", "{{.Name}}"], listed::is_volume),
-        };
-        let mut text = String::new();
-        for label in labels(work.spec.id.as_str()) {
-            let filter = format!("label={label}");
-            let words = [&[DOCKER, HOST], ask.0, &["--filter", &filter]].concat();
-            text += &pass.call(&words, LISTING)?;
-            text.push('\n');
+        let mut found = labelled(what, work, pass)?;
+        if what == "container" {
+            for one in of_vagrant(work, pass)? {
+                if !found.iter().any(|known| known.id == one.id) {
+                    found.push(one);
+                }
+            }
         }
-        Ok(listed::found(&text, ask.1))
+        Ok(found)
     }
 
-    fn destroy(&self, what: &str, found: &Found, _: &Work<'_>, pass: &Pass<'_>) -> Fate {
+    fn destroy(&self, what: &str, found: &Found, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
+        if what == "container" && only_noted(found, work) {
+            match labelled(what, work, pass) {
+                Ok(known) if known.iter().any(|known| known.id == found.id) => {}
+                Ok(_) => return Fate::Spared(vagrant_index::ONLY_NOTED.into()),
+                Err(why) => return fate(Err(why), GONE),
+            }
+        }
         let words: &[&str] = match what {
             "container" => &["rm", "--force", "--volumes", "--"],
             "network" => &["network", "rm", "--"],
             _ => &["volume", "rm", "--force", "--"],
         };
         let words = [&[DOCKER, HOST], words, &[&found.id]].concat();
-        fate(pass.call(&words, REMOVING), &["No such ", "not found"])
+        fate(pass.call(&words, REMOVING), GONE)
     }
+}
+
+/// What docker says of what is not there.
+const GONE: &[&str] = &["No such ", "not found"];
+
+/// What has one of the job's labels.
+fn labelled(what: &str, work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
+    let ask: (&[&str], fn(&str) -> bool) = match what {
+        "container" => (
+            &[
+                "ps",
+                "--all",
+                "--no-trunc",
+                "--format",
+                "{{.ID}} {{.Names}} {{.Status}}",
+            ],
+            listed::is_id,
+        ),
+        "network" => (
+            &["network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}"],
+            listed::is_id,
+        ),
+        _ => (&["volume", "ls", "--format", "{{.Name}}"], listed::is_volume),
+    };
+    let mut text = String::new();
+    for label in labels(work.spec.id.as_str()) {
+        let filter = format!("label={label}");
+        let words = [&[DOCKER, HOST], ask.0, &["--filter", &filter]].concat();
+        text += &pass.call(&words, LISTING)?;
+        text.push('\n');
+    }
+    Ok(listed::found(&text, ask.1))
+}
+
+/// The containers whose ids Vagrant has noted for the job, as far as there are any.
+fn of_vagrant(work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
+    let mut text = String::new();
+    for machine in vagrant_index::machines(work.place, PROVIDER) {
+        let Some(id) = machine.id(PROVIDER, work.spec.uid, work.spec.created_ns) else {
+            continue;
+        };
+        // "running" stands where a list says "Up".
+        let format = "{{.Id}} {{.Name}} {{if .State.Running}}Up {{end}}{{.State.Status}}";
+        match pass.call(
+            &[
+                DOCKER,
+                HOST,
+                "inspect",
+                "--type",
+                "container",
+                "--format",
+                format,
+                "--",
+                &id,
+            ],
+            LISTING,
+        ) {
+            Ok(told) => text += &told,
+            Err(GuestError::Tool { said, .. }) if GONE.iter().any(|gone| said.contains(gone)) => {}
+            Err(why) => return Err(why),
+        }
+    }
+    let mut found = listed::found(&text, listed::is_id);
+    for one in &mut found {
+        one.name = one.name.trim_start_matches('/').to_owned();
+    }
+    Ok(found)
+}
+
+/// Whether Vagrant has noted it, and it has not the name that Vagrant gives to such a machine, with a time in it that is the job's.
+fn only_noted(found: &Found, work: &Work<'_>) -> bool {
+    let since = work.spec.created_ns;
+    let noted = vagrant_index::machines(work.place, PROVIDER).into_iter();
+    let noted = noted.filter(|machine| {
+        let id = machine.id(PROVIDER, work.spec.uid, since);
+        id.is_some_and(|id| id == found.id)
+    });
+    // In seconds.
+    let is_named = |machine: vagrant_index::Machine| {
+        let made = machine.made(&found.name);
+        made.is_some_and(|made| made.saturating_add(1) >= since / 1_000_000_000)
+    };
+    let named: Vec<bool> = noted.map(is_named).collect();
+    !named.is_empty() && !named.contains(&true)
 }
 
 /// What compose takes for the name of a project. Ids that jobcage makes are all like that.

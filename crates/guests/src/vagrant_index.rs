@@ -1,5 +1,6 @@
 //! What Vagrant has noted of a job's machines: in the index of the job's own Vagrant home, which names the directory of each, and in that directory.
 
+use crate::listed::is_id as is_container;
 use crate::virtualbox::is_uuid;
 use jobcage_job::GuestPlace;
 use jobcage_sys::file::{open_dir, open_distrusted};
@@ -11,6 +12,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// The provider whose machines are containers.
+pub(crate) const DOCKER: &str = "docker";
+
+/// Of a thing for which only one of the two witnesses speaks.
+pub(crate) const ONLY_NOTED: &str =
+    "Vagrant has noted it for the job, but it has not the name that Vagrant gives there";
 
 /// A machine in the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +95,24 @@ impl Noted {
 }
 
 impl Machine {
-    /// What its Vagrantfile calls it.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    /// When Vagrant has made it, if this is a name that it gives to this machine of this directory: `DIRECTORY_MACHINE_TIME`, each without the characters
+    /// that it leaves out, and perhaps a number behind.
+    pub(crate) fn made(&self, name: &str) -> Option<i64> {
+        let kept = |text: &str| -> String {
+            text.chars()
+                .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+                .collect()
+        };
+        let base = self.project.file_name().and_then(OsStr::to_str)?;
+        let rest = name.strip_prefix(&kept(&format!("{base}_{}_", self.name)))?;
+        let mut numbers = rest.split('_').map(|number| {
+            let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+            number.parse::<i64>().ok().filter(|_| is_number)
+        });
+        let made = numbers.next()??;
+        let random = numbers.next();
+        let is_one = random.is_none_or(|number| number.is_some()) && numbers.next().is_none();
+        is_one.then_some(made)
     }
 
     /// What the provider knows it by, if Vagrant has written that for this job: the file belongs to the job's user, and nobody has written it since
@@ -97,11 +120,12 @@ impl Machine {
     pub(crate) fn id(&self, provider: &str, uid: u32, since_ns: i64) -> Option<String> {
         // A file's time is that of the last tick of the kernel's clock.
         const TICK: i64 = 1_000_000_000;
+        let is_id = if provider == DOCKER { is_container } else { is_uuid };
         let dir = open_dir(&self.project).ok()?;
         let (id, meta) = text(
             &dir,
             &format!(".vagrant/machines/{}/{provider}/id", self.name),
-            64,
+            128,
         )?;
         let changed = meta
             .ctime()
@@ -109,7 +133,7 @@ impl Machine {
             .saturating_add(meta.ctime_nsec());
         let is_the_jobs = meta.uid() == uid && changed.saturating_add(TICK) >= since_ns;
         let id = id.trim();
-        (is_the_jobs && is_uuid(id)).then(|| id.to_ascii_lowercase())
+        (is_the_jobs && is_id(id)).then(|| id.to_ascii_lowercase())
     }
 }
 
@@ -194,6 +218,31 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(machine.id("libvirt", uid, 0), None);
+    }
+
+    #[test]
+    fn a_name_that_vagrant_gives_tells_directory_machine_and_time() {
+        let machine = Machine {
+            project: "/builds/my proj.x".into(),
+            name: "web".into(),
+        };
+        assert_eq!(
+            machine.made("myprojx_web_1795279397376_82306"),
+            Some(1_795_279_397_376)
+        );
+        assert_eq!(machine.made("myprojx_web_1795279397"), Some(1_795_279_397));
+        for name in [
+            "myprojx_sql_1795279397376_82306",
+            "proj_web_1795279397376_82306",
+            "myprojx_web_",
+            "myprojx_web_1795279397376_",
+            "myprojx_web_1795279397376_8x",
+            "myprojx_web_1795279397376_8_8",
+            "myprojx_web_-1",
+            "web",
+        ] {
+            assert_eq!(machine.made(name), None, "{name}");
+        }
     }
 
     proptest! {

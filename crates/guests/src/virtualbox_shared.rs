@@ -138,7 +138,9 @@ impl Evidence {
             let noted = machine.id(PROVIDER, work.spec.uid, since);
             if noted.is_some_and(|noted| noted == entry.id) {
                 evidence.is_noted = true;
-                evidence.is_named |= is_vagrants(&entry.name, &machine.project, machine.name(), since);
+                // In milliseconds.
+                let made = machine.made(&entry.name);
+                evidence.is_named |= made.is_some_and(|made| made.saturating_add(1000) >= since / 1_000_000);
             }
         }
         // Only of what may be the job's is a tool asked: there may be hundreds that are not.
@@ -159,9 +161,7 @@ impl Evidence {
         match self {
             Self { is_new: false, .. } => Some("it is older than the job"),
             Self { is_below: true, .. } | Self { is_named: true, .. } => None,
-            Self { is_noted: true, .. } => {
-                Some("Vagrant has noted it for the job, but it has not the name that Vagrant gives there")
-            }
+            Self { is_noted: true, .. } => Some(vagrant_index::ONLY_NOTED),
             _ => Some("nothing of it is in the job's directories, though its process was in the job's cage"),
         }
     }
@@ -309,26 +309,6 @@ fn is_plain(path: &str) -> bool {
     path.starts_with('/') && parts.all(|part| part != Component::ParentDir)
 }
 
-/// `DIRECTORY_MACHINE_MILLISECONDS_RANDOM`, each without the characters that Vagrant leaves out, and made since the job began.
-fn is_vagrants(name: &str, project: &Path, machine: &str, since_ns: i64) -> bool {
-    let kept = |text: &str| -> String {
-        text.chars()
-            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
-            .collect()
-    };
-    let base = project
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let rest = name.strip_prefix(&kept(&format!("{base}_{machine}_")));
-    let made = rest.and_then(|rest| {
-        let (made, random) = rest.split_once('_')?;
-        let is_number = !random.is_empty() && random.bytes().all(|b| b.is_ascii_digit());
-        made.parse::<i64>().ok().filter(|_| is_number)
-    });
-    made.is_some_and(|made| made.saturating_add(1000) >= since_ns / 1_000_000)
-}
-
 /// A disk that the registry itself has: one that a machine has is in that machine's settings.
 #[derive(Debug, PartialEq, Eq)]
 struct Orphan {
@@ -457,24 +437,6 @@ mod tests {
             location: "/b/a & b.vdi".into(),
         };
         assert_eq!(unattached(&text), [expected]);
-    }
-
-    #[test]
-    fn a_name_of_vagrants_tells_directory_machine_and_time() {
-        let is = |name: &str, since| is_vagrants(name, Path::new("/builds/my proj.x"), "web", since);
-        let since = 1_795_279_397_000_000_000;
-        assert!(is("myprojx_web_1795279397376_82306", since));
-        assert!(!is("myprojx_web_1795279390376_82306", since), "it is older");
-        for name in [
-            "myprojx_sql_1795279397376_82306",
-            "proj_web_1795279397376_82306",
-            "myprojx_web_1795279397376",
-            "myprojx_web_1795279397376_",
-            "myprojx_web_1795279397376_8x",
-            "web",
-        ] {
-            assert!(!is(name, since), "{name}");
-        }
     }
 
     proptest! {
