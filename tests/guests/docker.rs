@@ -5,6 +5,7 @@ use crate::podman::{end, guests, job, job_in, says};
 use crate::runner::Runner;
 use crate::support::cgroup;
 use crate::support::world::World;
+use crate::vagrant::FORGE;
 use crate::virtualbox::{places, world};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -219,11 +220,8 @@ pub fn of_vagrant() {
             "sleep",
             "1000",
         ]);
-        let index = "$VAGRANT_HOME/data/machine-index/index";
         let script = format!(
-            "export LC_ALL=C.UTF-8; vagrant up --provider=docker; mkdir -p .vagrant/machines/forged/docker; printf %s {other} > .vagrant/machines/forged/docker/id
-             sed -i \"s,\\\"machines\\\":{{,&\\\"f0\\\":{{\\\"local_data_path\\\":\\\"$PWD/.vagrant\\\"\\,\\\"name\\\":\\\"forged\\\"\\,\\\"provider\\\":\\\"docker\\\"}}\\,,\" {index}
-             grep -c forged {index}"
+            "{FORGE} export LC_ALL=C.UTF-8; vagrant up --provider=docker; forge forged docker {other}"
         );
         says(&job, &script);
         let all = names("container");

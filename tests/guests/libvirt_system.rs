@@ -2,18 +2,15 @@
 
 use crate::libvirt::{assert_given_back, defined, outcome};
 use crate::peers::start_libvirt;
+use crate::vagrant::FORGE;
 use crate::virtualbox::{configured, guests, ok, world};
 use jobcage_job::Outcome;
 use std::fs;
 use std::process::Command;
 
 /// Words for the system's libvirt. `machine NAME WHERE`: a machine that runs, described as vagrant-libvirt describes those of the directory WHERE.
-/// `forge NAME MACHINE`: what Vagrant notes of a machine of the project, with the UUID of another one.
 const SYSTEM: &str = r#"s() { virsh -q -c qemu:///system "$@"; }
 machine() { sed "s,</name>,</name><description>Source: $2/Vagrantfile</description>," $1.xml > d.xml; s define d.xml; s start $1; }
-forge() { mkdir -p .vagrant/machines/$1/libvirt; printf %s $(s domuuid $2) > .vagrant/machines/$1/libvirt/id
- sed -i "s,\"machines\":{,&\"forged\":{\"local_data_path\":\"$PWD/.vagrant\"\,\"name\":\"$1\"\,\"provider\":\"libvirt\"\,\"vagrantfile_path\":\"$PWD\"}\,," \
- $VAGRANT_HOME/data/machine-index/index; grep -c '"forged".*"web"' $VAGRANT_HOME/data/machine-index/index; }
 "#;
 
 /// Without a box there is nothing to boot, and without the network that vagrant-libvirt makes it does not wait for an address.
@@ -54,8 +51,8 @@ pub fn two_witnesses() {
         }
         let runner = configured(&world, 650, "[run]\nguests = 'libvirt=shared'\n");
         let script = format!(
-            "{SYSTEM} export LC_ALL=C.UTF-8; vagrant up --provider=libvirt; s domblklist project_web
-             machine proj_lost $PWD; machine neighbour /home/ci2/other; forge forged neighbour"
+            "{SYSTEM} {FORGE} export LC_ALL=C.UTF-8; vagrant up --provider=libvirt; s domblklist project_web
+             machine proj_lost $PWD; machine neighbour /home/ci2/other; forge forged libvirt $(s domuuid neighbour)"
         );
         let stage = runner.stage("build_script", &script);
         ok(&stage);

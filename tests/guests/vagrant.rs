@@ -37,6 +37,12 @@ pub const VAGRANTFILE: &str = r#"Vagrant.configure("2") do |config|
 end
 "#;
 
+/// `forge NAME PROVIDER ID`: what Vagrant would note of a machine of the project, beside that of `web`.
+pub const FORGE: &str = r#"forge() { mkdir -p .vagrant/machines/$1/$2; printf %s "$3" > .vagrant/machines/$1/$2/id
+ sed -i "s,\"machines\":{,&\"f0f0\":{\"local_data_path\":\"$PWD/.vagrant\"\,\"name\":\"$1\"\,\"provider\":\"$2\"\,\"vagrantfile_path\":\"$PWD\"}\,," \
+ $VAGRANT_HOME/data/machine-index/index; grep -c '"f0f0".*"web"' $VAGRANT_HOME/data/machine-index/index; }
+"#;
+
 pub const LOOK: &str = "vagrant global-status; /usr/lib/virtualbox/VBoxManage list vms; /usr/lib/virtualbox/VBoxManage list hdds; ls -A ~/.vagrant.d/tmp";
 
 /// The machines in the place of the job that runs.

@@ -3,7 +3,7 @@
 use crate::support::PATIENCE;
 use crate::support::cgroup::wait_empty;
 use crate::support::world::World;
-use crate::vagrant::{LOOK, MAKE_BOX, VAGRANTFILE};
+use crate::vagrant::{FORGE, LOOK, MAKE_BOX, VAGRANTFILE};
 use crate::virtualbox::{
     MANAGE, START, as_user, assert_given_back, configured, guests, ok, places, user_daemon_ends, world,
 };
@@ -146,11 +146,9 @@ pub fn vagrant() {
         let runner = configured(&world, 720, "[run]\nguests = 'isolate,virtualbox=shared'\n");
         // The second one is noted with the number of a machine that Vagrant has not made.
         let script = format!(
-            "{START} vagrant up web || echo nobody can log in
+            "{START} {FORGE} vagrant up web || echo nobody can log in
              $V createvm --name theirs --ostype Linux26_64 --register | sed -n 's/UUID: //p' > uuid
-             mkdir -p .vagrant/machines/sql/virtualbox; tr -d '\\n' < uuid > .vagrant/machines/sql/virtualbox/id
-             sed -i \"s,\\\"machines\\\":{{,&\\\"forged\\\":{{\\\"local_data_path\\\":\\\"$PWD/.vagrant\\\"\\,\\\"name\\\":\\\"sql\\\"\\,\\\"provider\\\":\\\"virtualbox\\\"}}\\,,\" \
-             $VAGRANT_HOME/data/machine-index/index; grep -c forged $VAGRANT_HOME/data/machine-index/index; $V list vms"
+             forge sql virtualbox $(cat uuid); $V list vms"
         );
         let stage = runner.stage("build_script", &script);
         ok(&stage);
