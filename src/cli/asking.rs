@@ -85,6 +85,7 @@ impl Door<'_> {
             keep,
             keep_size,
             guests: w.guests,
+            guests_dir: pick::directory(self.layers, Opt::GuestsDir, w.guests_dir)?,
             dry_run: w.dry_run,
             json: w.plain.json,
         })

@@ -598,6 +598,8 @@ pub struct GcRequest {
     pub keep_size: Option<u64>,
     /// `--guests`: only what jobs have left outside of their own processes.
     pub guests: bool,
+    /// `--guests-dir`: where places may be that have outlived their records; `None`: beside the records.
+    pub guests_dir: Option<PathBuf>,
     /// `--dry-run`.
     pub dry_run: bool,
     /// `--json`.

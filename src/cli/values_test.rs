@@ -213,7 +213,10 @@ fn guests_are_said_for_all_kinds_and_for_each() {
             "qubes=isolate",
             "no kind that is known: virtualbox, vagrant, libvirt, podman, docker, lxc, qemu",
         ),
-        ("vagrant=shared", "vagrant cannot be \"shared\", but isolate, off"),
+        (
+            "vagrant=shared",
+            "vagrant cannot be \"shared\", but isolate, destroy, off",
+        ),
         ("vagrant=", "vagrant cannot be \"\""),
     ] {
         let why = parse_guests(text).unwrap_err();

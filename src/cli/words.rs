@@ -369,6 +369,9 @@ pub struct GcWords {
     /// No orphan is closed, and no record is removed. What still cannot be given back is told, and the exit code is 125 then.
     #[arg(long, conflicts_with_all = ["keep", "keep_size"])]
     pub guests: bool,
+    /// Where places are looked for that have outlived their records, as after a power cut. The default is beside the state directory.
+    #[arg(long, value_name = "DIR")]
+    pub guests_dir: Option<OsString>,
     /// Change nothing: tell what would be done.
     #[arg(long)]
     pub dry_run: bool,

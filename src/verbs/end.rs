@@ -6,6 +6,7 @@ use crate::cli::request::{CleanupRequest, GcRequest, StopHow, StopRequest, Voice
 use crate::render;
 use jobcage_job::format_bytes;
 use jobcage_supervisor::asking::{self, How, Stopped};
+use jobcage_supervisor::beside;
 use jobcage_supervisor::gc::Done;
 use jobcage_supervisor::left_guests::gc_guests;
 use jobcage_supervisor::prune::{Keep, Pruned};
@@ -75,10 +76,11 @@ pub fn gc(request: GcRequest) -> Outcome {
         size: request.keep_size,
     };
     let places = places(&request.common.places);
+    let base = request.guests_dir.unwrap_or_else(|| beside(&places.state));
     let done = if request.guests {
-        gc_guests(&places, request.dry_run)?
+        gc_guests(&places, &base, request.dry_run)?
     } else {
-        collector::gc(&places, &keep, request.dry_run)?
+        collector::gc(&places, &keep, &base, request.dry_run)?
     };
     let told: Vec<_> = done.iter().map(tell_done).collect();
     let failed = told

@@ -481,15 +481,26 @@ pub fn runner_killed() {
 
 /// A place whose record is gone, as after a power cut: gc removes it, and nothing that is no place.
 pub fn orphaned() {
+    for elsewhere in [false, true] {
+        orphaned_in(elsewhere);
+    }
+}
+
+/// `elsewhere`: in a directory that gc is told of.
+fn orphaned_in(elsewhere: bool) {
     let mut world = world("vbox-orphaned");
-    let base = world.dir.join("state-guests");
+    let base = world
+        .dir
+        .join(if elsewhere { "elsewhere" } else { "state-guests" });
     for name in ["gone-12345678/vms", "of-an-administrator"] {
         fs::create_dir_all(base.join(name)).unwrap();
         fs::write(base.join(name).join("disk.vdi"), vec![1; 3 << 20]).unwrap();
     }
     let gc = |wrap: &[&str], options: &[&str]| {
         let wrap: Vec<String> = wrap.iter().map(|word| (*word).to_owned()).collect();
-        let done = world.jobcage(&wrap, &[&["gc"], options].concat());
+        let at = ["--guests-dir", base.to_str().unwrap()];
+        let words = [&["gc"], options, &at[..if elsewhere { 2 } else { 0 }]].concat();
+        let done = world.jobcage(&wrap, &words);
         String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
     };
     // It may be somebody's whose record is elsewhere.
@@ -511,7 +522,11 @@ pub fn orphaned() {
         ),
         "{told}"
     );
-    assert_eq!(places(&world), [base.join("of-an-administrator")]);
+    let left: Vec<_> = fs::read_dir(&base)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(left, [base.join("of-an-administrator")]);
     world.assert_nothing_left();
 }
 

@@ -68,12 +68,12 @@ pub enum Done {
     Failed(JobId, String),
 }
 
-/// Looks at every record. `dry_run`: and changes none.
+/// Looks at every record, and at the places of machines in `base`. `dry_run`: and changes none.
 ///
 /// # Errors
 /// If the records cannot be listed; trouble with one of them is in the result.
-pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
-    gc_as(Role::Passing, places, keep, dry_run)
+pub fn gc(places: &Places, keep: &Keep, base: &Path, dry_run: bool) -> Result<Vec<Done>> {
+    gc_as(Role::Passing, places, keep, base, dry_run)
 }
 
 /// As [`gc`], for a caller whose own job waits for it.
@@ -81,10 +81,11 @@ pub fn gc(places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
 /// # Errors
 /// As [`gc`].
 pub fn gc_before_a_job(places: &Places) -> Result<Vec<Done>> {
-    gc_as(Role::Hurrying, places, &Keep::default(), false)
+    let base = jobcage_guests::beside(&places.state);
+    gc_as(Role::Hurrying, places, &Keep::default(), &base, false)
 }
 
-fn gc_as(role: Role, places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<Done>> {
+fn gc_as(role: Role, places: &Places, keep: &Keep, base: &Path, dry_run: bool) -> Result<Vec<Done>> {
     if !dry_run {
         watcher::sweep_sockets(&places.runtime);
     }
@@ -100,7 +101,7 @@ fn gc_as(role: Role, places: &Places, keep: &Keep, dry_run: bool) -> Result<Vec<
             Err(failure) => done.push(Done::Failed(id, failure.to_string())),
         }
     }
-    left_guests::free_places(places, dry_run, &mut done);
+    left_guests::free_places(places, base, dry_run, &mut done);
     prune::prune(places, keep, dry_run, &mut done)?;
     Ok(done)
 }

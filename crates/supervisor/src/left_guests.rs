@@ -4,12 +4,13 @@ use crate::error::Result;
 use crate::gc::{self, Done};
 use jobcage_job::{JobId, Report};
 use jobcage_ledger::{LedgerError, Places, Record, State};
+use std::path::Path;
 
-/// The part of `gc` that is about this alone. `dry_run`: it only tells.
+/// The part of `gc` that is about this alone. `base`: above the places of all jobs. `dry_run`: it only tells.
 ///
 /// # Errors
 /// If the records cannot be listed; trouble with one of them is in the result.
-pub fn gc_guests(places: &Places, dry_run: bool) -> Result<Vec<Done>> {
+pub fn gc_guests(places: &Places, base: &Path, dry_run: bool) -> Result<Vec<Done>> {
     let mut done = Vec::new();
     for id in places.all()? {
         match try_again(places, &id, dry_run) {
@@ -17,7 +18,7 @@ pub fn gc_guests(places: &Places, dry_run: bool) -> Result<Vec<Done>> {
             Err(failure) => done.push(Done::Failed(id, failure.to_string())),
         }
     }
-    free_places(places, dry_run, &mut done);
+    free_places(places, base, dry_run, &mut done);
     Ok(done)
 }
 
@@ -59,18 +60,17 @@ fn left_of(record: &Record) -> Result<Option<Box<Report>>> {
 }
 
 /// Removes places of machines that have outlived their records, such as after a power cut: those of a job in the foreground are in memory.
-pub(crate) fn free_places(places: &Places, dry_run: bool, done: &mut Vec<Done>) {
-    let base = jobcage_guests::beside(&places.state);
-    for id in jobcage_guests::of_earlier_boots(&base) {
+pub(crate) fn free_places(places: &Places, base: &Path, dry_run: bool, done: &mut Vec<Done>) {
+    for id in jobcage_guests::of_earlier_boots(base) {
         if !matches!(places.open(&id), Err(LedgerError::NoSuchJob(_))) {
             continue;
         }
         let path = base.join(id.as_str());
         done.push(if dry_run {
-            let bytes = jobcage_guests::size_of_orphan(&base, &id);
+            let bytes = jobcage_guests::size_of_orphan(base, &id);
             Done::WouldFree { id, path, bytes }
         } else {
-            match jobcage_guests::remove_orphan(&base, &id) {
+            match jobcage_guests::remove_orphan(base, &id) {
                 Ok(bytes) => Done::Freed { id, path, bytes },
                 Err(error) => Done::Failed(id, error.to_string()),
             }
