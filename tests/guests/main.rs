@@ -45,6 +45,7 @@ const SID: &[Test] = &[
         "vagrant::a_job_that_is_cancelled_during_an_import",
         vagrant::beaker,
     ),
+    ("vagrant::up_may_be_cut_at_any_moment", vagrant::cut),
     (
         "vagrant_destroy::the_jobs_code_runs_as_the_jobs_user",
         vagrant_destroy::wanted,

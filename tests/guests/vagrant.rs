@@ -4,10 +4,12 @@ use crate::runner::Runner;
 use crate::support::PATIENCE;
 use crate::support::cgroup::wait_change;
 use crate::support::process::Process;
-use crate::virtualbox::{as_user, assert_given_back, guests, ok, runner, world};
+use crate::support::seed::{SplitMix, full_sweep, seed};
+use crate::virtualbox::{as_user, assert_given_back, configured, guests, ok, runner, world};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// A box as one makes it for Vagrant, in the user's own home, where all of his jobs find it: a machine with a disk of noise, so that its
 /// import takes a while.
@@ -101,6 +103,39 @@ echo third; vagrant up app";
     let vms = guests(&world).iter().filter(|guest| guest.what == "vm").count();
     assert!((2..=3).contains(&vms), "{vms}");
     assert_eq!(as_user(LOOK), before);
+    as_user("vagrant box remove noise >/dev/null");
     assert_given_back(&world);
     world.assert_nothing_left();
+}
+
+/// Cancelled without a grace at a random moment of `vagrant up`: what it was about to make is nowhere, and Vagrant does not know of it.
+pub fn cut() {
+    let rounds = if full_sweep() { 30 } else { 3 };
+    let mut chance = SplitMix(seed());
+    // Vagrant reads a file of less than 20 MiB as text, to see if it is one that describes boxes.
+    as_user(&MAKE_BOX.replace("157286400", "26214400"));
+    let before = as_user(LOOK);
+    for round in 0..rounds {
+        // It takes 0.6 s to begin, and some seconds to the end.
+        let wait = Duration::from_millis(300 + chance.next() % 4700);
+        let mut world = world("vagrant-cut");
+        {
+            let runner = configured(&world, 800 + round, "[run]\ngrace = '0s'\n");
+            fs::write(world.dir.join("project/Vagrantfile"), VAGRANTFILE).unwrap();
+            let mut stage = runner.start_stage(
+                "build_script",
+                "echo begun; while :; do vagrant up; vagrant destroy -f; done",
+            );
+            stage.wait_line("begun");
+            std::thread::sleep(wait);
+            stage.signal(Signal::SIGTERM);
+            assert_eq!(stage.end().code, 1);
+            ok(&runner.call("cleanup", &[]));
+        }
+        guests(&world);
+        assert_eq!(as_user(LOOK), before, "round {round}, {} ms", wait.as_millis());
+        assert_given_back(&world);
+        world.assert_nothing_left();
+    }
+    as_user("vagrant box remove noise >/dev/null");
 }
