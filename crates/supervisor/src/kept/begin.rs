@@ -16,7 +16,7 @@ use crate::machine::{Event, Machine};
 use crate::package;
 use crate::signals::Signals;
 use crate::step;
-use crate::watcher;
+use crate::watcher::{self, Watch};
 use crate::wish::Wish;
 use crate::witness;
 use jobcage_cage::{Cage, Dir, Found, oom_kills};
@@ -190,12 +190,22 @@ fn begin(client: &OwnedFd, signals: Signals) -> Result<Kept> {
         root,
         keepers,
         spec,
-        lock,
         hand,
         notes,
     };
     let places = job.places.clone();
-    furnish(job, found, record, prepared, signals).inspect_err(|_| give_up(&places, &id))
+    let mut hold = Hold {
+        lock: Some(lock),
+        watch: None,
+    };
+    furnish(job, found, record, prepared, signals, &mut hold).inspect_err(|_| give_up(&places, &id, &hold))
+}
+
+/// What keeps others away from the job. Whoever gives it up lets go of these last: a watcher that hears of the end sooner closes the job, as one whose
+/// supervisor has died.
+struct Hold {
+    lock: Option<Lock>,
+    watch: Option<Watch>,
 }
 
 /// What there is of a job before its cage.
@@ -205,12 +215,18 @@ struct Prepared {
     root: Root,
     keepers: Dir,
     spec: JobSpec,
-    lock: Lock,
     hand: Option<Hand>,
     notes: Vec<String>,
 }
 
-fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signals: Signals) -> Result<Kept> {
+fn furnish(
+    mut job: Job,
+    found: Found,
+    record: Record,
+    prepared: Prepared,
+    signals: Signals,
+    hold: &mut Hold,
+) -> Result<Kept> {
     let Prepared {
         spec,
         package,
@@ -225,7 +241,7 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
     let mut keeper = Keeper::start(&record, &job.places, &prepared.keepers)?;
     // Where the watcher's socket is.
     jobcage_ledger::open_base(&job.places.runtime)?;
-    let watch = watcher::register_or_note(&job.places, &found.dir, &spec.id, &mut notes);
+    hold.watch = watcher::register_or_note(&job.places, &found.dir, &spec.id, &mut notes);
     // Where the keeper dies, its children are ours, and with them the statuses. Only now, as in the foreground.
     wait::become_subreaper().map_err(Failure::system("become a subreaper"))?;
     let best_effort = matches!(
@@ -240,13 +256,16 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
     agent::start_if(job.agent.take().as_ref(), &cage, &spec, &job.command, dir)?;
     keeper.furnish(&[("package", package.as_fd()), ("stdin", stdin.as_fd())])?;
     let phase = new_phase(&job, &cage, spec.limited, prepared.root, notes);
+    let Some(lock) = hold.lock.take() else {
+        return Err(Failure::Refused("the lock of its record was let go of".into()));
+    };
     let mut kept = Kept::new(Whole {
         job,
         spec,
         record,
-        lock: prepared.lock,
+        lock,
         cage: Some(cage),
-        watch,
+        watch: hold.watch.take(),
         limits,
         signals,
         keeper: Some(keeper),
@@ -255,24 +274,14 @@ fn furnish(mut job: Job, found: Found, record: Record, prepared: Prepared, signa
         hand: prepared.hand,
         phase,
     });
-    let spec = &kept.whole.spec;
-    let is_for_later =
-        spec.after_reboot.is_some() || spec.guests.as_ref().is_some_and(jobcage_guests::is_for_later);
-    if is_for_later {
-        // What a later boot owes has to be there before the command does anything.
-        kept.whole.record.settle()?;
+    match kept.go() {
+        Ok(()) => Ok(kept),
+        Err(failure) => {
+            hold.lock = Some(kept.whole.lock);
+            hold.watch = kept.whole.watch;
+            Err(failure)
+        }
     }
-    if kept.is_session() {
-        kept.open_door()?;
-        kept.persist();
-    } else {
-        kept.start_main()?;
-    }
-    if !is_for_later && !kept.is_session() {
-        kept.whole.record.settle()?;
-    }
-    journal::began(&kept.whole.spec);
-    Ok(kept)
 }
 
 fn new_record(job: &Job, found: &Found, place: Option<&HandedPlace>) -> Result<(JobSpec, Record, Lock)> {
@@ -290,16 +299,15 @@ fn new_record(job: &Job, found: &Found, place: Option<&HandedPlace>) -> Result<(
     make_record(&job.places.state, found, make_spec, Durability::Kernel)
 }
 
-/// Takes back what was made of a job that could not be begun; the failure is what to tell. Its lock is gone by now, so
-/// whoever is faster may have done it.
-fn give_up(places: &Places, id: &JobId) {
+/// Takes back what was made of a job that could not be begun; the failure is what to tell.
+fn give_up(places: &Places, id: &JobId, hold: &Hold) {
     let Ok(record) = places.open(id) else { return };
     if let Ok(Some(keeper)) = Keeper::find(&record) {
         keeper.leave();
     }
-    let Ok(Some(lock)) = record.lock_to_end() else {
+    if hold.lock.is_none() {
         return;
-    };
+    }
     if let Ok(Some(spec)) = record.spec()
         && let Ok(Some(cage)) = Cage::open(spec.cage.as_ref(), spec.limited)
         && !closing::end_cage(Some(&cage), false, &mut witness::nobody)
@@ -313,7 +321,6 @@ fn give_up(places: &Places, id: &JobId) {
     }
     gc::forget(&record);
     let _ = record.remove();
-    drop(lock);
 }
 
 fn new_phase(job: &Job, cage: &Cage, limited: bool, root: Root, notes: Vec<String>) -> Phase {
@@ -333,6 +340,28 @@ fn new_phase(job: &Job, cage: &Cage, limited: bool, root: Root, notes: Vec<Strin
 }
 
 impl Kept {
+    /// Starts the command, or opens the session.
+    fn go(&mut self) -> Result<()> {
+        let spec = &self.whole.spec;
+        let is_for_later =
+            spec.after_reboot.is_some() || spec.guests.as_ref().is_some_and(jobcage_guests::is_for_later);
+        if is_for_later {
+            // What a later boot owes has to be there before the command does anything.
+            self.whole.record.settle()?;
+        }
+        if self.is_session() {
+            self.open_door()?;
+            self.persist();
+        } else {
+            self.start_main()?;
+        }
+        if !is_for_later && !self.is_session() {
+            self.whole.record.settle()?;
+        }
+        journal::began(&self.whole.spec);
+        Ok(())
+    }
+
     /// Starts the command. The keeper does, whose child it is.
     fn start_main(&mut self) -> Result<()> {
         let Some(cage) = &mut self.whole.cage else {
