@@ -130,6 +130,11 @@ pub(crate) trait Kind: Sync {
         &[]
     }
 
+    /// What its tool may keep on the disk and list no more, where it fails to remove one of these: a machine's disks.
+    fn forgets(&self, _what: &str) -> Option<&'static str> {
+        None
+    }
+
     /// Whether there can be anything, by files and by what the frozen processes have shown. No tool is started to find out.
     fn is_used(&self, _work: &Work<'_>) -> bool {
         false
