@@ -130,11 +130,11 @@ fn check_detached(id: &str, after: &str) {
 }
 
 #[test]
-fn a_job_of_the_boot_before_is_closed_as_lost_6_1() {
+fn what_ran_in_the_boot_before_is_closed_as_lost_6_1() {
     cut("6.1");
 }
 
 #[test]
-fn a_job_of_the_boot_before_is_closed_as_lost_6_12() {
+fn what_ran_in_the_boot_before_is_closed_as_lost_6_12() {
     cut("6.12");
 }

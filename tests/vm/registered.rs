@@ -46,6 +46,7 @@ fn machines_of_the_boot_before_are_given_back() {
     let third = boot(LOOK, &[]);
     check_registered(&first, &second);
     check_half_given_back(&second, &third);
+    check_over(&second, &third);
     for boot in [&second, &third] {
         assert_eq!(line(boot, "gc-code"), "0", "{boot}");
         assert_eq!(json(boot, "again"), json!([]), "a second gc did something");
@@ -193,4 +194,20 @@ fn check_half_given_back(second: &str, third: &str) {
     );
     assert_eq!(json(third, "still"), json!([]));
     assert_eq!(words(third, "after"), Vec::<&str>::new());
+}
+
+/// A job that is over in its record is over on every disk: its place is not back, for which nobody would come.
+fn check_over(second: &str, third: &str) {
+    assert_ne!(line(second, "away"), "0", "it had no place there");
+    assert_eq!(line(second, "cleaned"), "0", "{second}");
+    let back = words(third, "before")
+        .into_iter()
+        .filter(|path| path.starts_with("/home/places"));
+    assert_eq!(back.collect::<Vec<_>>(), Vec::<&str>::new());
+    let report = json(third, "over");
+    assert_eq!(
+        (&report["closed_by"], &report["clean"]),
+        (&json!("cleanup"), &json!(true)),
+        "{report:#}"
+    );
 }

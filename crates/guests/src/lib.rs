@@ -21,7 +21,9 @@ mod vagrant_index;
 mod virtualbox;
 mod xdg;
 
-pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, size_of_orphan, variables};
+pub use place::{
+    beside, make, of_earlier_boots, remove_orphan, remove_unused, settle, size_of_orphan, variables,
+};
 
 use engine::{Fate, Found, Work, fate};
 use jobcage_cage::Dir;
