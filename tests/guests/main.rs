@@ -89,6 +89,7 @@ const SID: &[Test] = &[
     ),
     ("odd::a_linked_clone_goes_before_its_base", odd::linked_clone),
     ("odd::damaged_files_go_with_the_place", odd::damaged_files),
+    ("odd::a_damaged_disk_elsewhere_is_named", odd::damaged_disk),
     ("odd::the_project_is_gone_before_the_end", odd::project_gone),
     ("odd::the_disk_is_full", odd::disk_full),
     (

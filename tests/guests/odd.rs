@@ -105,6 +105,40 @@ pub fn damaged_files() {
     }
 }
 
+/// A disk outside of the place that is none any more: VirtualBox forgets it together with its machine, and does not remove it. It is named, and
+/// the job is not clean, until somebody has looked at it.
+pub fn damaged_disk() {
+    let mut world = world("vbox-damaged");
+    {
+        let runner = runner(&world, 625);
+        let script = format!(
+            "{START} make web $PWD/web.vdi; make db $PWD/db.vdi; pkill -KILL -u ci1 VBox; truncate -s 0 web.vdi"
+        );
+        ok(&runner.stage("build_script", &script));
+        let ended = runner.call("cleanup", &[]);
+        let disk = world.dir.join("project/web.vdi");
+        let named = format!("VirtualBox disk \"{}\"", disk.display());
+        assert!(
+            ended.log.contains(&named) && ended.log.contains(": LEFT, 0 B: the machine that it belongs to"),
+            "{}",
+            ended.log
+        );
+        let report = world.closed_reports().remove(0);
+        let left = report.guests.iter().filter(|guest| guest.is_left());
+        assert_eq!((report.clean, left.count()), (false, 1), "{report:#?}");
+        assert!(!world.dir.join("project/db.vdi").exists());
+        world.call(&["gc", "--guests"]).expect(125);
+        fs::remove_file(disk).unwrap();
+        world.call(&["gc"]).expect(0);
+    }
+    assert_eq!(
+        guests(&world).iter().filter(|guest| guest.what == "vm").count(),
+        2
+    );
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
 /// The job has removed its own project, disks and all.
 pub fn project_gone() {
     let mut world = world("vbox-gone");

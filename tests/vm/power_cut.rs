@@ -5,6 +5,7 @@
 //! `cargo test --test power_cut`; like the other tests of the VM it is left out of a plain `cargo test`.
 
 mod disk;
+mod registered;
 
 use disk::{Machine, has_vm, json, line};
 use serde_json::Value;
@@ -46,13 +47,17 @@ echo "logged $(/payload/jobcage logs "$(basename ./kept-*)" | tr '\n' ' ')"
 echo "ran $(tr '\n' ';' </root/ran)"
 "#;
 
+/// The program under test.
+fn jobcage() -> PathBuf {
+    std::env::var_os("JOBCAGE_BIN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_jobcage")), PathBuf::from)
+}
+
 fn cut(kernel: &'static str) {
     if !has_vm() {
         return;
     }
-    let jobcage = std::env::var_os("JOBCAGE_BIN")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_jobcage")), PathBuf::from);
-    let machine = Machine::new("power-cut", kernel, &[("jobcage", &jobcage)]);
+    let machine = Machine::new("power-cut", kernel, &[("jobcage", &jobcage())]);
     let before = machine.boot(BEFORE, &["--power-cut-on", "the step runs:"]);
     let id = line(&before, "the step runs:").to_owned();
     let after = machine.boot(AFTER, &[]);
@@ -125,11 +130,11 @@ fn check_detached(id: &str, after: &str) {
 }
 
 #[test]
-fn a_job_of_the_boot_before_is_closed_as_lost_6_1() {
+fn what_ran_in_the_boot_before_is_closed_as_lost_6_1() {
     cut("6.1");
 }
 
 #[test]
-fn a_job_of_the_boot_before_is_closed_as_lost_6_12() {
+fn what_ran_in_the_boot_before_is_closed_as_lost_6_12() {
     cut("6.12");
 }

@@ -23,7 +23,9 @@ mod virtualbox;
 mod virtualbox_shared;
 mod xdg;
 
-pub use place::{beside, make, of_earlier_boots, remove_orphan, remove_unused, size_of_orphan, variables};
+pub use place::{
+    beside, make, of_earlier_boots, remove_orphan, remove_unused, settle, size_of_orphan, variables,
+};
 
 use engine::{Fate, Found, Work, fate};
 use jobcage_cage::Dir;
@@ -135,6 +137,11 @@ pub(crate) trait Kind: Sync {
     /// What its tool is asked for, in this order: `vm`, `disk`. Without any no tool is started.
     fn lists(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// What its tool may keep on the disk and list no more, where it fails to remove one of these: a machine's disks.
+    fn forgets(&self, _what: &str) -> Option<&'static str> {
+        None
     }
 
     /// Whether there can be anything, by files and by what the frozen processes have shown. No tool is started to find out.

@@ -6,8 +6,8 @@ use jobcage_sys::clock::boot_time;
 use jobcage_sys::file::{open_dir, open_distrusted};
 use jobcage_sys::{Errno, sweep};
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, fchown, geteuid, symlinkat, write};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat, stat};
+use nix::unistd::{Gid, Uid, fchown, fsync, geteuid, symlinkat, write};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -213,6 +213,34 @@ pub(crate) fn remove(place: &GuestPlace, until: Instant) -> Option<GuestReport> 
     }
 }
 
+/// Has the removal of a place on its disk before its record says so there: else a power cut brings it back, and nobody comes for it, as the job is
+/// over. File systems that keep one order of all changes, as ext4 and XFS do, need no sync for what is on the same one as the record
+/// (`record`: its path); not each one does, so where there was something to tell of (`is_used`) it is done in any case.
+///
+/// # Errors
+/// If the disk says no.
+pub fn settle(spec: &JobSpec, record: &Path, is_used: bool) -> Result<()> {
+    let Some(place) = spec.guests.as_ref().filter(|place| has_dir(place)) else {
+        return Ok(());
+    };
+    let (above, _) = split(Path::new(&place.dir))?;
+    let io = io("sync", above);
+    let base = match open_dir(above) {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other.map_err(&io)?,
+    };
+    if !is_used && is_on(base.as_fd(), record).map_err(&io)? {
+        return Ok(());
+    }
+    fsync(&base).map_err(&io)
+}
+
+/// Whether a directory is on the file system that a path is on. A path that cannot be looked at is on none.
+fn is_on(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<bool> {
+    let device = fstat(dir)?.st_dev;
+    Ok(stat(path).is_ok_and(|there| there.st_dev == device))
+}
+
 /// What the place takes by itself, registry and all, with room for the daemon's log.
 const NOTABLE: u64 = 1 << 20;
 
@@ -305,4 +333,17 @@ pub fn remove_orphan(base: &Path, id: &JobId) -> Result<u64> {
     let bytes = size_of_orphan(base, id);
     remove_tree(&dir, Instant::now() + Duration::from_secs(300))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_another_file_system_is_known() {
+        let proc = open_dir(Path::new("/proc")).unwrap();
+        let is_on = |path| is_on(proc.as_fd(), Path::new(path)).unwrap();
+        assert!(is_on("/proc/self"));
+        assert!(!is_on("/") && !is_on("/proc/none"));
+    }
 }

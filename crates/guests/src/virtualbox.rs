@@ -68,6 +68,11 @@ impl Kind for VirtualBox {
         &["vm", "disk"]
     }
 
+    /// A machine whose disk is damaged is not registered any more when its removal fails, and neither is the disk.
+    fn forgets(&self, what: &str) -> Option<&'static str> {
+        (what == "vm").then_some("disk")
+    }
+
     /// A registry with something in it, or a process of VirtualBox when the job ended. A registry that VirtualBox has not written, such as a
     /// FIFO, is not for its tools to read: they would wait for ever.
     fn is_used(&self, work: &Work<'_>) -> bool {

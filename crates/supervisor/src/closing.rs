@@ -154,8 +154,10 @@ fn give_back_in(above: &Path, record: &Record, spec: &JobSpec, closed: &mut Clos
     if spec.guests.is_some() && closed.quarantine.is_none() {
         let census = witness::all(record, &closed.emptied.census);
         let given = jobcage_guests::give_back(spec, above, &census);
+        let settled = jobcage_guests::settle(spec, record.path(), !given.guests.is_empty());
         closed.guests = given.guests;
         closed.notes.extend(given.notes);
+        closed.notes.extend(settled.err().map(|why| why.to_string()));
     }
 }
 
