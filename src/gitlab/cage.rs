@@ -195,7 +195,7 @@ fn cages(records: &Places, response: &Response) -> Result<Vec<(Record, JobSpec)>
 /// Those that are open.
 fn open_cages(records: &Places, response: &Response) -> Result<Vec<(JobId, JobSpec)>, VerbError> {
     let all = cages(records, response)?.into_iter();
-    let open = all.filter(|(record, _)| matches!(record.report(), Ok(None)));
+    let open = all.filter(|(record, _)| !record.has_report());
     Ok(open.map(|(record, spec)| (record.id().clone(), spec)).collect())
 }
 

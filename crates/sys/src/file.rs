@@ -85,7 +85,7 @@ pub fn read_at(dir: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
 /// As read(2).
 pub fn read_to_end(file: BorrowedFd<'_>) -> Result<Vec<u8>> {
     let mut content = Vec::new();
-    let mut chunk = [0; 16384];
+    let mut chunk = [0; 4096];
     loop {
         match read(file, &mut chunk) {
             Ok(0) => return Ok(content),
