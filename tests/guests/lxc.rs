@@ -1,6 +1,6 @@
 //! LXC: containers that have the job's id in their name go with it, root's and the user's own, and no other ones.
 
-use crate::podman::{end, fresh, guests, job, job_in, says};
+use crate::podman::{end, fresh, guests, job, says};
 use crate::runner::Runner;
 use crate::support::PATIENCE;
 use crate::support::call::to_end;
@@ -8,7 +8,6 @@ use crate::support::cgroup::{self, wait_change, wait_empty, wait_gone};
 use crate::support::process::{Process, cgroup_of, stat};
 use crate::support::world::World;
 use crate::virtualbox::{ok, places};
-use jobcage_job::{GuestReport, Outcome};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
