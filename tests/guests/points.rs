@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A job of several steps: `jobcage create`, and what is run in it.
 pub struct Job<'w> {
@@ -125,6 +126,7 @@ pub fn sweep(scene: &Scene) {
             let kill = Kill {
                 at,
                 gc_first: *chance.pick(&[false, true]),
+                tool_has: Duration::from_millis(chance.next() % TOOL_HAS_MS),
             };
             let (calls, was_killed) = one_round(&world, scene, &neighbour, &rest, Some(&kill));
             most = most.max(calls);
@@ -145,7 +147,12 @@ pub fn sweep(scene: &Scene) {
 struct Kill {
     at: u64,
     gc_first: bool,
+    /// A tool that the dead one has started goes on for so long, until the next one kills it in the middle of something.
+    tool_has: Duration,
 }
+
+/// As long as most of them take.
+const TOOL_HAS_MS: u64 = 150;
 
 /// A job from its beginning to the removal of its record: how many system calls its cleanup made, and whether it was killed there.
 fn one_round(
@@ -160,6 +167,10 @@ fn one_round(
     assert!(had != rest.listed && !had.is_empty(), "it has nothing: {had:?}");
     let told = ToldOnPanic(format!("{}: {kill:?}, {}", scene.name, job.id));
     let (calls, was_killed) = traced::cleaned_up(world, &job.id, kill.map(|kill| kill.at));
+    if let Some(kill) = kill.filter(|_| was_killed) {
+        let tools = world.cgroup_root.join("guests").join(&job.id);
+        let _ = cgroup::wait_empty(&tools, kill.tool_has);
+    }
     // Who is first finds half of it done, and who is second finds nothing to do. Before the mark that the job is being ended gc leaves it alone.
     let mut heirs = [&["cleanup", job.id.as_str()][..], &["gc"]];
     if kill.is_some_and(|kill| kill.gc_first) {

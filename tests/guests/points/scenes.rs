@@ -59,7 +59,7 @@ fn guests(modes: &str) -> Vec<String> {
     vec!["--guests".to_owned(), modes.to_owned()]
 }
 
-/// A machine and a disk of nobody, which lies outside of the place.
+/// A machine with a disk, and a disk of nobody, both outside of the place.
 pub const VIRTUALBOX: Scene = Scene {
     name: "virtualbox=isolate",
     sample: 8,
@@ -67,7 +67,9 @@ pub const VIRTUALBOX: Scene = Scene {
     make: |_, name| {
         format!(
             "{MANAGE} createvm --name {name} --ostype Linux26_64 --register >/dev/null
-             {MANAGE} createmedium disk --filename $PWD/{name}.vdi --size 20 >/dev/null 2>&1"
+             for disk in own orphan; do {MANAGE} createmedium disk --filename $PWD/$disk.vdi --size 20 >/dev/null 2>&1; done
+             {MANAGE} storagectl {name} --name sata --add sata --portcount 1
+             {MANAGE} storageattach {name} --storagectl sata --port 0 --device 0 --type hdd --medium $PWD/own.vdi"
         )
     },
     list: |job| job.says(&format!("{MANAGE} list vms; {MANAGE} list hdds | grep ^UUID")),
