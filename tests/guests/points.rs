@@ -67,7 +67,7 @@ impl<'w> Job<'w> {
 #[derive(Debug, PartialEq, Eq)]
 struct Rest {
     /// By the tool.
-    listed: String,
+    listed: Vec<String>,
     places: BTreeSet<PathBuf>,
     /// Directories of sockets.
     sockets: BTreeSet<PathBuf>,
@@ -77,7 +77,7 @@ struct Rest {
 
 impl Rest {
     fn look(world: &World, scene: &Scene, neighbour: &Job<'_>) -> Self {
-        let listed = (scene.list)(neighbour);
+        let listed = listed(scene, neighbour);
         let sockets = fs::read_dir("/tmp").unwrap().map(|entry| entry.unwrap().path());
         let is_ours = |path: &PathBuf| {
             let name = path.file_name().unwrap().to_string_lossy();
@@ -94,6 +94,13 @@ impl Rest {
             processes: processes(world, neighbour),
         }
     }
+}
+
+/// The lines of a job's list, of which no tool promises an order.
+fn listed(scene: &Scene, job: &Job<'_>) -> Vec<String> {
+    let mut lines: Vec<String> = (scene.list)(job).lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    lines
 }
 
 /// Those of this world, and whoever is in one of its cgroups; not the watcher, and not what the neighbour's cage has: daemons end in it and begin
@@ -163,7 +170,7 @@ fn one_round(
     kill: Option<&Kill>,
 ) -> (u64, bool) {
     let job = Job::made(world, scene, "web");
-    let had = (scene.list)(&job);
+    let had = listed(scene, &job);
     assert!(had != rest.listed && !had.is_empty(), "it has nothing: {had:?}");
     let told = ToldOnPanic(format!("{}: {kill:?}, {}", scene.name, job.id));
     let (calls, was_killed) = traced::cleaned_up(world, &job.id, kill.map(|kill| kill.at));

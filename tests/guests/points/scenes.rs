@@ -221,7 +221,7 @@ pub const LXC: Scene = Scene {
     make: |_, _| sudo(&(lxc::start("$JOBCAGE_JOB.run") + &lxc::create("$JOBCAGE_JOB.idle"))),
     list: |_| {
         root(
-            "cd /var/lib/lxc; for name in *; do echo $name; lxc-info -n $name -sp; done; ls -d /sys/fs/cgroup/lxc.payload.* /sys/fs/cgroup/lxc.monitor.*",
+            "cd /var/lib/lxc; for name in *; do echo $name $(lxc-info -n $name -sp); done; ls -d /sys/fs/cgroup/lxc.payload.* /sys/fs/cgroup/lxc.monitor.*",
         )
     },
     // A monitor tells of the end before its own.
