@@ -6,7 +6,7 @@ pub mod scenes;
 mod traced;
 
 use crate::support::call::to_end;
-use crate::support::process::connected_to;
+use crate::support::process::{Process, connected_to};
 use crate::support::seed::{Random, full_sweep};
 use crate::support::world::World;
 use crate::support::{cgroup, programs, say};
@@ -110,10 +110,14 @@ fn processes(world: &World, neighbour: &Job<'_>) -> BTreeSet<i32> {
         let dirs = cgroup::below(dir);
         dirs.iter().flat_map(|dir| cgroup::pids(dir)).collect::<Vec<_>>()
     };
+    let his = || below(&world.cgroup_root.join(&neighbour.id));
+    let before = his();
     let all = [connected_to(&world.dir), below(&world.cgroup_root)].concat();
-    let his = below(&world.cgroup_root.join(&neighbour.id));
-    let not_ours = [his, world.watchers()].concat();
-    all.into_iter().filter(|pid| !not_ours.contains(pid)).collect()
+    // One that he has killed is in his cage for a moment yet, and one that has just begun was not there before.
+    let not_ours = [before, his(), world.watchers()].concat();
+    let mut ours: BTreeSet<i32> = all.into_iter().filter(|pid| !not_ours.contains(pid)).collect();
+    ours.retain(|pid| !Process::open(*pid).has_ended());
+    ours
 }
 
 /// Kills whoever cleans up, once for each round, and has the others come.
