@@ -79,7 +79,7 @@ pub const VIRTUALBOX: Scene = Scene {
 /// One registry and one daemon for all: those of the neighbour, whose cage the job's machine runs in.
 pub const VIRTUALBOX_SHARED: Scene = Scene {
     name: "virtualbox=shared",
-    sample: 3,
+    sample: 2,
     world: || {
         user_daemon_ends();
         world("points")
@@ -152,6 +152,7 @@ pub const PODMAN: Scene = Scene {
 /// One storage for all, and a neighbour whose container runs.
 pub const PODMAN_SHARED: Scene = Scene {
     name: "podman=shared",
+    sample: 3,
     options: |_| guests("podman=shared"),
     ..PODMAN
 };
@@ -189,7 +190,7 @@ fn podman_run(name: &str) -> String {
 /// Containers, a volume and a network by their label; the daemon is nobody's.
 pub const DOCKER: Scene = Scene {
     name: "docker=shared",
-    sample: 4,
+    sample: 3,
     world: || {
         start_docker();
         world("points")
