@@ -16,7 +16,7 @@ use std::time::Duration;
 const ISOLATE: &str = "[run]\nguests = 'libvirt=isolate'\n";
 
 /// Words for a session's virsh, which says nothing that it is not asked for.
-const VIRSH: &str = "export LIBVIRT_DEFAULT_URI=qemu:///session; v() { virsh -q \"$@\"; }; ";
+pub const VIRSH: &str = "export LIBVIRT_DEFAULT_URI=qemu:///session; v() { virsh -q \"$@\"; }; ";
 
 /// The definition of a machine with these devices, as a file that everybody may read.
 pub fn defined(world: &World, file: &str, name: &str, devices: &str) -> String {
@@ -26,7 +26,7 @@ pub fn defined(world: &World, file: &str, name: &str, devices: &str) -> String {
     file.display().to_string()
 }
 
-fn disk(device: &str, target: &str, path: &Path) -> String {
+pub fn disk(device: &str, target: &str, path: &Path) -> String {
     let kind = if device == "disk" { "qcow2" } else { "raw" };
     format!(
         "<disk type='file' device='{device}'><driver name='qemu' type='{kind}'/><source file='{}'/><target dev='{target}'/></disk>",

@@ -28,11 +28,12 @@ mod vagrant_destroy;
 mod virtualbox;
 mod virtualbox_shared;
 
+use crate::points::scenes;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use support::needs::{Need, met};
-use support::{cgroup, programs};
+use support::{cgroup, commit, programs};
 
 /// Set for the one that runs inside: the root that it is in.
 const INSIDE: &str = "JOBCAGE_GUESTS_INSIDE";
@@ -66,10 +67,6 @@ const SID: &[Test] = &[
     ),
     ("virtualbox::whoever_gives_back_may_be_killed", virtualbox::killed),
     ("virtualbox::a_tool_may_be_cut_at_any_moment", virtualbox::cut),
-    (
-        "points::whoever_cleans_up_is_killed_at_any_call",
-        points::every_call,
-    ),
     ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
     (
         "virtualbox::a_dead_runner_leaves_no_machine",
@@ -138,6 +135,14 @@ const SID: &[Test] = &[
         "virtualbox::a_job_without_machines_starts_no_tool",
         virtualbox::unused,
     ),
+    // Last: what one that has failed leaves would disturb others.
+    ("points::virtualbox", || points::sweep(&scenes::VIRTUALBOX)),
+    ("points::virtualbox_shared", || {
+        points::sweep(&scenes::VIRTUALBOX_SHARED);
+    }),
+    ("points::vagrant_destroy", || {
+        points::sweep(&scenes::VAGRANT_DESTROY);
+    }),
 ];
 
 /// Tests in the root with podman, docker, libvirt and LXC.
@@ -204,6 +209,13 @@ const PEERS: &[Test] = &[
         "lxc::a_jobcage_of_the_users_own_tells_of_roots",
         lxc_user::rootless,
     ),
+    ("points::libvirt", || points::sweep(&scenes::LIBVIRT)),
+    ("points::podman", || points::sweep(&scenes::PODMAN)),
+    ("points::podman_shared", || points::sweep(&scenes::PODMAN_SHARED)),
+    ("points::podman_broken", || points::sweep(&scenes::PODMAN_BROKEN)),
+    ("points::docker", || points::sweep(&scenes::DOCKER)),
+    ("points::lxc", || points::sweep(&scenes::LXC)),
+    ("points::hook", || points::sweep(&scenes::HOOK)),
 ];
 
 /// What mkroot calls a root, its tests, and the way into it.
@@ -261,6 +273,7 @@ fn run_inside(name: &str, mut into: Command) -> bool {
         .env(INSIDE, name)
         .env("JOBCAGE_BIN", programs::jobcage())
         .env("JOBCAGE_ZOO", programs::zoo())
+        .env(commit::COMMIT, commit::commit())
         .status();
     // What a test of the peers has left in the root of all their cgroups, such as docker's.
     let left = cgroup::remove(&cgroup::base().join(name));

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// A provider of the Vagrantfile's own, whose machine is a file that lies outside of everything that is the job's.
-const PROVIDER: &str = r#"
+pub const PROVIDER: &str = r#"
 class Toy < Vagrant.plugin("2", :provider)
   def initialize(machine); @machine = machine; end
   def state

@@ -18,7 +18,7 @@ fn outcome(guests: &[GuestReport], name: &str) -> Option<(Outcome, String)> {
 }
 
 /// The user's daemon ends by itself, and the next job removes the empty cgroup in which tools have started it.
-fn assert_tidied(world: &World) {
+pub fn assert_tidied(world: &World) {
     user_daemon_ends();
     assert!(wait_empty(&world.cgroup_root.join("guests/shared"), PATIENCE));
     let id = world

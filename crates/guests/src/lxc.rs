@@ -14,8 +14,8 @@ use jobcage_sys::Errno;
 use jobcage_sys::file::{exists_at, open_dir, open_dir_at};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::geteuid;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 pub struct Lxc;
@@ -232,6 +232,12 @@ impl Container {
 
     /// Killed and removed by one call. Not with its `-s`, which takes a neighbour's clones, too: they are looked for by their own names.
     fn destroy(&self, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
+        if self
+            .registry(work)
+            .is_ok_and(|dir| remove_bare(dir.as_fd(), &self.name))
+        {
+            return Fate::Done;
+        }
         if let Some(why) = self.distrust(work) {
             return Fate::Spared(why);
         }
@@ -264,17 +270,27 @@ impl Container {
         }
     }
 
-    fn is_there(&self, work: &Work<'_>) -> bool {
-        let registry = if self.is_system {
+    /// The directory that it is in.
+    fn registry(&self, work: &Work<'_>) -> jobcage_sys::Result<OwnedFd> {
+        if self.is_system {
             system()
         } else {
             open_below(Path::new(&work.place.home), OF_USER).ok_or(Errno::ENOENT)
-        };
-        match registry {
+        }
+    }
+
+    fn is_there(&self, work: &Work<'_>) -> bool {
+        match self.registry(work) {
             Ok(dir) => exists_at(dir.as_fd(), &self.name).unwrap_or(true),
             Err(errno) => errno != Errno::ENOENT,
         }
     }
+}
+
+/// Removes what `lxc-destroy` leaves if it is killed at its last step but one: it takes the config first, and then LXC does not know the container
+/// any more. Whatever has something in it stays, and so do links and mounts.
+fn remove_bare(registry: BorrowedFd<'_>, name: &str) -> bool {
+    unlinkat(registry, name, UnlinkatFlags::RemoveDir).is_ok()
 }
 
 /// Whether a root file system is below a directory. Of an overlay, `LOWER:UPPER`, it is the upper one that is removed.

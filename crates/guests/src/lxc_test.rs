@@ -113,3 +113,17 @@ fn what_others_may_write_is_not_roots() {
             .contains("another type")
     );
 }
+
+#[test]
+fn only_a_directory_without_anything_in_it_is_bare() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("bare")).unwrap();
+    std::fs::create_dir_all(at("full/rootfs")).unwrap();
+    std::fs::write(at("file"), "").unwrap();
+    symlink(at("full/rootfs"), at("link")).unwrap();
+    let registry = open_dir(dir.path()).unwrap();
+    let removed = ["bare", "full", "file", "link", "none"].map(|name| remove_bare(registry.as_fd(), name));
+    assert_eq!(removed, [true, false, false, false, false]);
+    assert!(!at("bare").exists() && at("link").exists() && at("file").exists());
+}
