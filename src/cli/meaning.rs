@@ -277,6 +277,7 @@ impl Door<'_> {
             ssh_agent: self.ssh_agent(w.ssh_agent, &w.ssh_key)?,
             guests: pick::value(layers, Opt::Guests, w.guests, parse_guests)?,
             guests_dir: pick::directory(layers, Opt::GuestsDir, w.guests_dir)?,
+            project: pick::directory(layers, Opt::Project, w.project)?,
             guest_timeout: pick::value(layers, Opt::GuestTimeout, w.guest_timeout, parse_clock)?,
             guest_hook: self.guest_hook(&w.guest_hook)?,
         })

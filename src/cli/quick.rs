@@ -40,6 +40,7 @@ fn slot<'a>(w: &'a mut RunWords, name: &str) -> Option<Slot<'a>> {
         "--ssh-key" => Many(&mut w.cage.ssh_key),
         "--guests" => One(&mut w.cage.guests),
         "--guests-dir" => One(&mut w.cage.guests_dir),
+        "--project" => One(&mut w.cage.project),
         "--guest-timeout" => One(&mut w.cage.guest_timeout),
         "--guest-hook" => Many(&mut w.cage.guest_hook),
         "--spare" => One(&mut w.spare),
@@ -174,6 +175,7 @@ fn at_odds(w: &RunWords) -> bool {
         &c.ssh_agent,
         &c.guests,
         &c.guests_dir,
+        &c.project,
         &c.guest_timeout,
     ];
     let new_cage = !c.io.is_empty()

@@ -162,6 +162,8 @@ pub struct CageRequest {
     pub guests: Option<Guests>,
     /// `--guests-dir`: above the places of all jobs; `None`: beside the records.
     pub guests_dir: Option<PathBuf>,
+    /// `--project`: the directory that the job alone works in.
+    pub project: Option<PathBuf>,
     /// `--guest-timeout`: the time that there is to give them back; `None`: five minutes.
     pub guest_timeout: Option<Duration>,
     /// `--guest-hook`: the site's own program, by its absolute path, and its arguments; empty: there is none.

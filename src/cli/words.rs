@@ -92,6 +92,11 @@ pub struct CageWords {
     /// Above those places, an absolute path: a disk that is large enough.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "The job")]
     pub guests_dir: Option<OsString>,
+    /// The directory that this job alone works in, an absolute path.
+    ///
+    /// What tools that jobs share (KIND=shared) have in it is the job's, if it was made since the job began. For jobs of GitLab it is CI_PROJECT_DIR.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "The job")]
+    pub project: Option<OsString>,
     /// Give the tools this much time to give back what the job has made. The default is 5m.
     #[arg(long, value_name = "TIME", help_heading = "The job")]
     pub guest_timeout: Option<OsString>,
@@ -147,8 +152,8 @@ pub struct RunWords {
     /// The cage's name, limits and after phase are not this step's to set.
     #[arg(long, value_name = "ID", help_heading = "The job", conflicts_with_all = [
         "name", "cpu", "memory", "memory_high", "swap", "pids", "io", "cpus", "best_effort", "after", "after_timeout",
-        "detach", "log", "ssh_agent", "ssh_key", "guests", "guests_dir", "guest_timeout", "guest_hook",
-        "after_reboot",
+        "detach", "log", "ssh_agent", "ssh_key", "guests", "guests_dir", "project", "guest_timeout",
+        "guest_hook", "after_reboot",
     ])]
     pub job: Option<OsString>,
     #[command(flatten)]

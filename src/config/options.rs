@@ -47,6 +47,7 @@ pub enum Opt {
     Guard,
     Guests,
     GuestsDir,
+    Project,
     GuestTimeout,
     GuestHook,
     Keep,
@@ -158,6 +159,7 @@ table! {
     Guard        Some("--guard"),         Some("JOBCAGE_GUARD"),         "guard",         RUN,  One;
     Guests       Some("--guests"),        Some("JOBCAGE_GUESTS"),        "guests",        RUN,  One;
     GuestsDir    Some("--guests-dir"),    Some("JOBCAGE_GUESTS_DIR"),    "guests_dir",    RUN,  One;
+    Project      Some("--project"),       Some("JOBCAGE_PROJECT"),       "project",       None, One;
     GuestTimeout Some("--guest-timeout"), Some("JOBCAGE_GUEST_TIMEOUT"), "guest_timeout", RUN,  One;
     GuestHook    Some("--guest-hook"),    Some("JOBCAGE_GUEST_HOOK"),    "guest_hook",    RUN,  List;
     Keep         Some("--keep"),          Some("JOBCAGE_KEEP"),          "keep",          GC,   One;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// If the cage cannot be made as the host's configuration asks for it.
 pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), VerbError> {
     let run = settings.run;
-    let CageChoice::New { cage, .. } = run.cage else {
+    let CageChoice::New { mut cage, .. } = run.cage else {
         unreachable!("no word of gitlab names a cage");
     };
     let records = places(&run.common.places);
@@ -32,9 +32,8 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     end_all(&records, response, Voice::Quiet)?;
     let command = login_shell(run.step)?;
     // The job's word, for what the job could remove itself.
-    let project = std::env::var_os("CUSTOM_ENV_CI_PROJECT_DIR").map(PathBuf::from);
-    let at = &run.common.places;
-    let guests = verbs::guest_home::home(&cage, GuestRest::Isolate, &command, project.as_deref(), at);
+    cage.project = std::env::var_os("CUSTOM_ENV_CI_PROJECT_DIR").map(PathBuf::from);
+    let guests = verbs::guest_home::home(&cage, GuestRest::Isolate, &command, &run.common.places);
     let created = sessions::open(&Job {
         places: records.clone(),
         cgroup_root: run.common.places.cgroup_root.clone(),

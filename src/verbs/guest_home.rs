@@ -14,24 +14,14 @@ use std::time::Duration;
 /// `--guest-timeout`, unless it is given.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// For a job of this command, which works on what is in `project`; `None`: on what is in its working directory.
-pub fn home(
-    cage: &CageRequest,
-    unsaid: GuestRest,
-    command: &Command,
-    project: Option<&Path>,
-    at: &Places,
-) -> Option<GuestHome> {
-    let dir = command
-        .dir
-        .as_ref()
-        .map(|dir| Path::new(OsStr::from_bytes(dir.to_bytes())));
+/// For a job of this command.
+pub fn home(cage: &CageRequest, unsaid: GuestRest, command: &Command, at: &Places) -> Option<GuestHome> {
     let home = command
         .env
         .iter()
         .find_map(|entry| entry.to_bytes().strip_prefix(b"HOME="));
     let home = home.map(OsStr::from_bytes);
-    home_of(cage, unsaid, command.identity.as_ref(), home, project.or(dir), at)
+    home_of(cage, unsaid, command.identity.as_ref(), home, at)
 }
 
 /// For a job of this user; `None`: nothing is looked after. So it is on a host without a tool that could make anything. For root's jobs it is
@@ -41,7 +31,6 @@ pub fn home_of(
     unsaid: GuestRest,
     identity: Option<&Identity>,
     home: Option<&OsStr>,
-    project: Option<&Path>,
     at: &Places,
 ) -> Option<GuestHome> {
     let uid = identity.map_or_else(|| nix::unistd::getuid().as_raw(), |identity| identity.uid);
@@ -63,18 +52,19 @@ pub fn home_of(
         gid: identity.map_or_else(own, |identity| identity.gid),
         groups: identity.map_or_else(Vec::new, |identity| identity.groups.clone()),
         home: home.unwrap_or_default().to_owned(),
-        project: project_of(project, home.unwrap_or_default()),
+        project: cage
+            .project
+            .as_ref()
+            .and_then(|dir| project_of(dir, home.unwrap_or_default())),
         kinds,
         hook: cage.guest_hook.clone(),
     })
 }
 
-/// The directory that a job works in, if that is one for jobs: not the user's home, in which is everything else, too, and nothing above it.
-fn project_of(project: Option<&Path>, home: &str) -> Option<String> {
-    let here = std::env::current_dir().ok()?;
-    let dir = project.map_or_else(|| here.clone(), |dir| here.join(dir));
-    let is_plain = dir.components().all(|part| part != Component::ParentDir);
-    let is_one = is_plain && dir.parent().is_some() && !Path::new(home).starts_with(&dir);
+/// The directory, if it is one for jobs: not the user's home, in which is everything else, too, and nothing above it.
+fn project_of(dir: &Path, home: &str) -> Option<String> {
+    let is_plain = dir.is_absolute() && dir.components().all(|part| part != Component::ParentDir);
+    let is_one = is_plain && dir.parent().is_some() && !Path::new(home).starts_with(dir);
     dir.to_str().filter(|_| is_one).map(str::to_owned)
 }
 
@@ -99,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_home_and_what_is_above_it_are_nobodys_project() {
-        let of = |dir: &str| project_of(Some(Path::new(dir)), "/home/ci1");
+        let of = |dir: &str| project_of(Path::new(dir), "/home/ci1");
         assert_eq!(of("/builds/a").as_deref(), Some("/builds/a"));
         assert_eq!(of("/home/ci1/builds/a").as_deref(), Some("/home/ci1/builds/a"));
         assert_eq!(of("/home/ci12").as_deref(), Some("/home/ci12"));
@@ -113,7 +103,5 @@ mod tests {
         ] {
             assert_eq!(of(dir), None, "{dir}");
         }
-        let here = std::env::current_dir().unwrap().join("a");
-        assert_eq!(of("a").as_deref(), here.to_str());
     }
 }

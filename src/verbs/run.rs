@@ -28,7 +28,7 @@ pub fn run(request: RunRequest) -> Outcome {
     };
     let guests = match &request.cage {
         CageChoice::New { cage, .. } => {
-            guest_home::home(cage, GuestRest::Off, &command, None, &request.common.places)
+            guest_home::home(cage, GuestRest::Off, &command, &request.common.places)
         }
         CageChoice::Existing(_) => None,
     };
@@ -133,7 +133,6 @@ pub fn create(request: CreateRequest) -> Outcome {
         GuestRest::Isolate,
         identity.as_ref(),
         Some(&account),
-        None,
         &request.common.places,
     );
     let created = sessions::create(&sessions::Create {

@@ -41,7 +41,9 @@ impl<'w> Job<'w> {
         };
         let options = (scene.options)(world);
         let words = options.iter().map(String::as_str);
-        let words: Vec<&str> = ["create", "--user", USER].into_iter().chain(words).collect();
+        let own = job.project.display().to_string();
+        let create = ["create", "--user", USER, "--project", &own];
+        let words: Vec<&str> = create.into_iter().chain(words).collect();
         job.id = job.call(&words);
         job.says(&(scene.make)(world, name));
         job

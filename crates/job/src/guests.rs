@@ -45,7 +45,7 @@ pub struct GuestPlace {
     pub groups: Vec<u32>,
     /// The home of its user.
     pub home: String,
-    /// The directory of what the job works on: what shared tools have in it is the job's, if it is as new as that. `None`: it has none of its own.
+    /// The directory that no other job works in: what shared tools have in it is the job's, if it is as new as that. `None`: it has none of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// The kinds that are looked after, by their names. A kind that is not here is none of ours.

@@ -75,7 +75,7 @@ pub struct GuestHome {
     pub groups: Vec<u32>,
     /// The home of its user.
     pub home: String,
-    /// The directory of what it works on.
+    /// The directory that it alone works in.
     pub project: Option<String>,
     /// The kinds that are looked after, and how.
     pub kinds: BTreeMap<String, GuestMode>,
