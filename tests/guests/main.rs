@@ -10,6 +10,7 @@ mod support;
 mod runner;
 
 mod docker;
+mod halfway;
 mod hostile;
 mod later;
 mod libvirt;
@@ -66,6 +67,10 @@ const SID: &[Test] = &[
     ),
     ("virtualbox::whoever_gives_back_may_be_killed", virtualbox::killed),
     ("virtualbox::a_tool_may_be_cut_at_any_moment", virtualbox::cut),
+    (
+        "halfway::a_disk_that_virtualbox_has_forgotten_goes",
+        halfway::forgotten,
+    ),
     ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
     (
         "virtualbox::a_dead_runner_leaves_no_machine",

@@ -5,6 +5,7 @@
 
 use crate::place::Making;
 use crate::tools::{LISTING, Pass, REMOVING};
+use crate::virtualbox_disks::{forgotten, is_noted, note};
 use crate::virtualbox_shared as shared;
 use crate::{Fate, Found, Kind, Machine, Result, Work, fate};
 use jobcage_job::{Census, GuestMode, GuestPlace, Left};
@@ -14,6 +15,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 pub struct VirtualBox;
 
@@ -21,6 +23,9 @@ const KIND: &str = "virtualbox";
 
 /// `/usr/bin/VBoxManage` is a script that prints warnings among the answers.
 pub(crate) const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
+
+/// The daemon is there by then. A disk in whose place the job has put a FIFO holds it, and nothing has to wait for that once more.
+const NOTING: Duration = Duration::from_secs(5);
 
 impl Kind for VirtualBox {
     fn name(&self) -> &'static str {
@@ -77,7 +82,10 @@ impl Kind for VirtualBox {
         let Some(text) = registry(work.place) else {
             return false;
         };
-        text.contains("<MachineEntry") || text.contains("<HardDisk") || work.census.left.iter().any(is_ours)
+        text.contains("<MachineEntry")
+            || text.contains("<HardDisk")
+            || work.census.left.iter().any(is_ours)
+            || is_noted(work.place)
     }
 
     /// Those of a job that has dropped its environment are in the user's own registry, where a neighbour's may be, too.
@@ -114,9 +122,15 @@ impl Kind for VirtualBox {
             (GuestMode::Shared, _) => return shared::disks_of(work, pass),
             _ => {}
         }
-        let list = |what| pass.call(&[MANAGE, "list", what], LISTING);
+        let list = |what, limit| pass.call(&[MANAGE, "list", what], limit);
         if what == "vm" {
-            let found = machines(&list("vms")?);
+            let found = machines(&list("vms", LISTING)?);
+            // Their disks go with them. Who has no note is given back all the same.
+            if !found.is_empty()
+                && let Ok(text) = list("hdds", NOTING)
+            {
+                let _ = note(work.place, &disks(&text));
+            }
             let told = found.into_iter().map(|machine| Found {
                 ran: ran(work.census, &machine.id),
                 name: machine.name,
@@ -124,13 +138,15 @@ impl Kind for VirtualBox {
             });
             return Ok(told.collect());
         }
-        let found = children_first(disks(&list("hdds")?));
-        let told = found.into_iter().map(|disk| Found {
+        let listed = disks(&list("hdds", LISTING)?);
+        let _ = note(work.place, &listed);
+        let forgotten = forgotten(work.place, &listed);
+        let told = children_first(listed).into_iter().map(|disk| Found {
             name: disk.location,
             id: disk.id,
             ran: None,
         });
-        Ok(told.collect())
+        Ok(told.chain(forgotten).collect())
     }
 
     fn destroy(&self, what: &str, found: &Found, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
@@ -284,7 +300,7 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Disk {
     pub id: String,
-    parent: String,
+    pub parent: String,
     pub location: String,
 }
 
