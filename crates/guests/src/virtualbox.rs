@@ -5,9 +5,9 @@
 
 use crate::place::Making;
 use crate::tools::{LISTING, Pass, REMOVING};
-use crate::virtualbox_disks::{forgotten, is_noted, note};
+use crate::virtualbox_disks::{forgotten, has_note, is_noted, note};
 use crate::virtualbox_shared as shared;
-use crate::{Fate, Found, Kind, Machine, Result, Work, fate};
+use crate::{Fate, Found, GuestError, Kind, Machine, Result, Work, fate};
 use jobcage_job::{Census, GuestMode, GuestPlace, Left};
 use jobcage_sys::file::{open_dir, open_distrusted};
 use nix::fcntl::OFlag;
@@ -15,7 +15,6 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
 
 pub struct VirtualBox;
 
@@ -23,9 +22,6 @@ const KIND: &str = "virtualbox";
 
 /// `/usr/bin/VBoxManage` is a script that prints warnings among the answers.
 pub(crate) const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
-
-/// The daemon is there by then. A disk in whose place the job has put a FIFO holds it, and nothing has to wait for that once more.
-const NOTING: Duration = Duration::from_secs(5);
 
 impl Kind for VirtualBox {
     fn name(&self) -> &'static str {
@@ -122,14 +118,11 @@ impl Kind for VirtualBox {
             (GuestMode::Shared, _) => return shared::disks_of(work, pass),
             _ => {}
         }
-        let list = |what, limit| pass.call(&[MANAGE, "list", what], limit);
+        let list = |what| pass.call(&[MANAGE, "list", what], LISTING);
         if what == "vm" {
-            let found = machines(&list("vms", LISTING)?);
-            // Their disks go with them. Who has no note is given back all the same.
-            if !found.is_empty()
-                && let Ok(text) = list("hdds", NOTING)
-            {
-                let _ = note(work.place, &disks(&text));
+            let found = machines(&list("vms")?);
+            if !found.is_empty() && !has_note(work.place) {
+                note_disks(work, list("hdds"))?;
             }
             let told = found.into_iter().map(|machine| Found {
                 ran: ran(work.census, &machine.id),
@@ -138,7 +131,7 @@ impl Kind for VirtualBox {
             });
             return Ok(told.collect());
         }
-        let listed = disks(&list("hdds", LISTING)?);
+        let listed = disks(&list("hdds")?);
         let _ = note(work.place, &listed);
         let forgotten = forgotten(work.place, &listed);
         let told = children_first(listed).into_iter().map(|disk| Found {
@@ -176,6 +169,21 @@ impl Kind for VirtualBox {
              cage"
         ))
     }
+}
+
+/// Notes the disks that go with machines. One in whose place the job has put a FIFO holds the tool, and whoever is cut takes the cgroup of this pass with
+/// him: the next pass has a fresh one, in which this is not tried again. Who cannot note them gives them back all the same.
+///
+/// # Errors
+/// If the tool was cut.
+fn note_disks(work: &Work<'_>, told: Result<String>) -> Result<()> {
+    let (listed, cut) = match told {
+        Ok(text) => (disks(&text), None),
+        Err(why @ (GuestError::Slow { .. } | GuestError::Loud { .. })) => (Vec::new(), Some(why)),
+        Err(_) => return Ok(()),
+    };
+    let _ = note(work.place, &listed);
+    cut.map_or(Ok(()), Err)
 }
 
 /// The machines of the registry that a job uses.

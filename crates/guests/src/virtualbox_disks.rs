@@ -64,7 +64,7 @@ pub(crate) fn note(place: &GuestPlace, listed: &[Disk]) -> jobcage_sys::Result<(
             all.push(disk);
         }
     }
-    if all == known {
+    if all == known && has_note(place) {
         return Ok(());
     }
     let text = serde_json::to_vec(&all).unwrap_or_default();
@@ -79,17 +79,23 @@ pub(crate) fn note(place: &GuestPlace, listed: &[Disk]) -> jobcage_sys::Result<(
     fsync(&dir)
 }
 
-/// What an earlier closer has noted. A file of the job's own is none: it belongs to somebody else, unless jobcage is the user's.
+/// The note of an earlier closer or pass. A file of the job's own is none: it belongs to somebody else, unless jobcage is the user's.
+fn open(place: &GuestPlace) -> Option<File> {
+    let dir = open_dir(Path::new(&place.dir)).ok()?;
+    let file = File::from(open_distrusted(dir.as_fd(), NOTE, OFlag::O_RDONLY).ok()?);
+    let of = file.metadata().ok()?;
+    (of.is_file() && of.uid() == geteuid().as_raw()).then_some(file)
+}
+
+/// Whether there is one, though nothing may stand in it.
+pub(crate) fn has_note(place: &GuestPlace) -> bool {
+    open(place).is_some()
+}
+
 fn noted(place: &GuestPlace) -> Vec<Noted> {
     const MOST: u64 = 16 << 20;
-    let open = || {
-        let dir = open_dir(Path::new(&place.dir)).ok()?;
-        let file = File::from(open_distrusted(dir.as_fd(), NOTE, OFlag::O_RDONLY).ok()?);
-        let of = file.metadata().ok()?;
-        (of.is_file() && of.uid() == geteuid().as_raw()).then_some(file)
-    };
     let mut text = Vec::new();
-    let read = open().and_then(|file| file.take(MOST).read_to_end(&mut text).ok());
+    let read = open(place).and_then(|file| file.take(MOST).read_to_end(&mut text).ok());
     read.and_then(|_| serde_json::from_slice(&text).ok())
         .unwrap_or_default()
 }
@@ -160,7 +166,9 @@ mod tests {
     #[test]
     fn what_is_noted_and_not_listed_any_more_is_forgotten_until_it_is_gone() {
         let (dir, place, listed) = with_disks();
-        assert!(!is_noted(&place));
+        assert!(!has_note(&place));
+        note(&place, &[]).unwrap();
+        assert!(has_note(&place) && !is_noted(&place));
         note(&place, &listed).unwrap();
         assert!(is_noted(&place));
         assert_eq!(names(&forgotten(&place, &listed)), Vec::<&str>::new());
