@@ -1,4 +1,4 @@
-//! VirtualBox forgets a disk before it removes it: whoever closes a job is killed between the two.
+//! VirtualBox forgets a disk before it removes it: whoever closes a job is killed between the two. And a list that fails, once, tells nothing.
 
 use crate::odd::with_wrapper;
 use crate::support::PATIENCE;
@@ -72,4 +72,32 @@ pub fn forgotten() {
         assert_given_back(&world);
         world.assert_nothing_left();
     }
+}
+
+/// A tool that fails when it is asked first: were that the last word, the registry would go with the place, and the disk stay.
+pub fn failed_once() {
+    let mut world = world("vbox-failed-once");
+    let project = world.dir.join("project");
+    let id = world.call(&["create", "--user", USER]).expect(0).text();
+    let script = format!(
+        "{MANAGE} createmedium disk --filename {}/disk.vdi --size 20 >/dev/null 2>&1",
+        project.display()
+    );
+    let login = [
+        "run", "--job", &id, "--user", USER, "--login", "--", "bash", "-ec", &script,
+    ];
+    world.call(&login).expect(0);
+    let failed = project.join("failed");
+    let once = format!(
+        "#!/bin/sh\n[ -e {0} ] && exec \"$0.real\" \"$@\"\ntouch {0}\nexit 1\n",
+        failed.display()
+    );
+    with_wrapper(&world, &once, || {
+        world.call(&["cleanup", &id]).expect(0);
+    });
+    assert!(failed.exists() && !project.join("disk.vdi").exists());
+    let told = guests(&world);
+    assert!(told.iter().all(|guest| guest.why.is_none()), "{told:#?}");
+    assert_given_back(&world);
+    world.assert_nothing_left();
 }

@@ -71,6 +71,7 @@ const SID: &[Test] = &[
         "halfway::a_disk_that_virtualbox_has_forgotten_goes",
         halfway::forgotten,
     ),
+    ("halfway::a_list_that_fails_is_asked_again", halfway::failed_once),
     ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
     (
         "virtualbox::a_dead_runner_leaves_no_machine",
