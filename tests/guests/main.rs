@@ -10,6 +10,7 @@ mod support;
 mod runner;
 
 mod docker;
+mod halfway;
 mod hostile;
 mod later;
 mod libvirt;
@@ -67,6 +68,11 @@ const SID: &[Test] = &[
     ),
     ("virtualbox::whoever_gives_back_may_be_killed", virtualbox::killed),
     ("virtualbox::a_tool_may_be_cut_at_any_moment", virtualbox::cut),
+    (
+        "halfway::a_disk_that_virtualbox_has_forgotten_goes",
+        halfway::forgotten,
+    ),
+    ("halfway::a_list_that_fails_is_asked_again", halfway::failed_once),
     ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
     (
         "virtualbox::a_dead_runner_leaves_no_machine",

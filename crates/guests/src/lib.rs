@@ -20,6 +20,7 @@ mod tools;
 mod vagrant;
 mod vagrant_index;
 mod virtualbox;
+mod virtualbox_disks;
 mod virtualbox_shared;
 mod xdg;
 

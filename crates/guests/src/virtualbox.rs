@@ -5,8 +5,9 @@
 
 use crate::place::Making;
 use crate::tools::{LISTING, Pass, REMOVING};
+use crate::virtualbox_disks::{forgotten, has_note, is_noted, note};
 use crate::virtualbox_shared as shared;
-use crate::{Fate, Found, Kind, Machine, Result, Work, fate};
+use crate::{Fate, Found, GuestError, Kind, Machine, Result, Work, fate};
 use jobcage_job::{Census, GuestMode, GuestPlace, Left};
 use jobcage_sys::file::{open_dir, open_distrusted};
 use nix::fcntl::OFlag;
@@ -82,7 +83,10 @@ impl Kind for VirtualBox {
         let Some(text) = registry(work.place) else {
             return false;
         };
-        text.contains("<MachineEntry") || text.contains("<HardDisk") || work.census.left.iter().any(is_ours)
+        text.contains("<MachineEntry")
+            || text.contains("<HardDisk")
+            || work.census.left.iter().any(is_ours)
+            || is_noted(work.place)
     }
 
     /// Those of a job that has dropped its environment are in the user's own registry, where a neighbour's may be, too.
@@ -122,6 +126,9 @@ impl Kind for VirtualBox {
         let list = |what| pass.call(&[MANAGE, "list", what], LISTING);
         if what == "vm" {
             let found = machines(&list("vms")?);
+            if !found.is_empty() && !has_note(work.place) {
+                note_disks(work, list("hdds"))?;
+            }
             let told = found.into_iter().map(|machine| Found {
                 ran: ran(work.census, &machine.id),
                 name: machine.name,
@@ -129,13 +136,15 @@ impl Kind for VirtualBox {
             });
             return Ok(told.collect());
         }
-        let found = children_first(disks(&list("hdds")?));
-        let told = found.into_iter().map(|disk| Found {
+        let listed = disks(&list("hdds")?);
+        let _ = note(work.place, &listed);
+        let forgotten = forgotten(work.place, &listed);
+        let told = children_first(listed).into_iter().map(|disk| Found {
             name: disk.location,
             id: disk.id,
             ran: None,
         });
-        Ok(told.collect())
+        Ok(told.chain(forgotten).collect())
     }
 
     fn destroy(&self, what: &str, found: &Found, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
@@ -165,6 +174,21 @@ impl Kind for VirtualBox {
              cage"
         ))
     }
+}
+
+/// Notes the disks that go with machines. One in whose place the job has put a FIFO holds the tool, and whoever is cut takes the cgroup of this pass with
+/// him: the next pass has a fresh one, in which this is not tried again. Who cannot note them gives them back all the same.
+///
+/// # Errors
+/// If the tool was cut.
+fn note_disks(work: &Work<'_>, told: Result<String>) -> Result<()> {
+    let (listed, cut) = match told {
+        Ok(text) => (disks(&text), None),
+        Err(why @ (GuestError::Slow { .. } | GuestError::Loud { .. })) => (Vec::new(), Some(why)),
+        Err(_) => return Ok(()),
+    };
+    let _ = note(work.place, &listed);
+    cut.map_or(Ok(()), Err)
 }
 
 /// The machines of the registry that a job uses.
@@ -289,7 +313,7 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Disk {
     pub id: String,
-    parent: String,
+    pub parent: String,
     pub location: String,
 }
 

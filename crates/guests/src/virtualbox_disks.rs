@@ -1,0 +1,213 @@
+//! Disks that VirtualBox has forgotten before it has removed them. It takes a disk out of its registry first, and the file after that, also where a
+//! machine is unregistered with its disks. If it is killed between the two, with whoever closes the job, nobody knows of the file any more. So
+//! those that do not go with the place are noted in it before the first one goes.
+
+use crate::Found;
+use crate::virtualbox::Disk;
+use jobcage_job::GuestPlace;
+use jobcage_sys::file::{birth_ns, open_dir, open_distrusted, write_all};
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const NOTE: &str = "disks.json";
+const UNFINISHED: &str = "disks.json.new";
+
+/// The file of a disk that is about to go: as its path may be another's by the time that somebody looks again, with what tells two files apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Noted {
+    id: String,
+    path: String,
+    dev: u64,
+    ino: u64,
+    born_ns: i64,
+}
+
+impl Noted {
+    /// As it is now. A disk that is no file, such as a partition, has nothing to be removed.
+    fn of(id: &str, path: &str) -> Option<Self> {
+        let of = Path::new(path).symlink_metadata().ok()?;
+        let is_plain = Path::new(path).is_absolute() && of.is_file();
+        is_plain.then(|| Self {
+            id: id.to_owned(),
+            path: path.to_owned(),
+            dev: of.dev(),
+            ino: of.ino(),
+            // Not every file system keeps it.
+            born_ns: birth_ns(Path::new(path)).unwrap_or(0),
+        })
+    }
+
+    fn is_there(&self) -> bool {
+        Self::of(&self.id, &self.path).as_ref() == Some(self)
+    }
+}
+
+/// Notes the disks of the job's registry that lie elsewhere than in its place, beside those that were noted before.
+///
+/// # Errors
+/// If it cannot be written: they are given back all the same, and found by nobody should that be cut off.
+pub(crate) fn note(place: &GuestPlace, listed: &[Disk]) -> jobcage_sys::Result<()> {
+    let known = noted(place);
+    let elsewhere = listed
+        .iter()
+        .filter(|disk| !Path::new(&disk.location).starts_with(&place.dir));
+    let mut all = known.clone();
+    for disk in elsewhere.filter_map(|disk| Noted::of(&disk.id, &disk.location)) {
+        if !all.contains(&disk) {
+            all.push(disk);
+        }
+    }
+    if all == known && has_note(place) {
+        return Ok(());
+    }
+    let text = serde_json::to_vec(&all).unwrap_or_default();
+    let dir = open_dir(Path::new(&place.dir))?;
+    // Whatever has that name: in the job's directory it may be a FIFO, which would hold us, and only a new file is ours.
+    let _ = unlinkat(&dir, UNFINISHED, UnlinkatFlags::NoRemoveDir);
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let file = openat(&dir, UNFINISHED, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    write_all(file.as_fd(), &text)?;
+    fsync(&file)?;
+    renameat(&dir, UNFINISHED, &dir, NOTE)?;
+    fsync(&dir)
+}
+
+/// The note of an earlier closer or pass. A file of the job's own is none: it belongs to somebody else, unless jobcage is the user's.
+fn open(place: &GuestPlace) -> Option<File> {
+    let dir = open_dir(Path::new(&place.dir)).ok()?;
+    let file = File::from(open_distrusted(dir.as_fd(), NOTE, OFlag::O_RDONLY).ok()?);
+    let of = file.metadata().ok()?;
+    (of.is_file() && of.uid() == geteuid().as_raw()).then_some(file)
+}
+
+/// Whether there is one, though nothing may stand in it.
+pub(crate) fn has_note(place: &GuestPlace) -> bool {
+    open(place).is_some()
+}
+
+fn noted(place: &GuestPlace) -> Vec<Noted> {
+    const MOST: u64 = 16 << 20;
+    let mut text = Vec::new();
+    let read = open(place).and_then(|file| file.take(MOST).read_to_end(&mut text).ok());
+    read.and_then(|_| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
+}
+
+/// Whether an earlier closer has noted some that are still there.
+pub(crate) fn is_noted(place: &GuestPlace) -> bool {
+    !forgotten(place, &[]).is_empty()
+}
+
+/// Those that were noted, are still there, and are in no registry any more: a tool finds them by their paths alone.
+pub(crate) fn forgotten(place: &GuestPlace, listed: &[Disk]) -> Vec<Found> {
+    let all = noted(place).into_iter();
+    let lost = all.filter(|disk| !listed.iter().any(|known| known.id == disk.id) && disk.is_there());
+    lost.map(|disk| Found {
+        id: disk.path.clone(),
+        name: disk.path,
+        ran: None,
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    fn place(dir: &Path) -> GuestPlace {
+        GuestPlace {
+            dir: dir.join("place").display().to_string(),
+            socket: String::new(),
+            gid: 0,
+            groups: Vec::new(),
+            home: String::new(),
+            project: None,
+            kinds: BTreeMap::new(),
+            timeout: Duration::from_secs(1),
+            hook: Vec::new(),
+        }
+    }
+
+    fn disk(id: &str, path: &Path) -> Disk {
+        Disk {
+            id: id.into(),
+            location: path.display().to_string(),
+            ..Disk::default()
+        }
+    }
+
+    /// A place, with a disk in it and two elsewhere, which are noted.
+    fn with_disks() -> (tempfile::TempDir, GuestPlace, [Disk; 3]) {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        std::fs::create_dir(&place.dir).unwrap();
+        let paths = ["place/in.vdi", "a.vdi", "b.vdi"].map(|name| dir.path().join(name));
+        let listed = ["1", "2", "3"].map(|id| disk(id, &paths[id.parse::<usize>().unwrap() - 1]));
+        paths
+            .iter()
+            .for_each(|path| std::fs::write(path, "disk").unwrap());
+        (dir, place, listed)
+    }
+
+    fn names(found: &[Found]) -> Vec<&str> {
+        let names = found.iter().map(|found| found.name.rsplit('/').next().unwrap());
+        names.collect()
+    }
+
+    #[test]
+    fn what_is_noted_and_not_listed_any_more_is_forgotten_until_it_is_gone() {
+        let (dir, place, listed) = with_disks();
+        assert!(!has_note(&place));
+        note(&place, &[]).unwrap();
+        assert!(has_note(&place) && !is_noted(&place));
+        note(&place, &listed).unwrap();
+        assert!(is_noted(&place));
+        assert_eq!(names(&forgotten(&place, &listed)), Vec::<&str>::new());
+        assert_eq!(names(&forgotten(&place, &listed[..2])), ["b.vdi"]);
+        // Whoever comes next sees less, and what was noted before counts.
+        note(&place, &listed[..2]).unwrap();
+        assert_eq!(names(&forgotten(&place, &[])), ["a.vdi", "b.vdi"]);
+        std::fs::remove_file(dir.path().join("a.vdi")).unwrap();
+        assert_eq!(names(&forgotten(&place, &[])), ["b.vdi"]);
+    }
+
+    #[test]
+    fn another_file_of_that_name_is_nobodys() {
+        let (dir, place, listed) = with_disks();
+        note(&place, &listed).unwrap();
+        // The old ones live on, so that no new one can have their numbers.
+        for name in ["a.vdi", "b.vdi"] {
+            std::fs::rename(dir.path().join(name), dir.path().join(format!("{name}.old"))).unwrap();
+        }
+        std::fs::write(dir.path().join("a.vdi"), "disk").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("b.vdi.old"), dir.path().join("b.vdi")).unwrap();
+        assert!(forgotten(&place, &[]).is_empty() && !is_noted(&place));
+    }
+
+    #[test]
+    fn what_is_no_note_of_ours_says_nothing_and_holds_nobody() {
+        let (dir, place, listed) = with_disks();
+        let at = |name: &str| Path::new(&place.dir).join(name);
+        nix::unistd::mkfifo(&at(NOTE), Mode::S_IRWXU).unwrap();
+        nix::unistd::mkfifo(&at(UNFINISHED), Mode::S_IRWXU).unwrap();
+        assert!(!is_noted(&place));
+        note(&place, &listed).unwrap();
+        assert!(is_noted(&place));
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(at(NOTE), Some(65534), None).unwrap();
+            assert!(!is_noted(&place), "the job has written it");
+        }
+        std::fs::remove_file(at(NOTE)).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("a.vdi"), at(NOTE)).unwrap();
+        assert!(!is_noted(&place));
+    }
+}

@@ -1,0 +1,103 @@
+//! VirtualBox forgets a disk before it removes it: whoever closes a job is killed between the two. And a list that fails, once, tells nothing.
+
+use crate::odd::with_wrapper;
+use crate::support::PATIENCE;
+use crate::support::cgroup::wait_change;
+use crate::support::process::Process;
+use crate::support::programs;
+use crate::virtualbox::{MANAGE, USER, assert_given_back, guests, world};
+use jobcage_job::Outcome;
+use nix::sys::signal::Signal;
+use std::fs;
+use std::process::Stdio;
+
+/// What `--delete` is to do is half done, and does not go on: the same as a kill at that moment, which is too short to be met.
+const HALF: &str = r#"#!/bin/bash
+words=()
+for word in "$@"; do [ "$word" = --delete ] || words+=("$word"); done
+[ $# = ${#words[@]} ] && exec "$0.real" "$@"
+"$0.real" "${words[@]}" && exec sh -c 'touch FORGOTTEN; exec sleep 1000'
+"#;
+
+/// A disk of nobody, and one of a machine's, both outside of the place: the next one finds each of them, and not what lies there instead by then.
+pub fn forgotten() {
+    let machine = format!(
+        "{MANAGE} createvm --name web --ostype Linux26_64 --register >/dev/null
+         {MANAGE} storagectl web --name sata --add sata --portcount 1
+         {MANAGE} storageattach web --storagectl sata --port 0 --device 0 --type hdd --medium $PWD/disk.vdi"
+    );
+    for (script, is_replaced) in [("", false), (machine.as_str(), false), ("", true)] {
+        let mut world = world("vbox-forgotten");
+        let project = world.dir.join("project");
+        let id = {
+            let id = world.call(&["create", "--user", USER]).expect(0).text();
+            let disk =
+                format!("{MANAGE} createmedium disk --filename $PWD/disk.vdi --size 20 >/dev/null 2>&1");
+            let script = format!("cd {}; {disk}\n{script}", project.display());
+            let login = [
+                "run", "--job", &id, "--user", USER, "--login", "--", "bash", "-ec", &script,
+            ];
+            world.call(&login).expect(0);
+            id
+        };
+        let half = HALF.replace("FORGOTTEN", &project.join("forgotten").display().to_string());
+        with_wrapper(&world, &half, || {
+            let mut command = world.command(programs::jobcage());
+            command.args(["cleanup", &id]).stdin(Stdio::null());
+            let mut closer = command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let is_forgotten = || project.join("forgotten").exists();
+            assert!(
+                wait_change(&project, PATIENCE, is_forgotten),
+                "it was not asked to"
+            );
+            Process::open(i32::try_from(closer.id()).unwrap()).signal(Signal::SIGKILL);
+            closer.wait().unwrap();
+        });
+        let disk = project.join("disk.vdi");
+        assert!(disk.exists());
+        if is_replaced {
+            fs::rename(&disk, project.join("moved.vdi")).unwrap();
+            fs::copy(project.join("moved.vdi"), &disk).unwrap();
+        }
+        world.call(&["cleanup", &id]).expect(0);
+        assert_eq!(disk.exists(), is_replaced);
+        let told = guests(&world).into_iter().filter(|guest| guest.what == "disk");
+        let told: Vec<_> = told.map(|guest| (guest.name, guest.outcome)).collect();
+        let expected = (disk.display().to_string(), Outcome::Deleted);
+        assert_eq!(told, if is_replaced { Vec::new() } else { vec![expected] });
+        assert_given_back(&world);
+        world.assert_nothing_left();
+    }
+}
+
+/// A tool that fails when it is asked first: were that the last word, the registry would go with the place, and the disk stay.
+pub fn failed_once() {
+    let mut world = world("vbox-failed-once");
+    let project = world.dir.join("project");
+    let id = world.call(&["create", "--user", USER]).expect(0).text();
+    let script = format!(
+        "{MANAGE} createmedium disk --filename {}/disk.vdi --size 20 >/dev/null 2>&1",
+        project.display()
+    );
+    let login = [
+        "run", "--job", &id, "--user", USER, "--login", "--", "bash", "-ec", &script,
+    ];
+    world.call(&login).expect(0);
+    let failed = project.join("failed");
+    let once = format!(
+        "#!/bin/sh\n[ -e {0} ] && exec \"$0.real\" \"$@\"\ntouch {0}\nexit 1\n",
+        failed.display()
+    );
+    with_wrapper(&world, &once, || {
+        world.call(&["cleanup", &id]).expect(0);
+    });
+    assert!(failed.exists() && !project.join("disk.vdi").exists());
+    let told = guests(&world);
+    assert!(told.iter().all(|guest| guest.why.is_none()), "{told:#?}");
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
