@@ -76,6 +76,11 @@ pub(crate) fn give_back(kind: &dyn Kind, work: &Work<'_>) -> Vec<GuestReport> {
         told.reports.push(registry(kind, work, &why));
     }
     let lost = lost(kind, &work.place.dir, &told);
+    // What a tool was asked for by its path alone is told of once, with the better reason.
+    told.reports.retain(|report| {
+        let same = |lost: &GuestReport| (&lost.what, &lost.name) == (&report.what, &report.name);
+        !(report.is_left() && lost.iter().any(same))
+    });
     told.reports.extend(lost);
     told.reports
 }
