@@ -134,6 +134,10 @@ const SID: &[Test] = &[
         virtualbox_shared::within,
     ),
     (
+        "virtualbox_shared::a_machine_that_is_just_being_ended_is_the_jobs",
+        virtualbox_shared::ending,
+    ),
+    (
         "virtualbox_shared::vagrants_machines_need_two_witnesses",
         virtualbox_shared::vagrant,
     ),

@@ -133,6 +133,34 @@ pub fn within() {
     world.assert_nothing_left();
 }
 
+/// While its process is being ended, nothing can be asked of a machine for a moment: whoever closes the job in that moment must not take it for
+/// somebody else's. Several times, each a bit later in the closing, as the moment is short.
+pub fn ending() {
+    user_daemon_ends();
+    let mut world = world("vbox-ending");
+    as_user(&format!("{START} make theirs $HOME/theirs.vdi"));
+    for round in 0..6 {
+        let runner = configured(&world, 730 + round, SHARED);
+        ok(&runner.stage("build_script", &format!("{START} make web $PWD/web.vdi")));
+        std::thread::scope(|threads| {
+            // It may find that the machine is gone.
+            let stop = format!("sleep 0.{round}; {MANAGE} startvm web --type emergencystop || true");
+            threads.spawn(move || as_user(&stop));
+            ok(&runner.call("cleanup", &[]));
+        });
+        let listed = as_user(&format!("{MANAGE} list vms; {MANAGE} list hdds"));
+        assert!(!listed.contains("web"), "round {round}: {listed}");
+        assert!(!world.dir.join("project/web.vdi").exists(), "round {round}");
+    }
+    as_user(&format!(
+        "{START} $V startvm theirs --type emergencystop; while $V list runningvms | grep -q .; do sleep 0.1; done
+         $V unregistervm theirs --delete"
+    ));
+    assert_tidied(&world);
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
 /// Vagrant's machines lie where the user's do. Its note in the job's own index and the name it has given have to agree.
 pub fn vagrant() {
     user_daemon_ends();

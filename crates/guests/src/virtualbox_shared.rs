@@ -21,14 +21,19 @@ use std::time::Duration;
 /// What Vagrant calls it.
 const PROVIDER: &str = "virtualbox";
 
-/// A machine whose process has just been ended is locked for up to 0.2 s, and nobody tells when it is free.
+/// A machine whose process is just being ended is locked for up to 0.2 s, and for a part of that nothing can be asked of it
+/// (`VBOX_E_VM_ERROR`); nobody tells when it is free.
 const UNLOCKING: (u32, Duration) = (10, Duration::from_millis(100));
 
 /// The user's registry, which is not looked for behind links and in mounts.
 pub(crate) const REGISTRY: &str = ".config/VirtualBox";
 
+/// A daemon that lives writes it anew beside it, moves the old one away, and the new one to its place: in between there is none.
 fn registry(place: &GuestPlace) -> Option<String> {
-    read_registry(Path::new(&place.home), &format!("{REGISTRY}/VirtualBox.xml"))
+    let read = |name: &str| read_registry(Path::new(&place.home), &format!("{REGISTRY}/{name}"));
+    read("VirtualBox.xml")
+        .or_else(|| read("VirtualBox.xml-tmp"))
+        .or_else(|| read("VirtualBox.xml"))
 }
 
 /// Something was made since the job began, or a process of VirtualBox was in the cage.
@@ -167,6 +172,14 @@ impl Evidence {
     }
 }
 
+/// What VirtualBox says of a machine whose settings cannot be read.
+const NOT_READY: &str = "is not ready";
+
+/// Nothing will ever be known of it: it is gone, or its settings cannot be read. Any other error only says that it could not be asked now.
+fn is_unreadable(said: &str) -> bool {
+    said.contains("VBOX_E_OBJECT_NOT_FOUND") || said.contains(NOT_READY)
+}
+
 /// What is attached to a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Attached {
@@ -185,11 +198,22 @@ struct Info {
 }
 
 impl Info {
+    /// What is told of a machine, once its process is not just on its way out.
     fn of(id: &str, pass: &Pass<'_>) -> Result<Self> {
+        let (times, pause) = UNLOCKING;
+        for _ in 1..times {
+            match Self::asked(id, pass) {
+                Err(GuestError::Tool { .. }) => std::thread::sleep(pause),
+                answer => return answer,
+            }
+        }
+        Self::asked(id, pass)
+    }
+
+    fn asked(id: &str, pass: &Pass<'_>) -> Result<Self> {
         match pass.call(&[MANAGE, "showvminfo", id, "--machinereadable"], LISTING) {
             Ok(text) => Ok(Self::parsed(&text)),
-            // Gone, or its settings cannot be read: nothing is known of it.
-            Err(GuestError::Tool { .. }) => Ok(Self::default()),
+            Err(GuestError::Tool { said, .. }) if is_unreadable(&said) => Ok(Self::default()),
             Err(why) => Err(why),
         }
     }
@@ -255,7 +279,7 @@ fn unregister(entry: &Entry, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
         pass.call(&[MANAGE, "unregistervm", &entry.id, "--delete"], REMOVING)
     };
     match step() {
-        Err(GuestError::Tool { said, .. }) if said.contains("is not ready") => Fate::Spared(
+        Err(GuestError::Tool { said, .. }) if said.contains(NOT_READY) => Fate::Spared(
             "its settings cannot be read: VirtualBox has forgotten it, and its files stay".into(),
         ),
         answer => fate(answer, &["VBOX_E_OBJECT_NOT_FOUND"]),
