@@ -1,11 +1,13 @@
-//! VirtualBox forgets a disk before it removes it: whoever closes a job is killed between the two. And a list that fails, once, tells nothing.
+//! VirtualBox forgets a disk before it removes it: whoever closes a job is killed between the two, or while the place is removed. And a list that
+//! fails, once, tells nothing.
 
 use crate::odd::with_wrapper;
+use crate::points::traced;
 use crate::support::PATIENCE;
 use crate::support::cgroup::wait_change;
 use crate::support::process::Process;
 use crate::support::programs;
-use crate::virtualbox::{MANAGE, USER, assert_given_back, guests, world};
+use crate::virtualbox::{MANAGE, USER, assert_given_back, guests, places, world};
 use jobcage_job::Outcome;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -98,6 +100,32 @@ pub fn failed_once() {
     assert!(failed.exists() && !project.join("disk.vdi").exists());
     let told = guests(&world);
     assert!(told.iter().all(|guest| guest.why.is_none()), "{told:#?}");
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
+/// In half a place no tool works, and what they have said of it is not to be lost with whoever was told.
+pub fn half_a_place() {
+    let mut world = world("vbox-half-a-place");
+    let id = world.call(&["create", "--user", USER]).expect(0).text();
+    let script = format!("{MANAGE} createvm --name web --ostype Linux26_64 --register >/dev/null");
+    let login = [
+        "run", "--job", &id, "--user", USER, "--login", "--", "bash", "-ec", &script,
+    ];
+    world.call(&login).expect(0);
+    let place = places(&world).remove(0);
+    let told = world.dir.join("state").join(&id).join("given-back.json");
+    let is_half = |_| told.exists() && !place.join("vbox").exists();
+    let (_, was_killed) = traced::cleaned_up(&world, &id, is_half);
+    assert!(was_killed && place.exists());
+
+    world.call(&["gc"]).expect(0);
+    let all: Vec<_> = guests(&world)
+        .into_iter()
+        .map(|guest| (guest.name, guest.outcome, guest.why))
+        .collect();
+    assert_eq!(all, [("web".to_owned(), Outcome::Deleted, None)]);
+    assert!(!told.exists(), "the report has it");
     assert_given_back(&world);
     world.assert_nothing_left();
 }

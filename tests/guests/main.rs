@@ -73,6 +73,10 @@ const SID: &[Test] = &[
         halfway::forgotten,
     ),
     ("halfway::a_list_that_fails_is_asked_again", halfway::failed_once),
+    (
+        "halfway::what_tools_have_said_outlives_whoever_was_told",
+        halfway::half_a_place,
+    ),
     ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
     (
         "virtualbox::a_dead_runner_leaves_no_machine",

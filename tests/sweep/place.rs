@@ -287,7 +287,7 @@ impl Place {
             let is_whole = |f: &str| {
                 matches!(
                     f,
-                    "lock" | "spec.json" | "report.json" | "closing" | "census.json"
+                    "lock" | "spec.json" | "report.json" | "closing" | "census.json" | "given-back.json"
                 ) || ((f.starts_with("step-") || f.starts_with("begun-") || f.starts_with("status-"))
                     && f.ends_with(".json"))
             };

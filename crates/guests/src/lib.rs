@@ -299,28 +299,44 @@ pub struct GivenBack {
     pub guests: Vec<GuestReport>,
     /// What else is to be told.
     pub notes: Vec<String>,
+    /// The place is now to be removed ([`remove_place`]), which may take until then. `None`: there is none, or it is still needed.
+    pub place_goes: Option<Instant>,
 }
 
-/// Gives back what a job has left in its place, whose processes are all dead, and removes the place; then the site's hook has its turn. Can be
-/// repeated, in a later boot too. `above`: the cgroup that the job's cage was in.
+/// Gives back what a job has left, whose processes are all dead; the site's hook has its turn behind the tools. Can be repeated, in a later boot
+/// too. `above`: the cgroup that the job's cage was in. `earlier`: what the tools have said to somebody who did not live to remove the place:
+/// half of it may be gone, so they are not asked again.
 #[must_use]
-pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> GivenBack {
+pub fn give_back(
+    spec: &JobSpec,
+    above: &Path,
+    census: &Census,
+    earlier: Option<Vec<GuestReport>>,
+) -> GivenBack {
     let mut given = GivenBack::default();
     let Some(place) = &spec.guests else {
         return given;
     };
     // More than a day is for ever.
     let until = Instant::now() + place.timeout.min(Duration::from_secs(86400));
-    let ended = kinds(place).flat_map(|(kind, _)| kind.ended(census));
-    given.guests.extend(ended);
+    let asks_tools = earlier.is_none();
+    given.guests = earlier.unwrap_or_else(|| {
+        let ended = kinds(place).flat_map(|(kind, _)| kind.ended(census));
+        ended.collect()
+    });
     let has_place = has_dir(place) && Path::new(&place.dir).exists();
-    if !has_place && place.hook.is_empty() {
-        return given;
+    if !has_place {
+        // Somebody has removed it and could not tell any more.
+        given.guests.iter_mut().for_each(forget_registered);
+        if place.hook.is_empty() {
+            return given;
+        }
     }
     let why = match Dir::open(above) {
         Ok(above) => {
             let tools = Tools::new(&above, spec, place, until);
-            use_tools(&tools, spec, place, census, &mut given).err()
+            let kinds = asks_tools && has_place;
+            use_tools(&tools, kinds, spec, place, census, &mut given).err()
         }
         Err(error) => Some(error.into()),
     };
@@ -331,15 +347,14 @@ pub fn give_back(spec: &JobSpec, above: &Path, census: &Census) -> GivenBack {
     }
     // As long as the place is there, something is to be given back: what lies elsewhere, too.
     let keeps = |report: &GuestReport| report.is_left() && outlives(place, report);
-    if has_place && !given.guests.iter().any(keeps) {
-        remove_place(place, until, &mut given.guests);
-    }
+    given.place_goes = (has_place && !given.guests.iter().any(keeps)).then_some(until);
     given
 }
 
-/// Has the tools give back what is in a place, and then the hook, as it may know more.
+/// Has the tools give back what is in a place (`asked`: they are to be), and then the hook, as it may know more.
 fn use_tools(
     tools: &Tools<'_>,
+    asked: bool,
     spec: &JobSpec,
     place: &GuestPlace,
     census: &Census,
@@ -347,7 +362,7 @@ fn use_tools(
 ) -> Result<()> {
     // Of somebody who did not live to end them: they have the place open.
     tools.end_all()?;
-    if Path::new(&place.dir).exists() {
+    if asked {
         for (kind, mode) in kinds(place) {
             let work = Work {
                 spec,
@@ -361,21 +376,27 @@ fn use_tools(
         }
     }
     if !place.hook.is_empty() {
+        given
+            .guests
+            .retain(|report| !(report.is_left() && is_of_the_hook(report)));
         hook::run(tools, spec, place, census, given);
     }
     Ok(())
 }
 
-/// Removes a place with all that no tool knew.
-fn remove_place(place: &GuestPlace, until: Instant, reports: &mut Vec<GuestReport>) {
+/// Removes the place of a job with all that no tool knew, as far as [`give_back`] has said that it goes.
+pub fn remove_place(spec: &JobSpec, given: &mut GivenBack) {
+    let (Some(place), Some(until)) = (&spec.guests, given.place_goes.take()) else {
+        return;
+    };
     let removed = place::remove(place, until);
     let is_gone = removed
         .as_ref()
         .is_none_or(|report| report.outcome == Outcome::Deleted);
-    for report in reports.iter_mut().filter(|_| is_gone) {
+    for report in given.guests.iter_mut().filter(|_| is_gone) {
         forget_registered(report);
     }
-    reports.extend(removed);
+    given.guests.extend(removed);
 }
 
 /// Whether it lies somewhere else than in the place, and its tool is wanted again.

@@ -15,8 +15,8 @@
 use crate::error::{LedgerError, Result};
 use crate::handed;
 use jobcage_job::{
-    AFTER_VERSION, AfterMark, Census, JobId, JobSpec, MainEnd, REPORT_VERSION, Report, SPEC_VERSION,
-    STATUS_VERSION, StepReport,
+    AFTER_VERSION, AfterMark, Census, GuestReport, JobId, JobSpec, MainEnd, REPORT_VERSION, Report,
+    SPEC_VERSION, STATUS_VERSION, StepReport,
 };
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
@@ -38,6 +38,7 @@ const CLOSING: &str = "closing";
 const PHASE: &str = "phase.json";
 const AFTER: &str = "after.json";
 const CENSUS: &str = "census.json";
+const GIVEN_BACK: &str = "given-back.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
@@ -265,6 +266,9 @@ impl Record {
             left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
         }
         self.write(REPORT, &report)?;
+        if !report.guests.is_empty() {
+            self.forget(GIVEN_BACK);
+        }
         self.forget_reserve();
         Ok(())
     }
@@ -376,6 +380,23 @@ impl Record {
     /// If it cannot be read or is damaged.
     pub fn census(&self) -> Result<Option<Census>> {
         self.read(CENSUS, 0)
+    }
+
+    /// Writes what the tools have said of the machines of a job, before its place is removed: whoever comes next would find half of that, and
+    /// could not ask them again. On the disk, as the host may go down meanwhile. The report takes it over.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_given_back(&self, guests: &[GuestReport]) -> Result<()> {
+        self.write_as(GIVEN_BACK, &guests, Durability::Disk)
+    }
+
+    /// What [`Record::write_given_back`] has written since the last report. `None`: nobody has come so far.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub fn given_back(&self) -> Result<Option<Vec<GuestReport>>> {
+        self.read(GIVEN_BACK, 0)
     }
 
     /// Marks that an after phase which outlives a reboot is about to be started: on the disk, whatever the other files of this

@@ -153,7 +153,18 @@ pub(crate) fn give_back_later(places: &Places, record: &Record, spec: &JobSpec, 
 fn give_back_in(above: &Path, record: &Record, spec: &JobSpec, closed: &mut Closed) {
     if spec.guests.is_some() && closed.quarantine.is_none() {
         let census = witness::all(record, &closed.emptied.census);
-        let given = jobcage_guests::give_back(spec, above, &census);
+        let earlier = record.given_back().ok().flatten();
+        let mut given = jobcage_guests::give_back(spec, above, &census, earlier);
+        if given.place_goes.is_some() && !given.guests.is_empty() {
+            // Where it cannot be written, a crash at this very moment costs what the tools have said.
+            given.notes.extend(
+                record
+                    .write_given_back(&given.guests)
+                    .err()
+                    .map(|why| why.to_string()),
+            );
+        }
+        jobcage_guests::remove_place(spec, &mut given);
         let settled = jobcage_guests::settle(spec, record.path(), !given.guests.is_empty());
         closed.guests = given.guests;
         closed.notes.extend(given.notes);

@@ -8,9 +8,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::process::Stdio;
 
-/// Has the job cleaned up, until this system call; `None`: to the end. How many calls there were, and whether it was killed there.
+/// Has the job cleaned up, until the entry of a system call of which this is true, by its number. How many calls there were, and whether it was
+/// killed there.
 #[expect(clippy::zombie_processes, reason = "a tracer waits by waitpid(2) itself")]
-pub fn cleaned_up(world: &World, id: &str, at: Option<u64>) -> (u64, bool) {
+pub fn cleaned_up(world: &World, id: &str, mut is_there: impl FnMut(u64) -> bool) -> (u64, bool) {
     let mut command = world.command("sh");
     // It is the tracer's from its first own call on.
     command
@@ -36,7 +37,7 @@ pub fn cleaned_up(world: &World, id: &str, at: Option<u64>) -> (u64, bool) {
             WaitStatus::PtraceSyscall(_) => {
                 inside = !inside;
                 calls += u64::from(inside);
-                if inside && at == Some(calls) {
+                if inside && is_there(calls) {
                     kill(pid, Signal::SIGKILL).unwrap();
                     continue;
                 }
