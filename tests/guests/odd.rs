@@ -4,8 +4,10 @@ use crate::runner::Runner;
 use crate::support::cgroup;
 use crate::support::world::World;
 use crate::virtualbox::{
-    MANAGE, START, USER, as_user, assert_given_back, guests, ok, places, runner, user_daemon_ends, world,
+    MANAGE, START, USER, as_user, assert_given_back, configured, guests, ok, places, runner,
+    user_daemon_ends, world,
 };
+use crate::virtualbox_shared::assert_tidied;
 use jobcage_job::GuestReport;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -108,35 +110,42 @@ pub fn damaged_files() {
 /// A disk outside of the place that is none any more: VirtualBox forgets it together with its machine, and does not remove it. It is named, and
 /// the job is not clean, until somebody has looked at it.
 pub fn damaged_disk() {
-    let mut world = world("vbox-damaged");
-    {
-        let runner = runner(&world, 625);
-        let script = format!(
-            "{START} make web $PWD/web.vdi; make db $PWD/db.vdi; pkill -KILL -u ci1 VBox; truncate -s 0 web.vdi"
-        );
-        ok(&runner.stage("build_script", &script));
-        let ended = runner.call("cleanup", &[]);
-        let disk = world.dir.join("project/web.vdi");
-        let named = format!("VirtualBox disk \"{}\"", disk.display());
-        assert!(
-            ended.log.contains(&named) && ended.log.contains(": LEFT, 0 B: the machine that it belongs to"),
-            "{}",
-            ended.log
-        );
-        let report = world.closed_reports().remove(0);
-        let left = report.guests.iter().filter(|guest| guest.is_left());
-        assert_eq!((report.clean, left.count()), (false, 1), "{report:#?}");
-        assert!(!world.dir.join("project/db.vdi").exists());
-        world.call(&["gc", "--guests"]).expect(125);
-        fs::remove_file(disk).unwrap();
-        world.call(&["gc"]).expect(0);
+    for (id, mode) in [(625, "isolate"), (626, "shared")] {
+        user_daemon_ends();
+        let mut world = world("vbox-damaged");
+        {
+            let config = format!("[run]\nguests = 'virtualbox={mode}'\n");
+            let runner = configured(&world, id, &config);
+            let script = format!(
+                "{START} make web $PWD/web.vdi; make db $PWD/db.vdi; pkill -KILL -u ci1 VBox; truncate -s 0 web.vdi"
+            );
+            ok(&runner.stage("build_script", &script));
+            let ended = runner.call("cleanup", &[]);
+            let disk = world.dir.join("project/web.vdi");
+            let named = format!(
+                "VirtualBox disk \"{}\": LEFT, 0 B: {MANAGE} closemedium disk: ",
+                disk.display()
+            );
+            assert!(
+                ended.log.contains(&named) && ended.log.contains("(VERR_NOT_SUPPORTED)"),
+                "{mode}: {}",
+                ended.log
+            );
+            assert!(!world.closed_reports().remove(0).clean, "{mode}");
+            assert!(!world.dir.join("project/db.vdi").exists());
+            world.call(&["gc", "--guests"]).expect(125);
+            fs::remove_file(disk).unwrap();
+            world.call(&["gc"]).expect(0);
+        }
+        let told = guests(&world);
+        let left: Vec<_> = told.iter().filter(|guest| guest.is_left()).collect();
+        assert!(left.is_empty(), "{mode}: {left:#?}");
+        if mode == "shared" {
+            assert_tidied(&world);
+        }
+        assert_given_back(&world);
+        world.assert_nothing_left();
     }
-    assert_eq!(
-        guests(&world).iter().filter(|guest| guest.what == "vm").count(),
-        2
-    );
-    assert_given_back(&world);
-    world.assert_nothing_left();
 }
 
 /// The job has removed its own project, disks and all.

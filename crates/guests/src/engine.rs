@@ -4,8 +4,6 @@ use crate::place;
 use crate::tools::{Pass, Tools};
 use crate::{GuestError, Kind, Result};
 use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, JobSpec, Outcome};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 /// What one daemon does not give back, a fresh one may: it believes what it has in its memory.
 const PASSES: u32 = 4;
@@ -68,42 +66,32 @@ enum Passed {
 
 /// Gives back what there is of a kind. What could not be is `Left` in the result.
 pub(crate) fn give_back(kind: &dyn Kind, work: &Work<'_>) -> Vec<GuestReport> {
-    let mut told = Told::default();
+    let mut told = Vec::new();
     if kind.lists().is_empty() || !kind.is_here() || !kind.is_used(work) {
-        return told.reports;
+        return told;
     }
     if let Err(why) = empty(kind, work, &mut told) {
-        told.reports.push(registry(kind, work, &why));
+        let registry = kind.registry(work);
+        told.push(crate::left(kind.name(), "registry", &registry, &why, 0));
+        add_noted(&mut told, kind.noted(work));
     }
-    let lost = lost(kind, &work.place.dir, &told);
-    // What a tool was asked for by its path alone is told of once, with the better reason.
-    told.reports.retain(|report| {
-        let same = |lost: &GuestReport| (&lost.what, &lost.name) == (&report.what, &report.name);
-        !(report.is_left() && lost.iter().any(same))
-    });
-    told.reports.extend(lost);
-    told.reports
+    told
 }
 
-/// What tools have said so far.
-#[derive(Default)]
-struct Told {
-    /// What became of what.
-    reports: Vec<GuestReport>,
-    /// What their tool may forget with others ([`Kind::forgets`]), as it was before it was asked to remove those.
-    known: Vec<Found>,
-}
-
-impl Told {
-    fn know(&mut self, listed: Vec<Found>) {
-        let is_new = |found: &Found| !self.known.iter().any(|known| known.id == found.id);
-        let new: Vec<Found> = listed.into_iter().filter(is_new).collect();
-        self.known.extend(new);
+/// Those that no tool was asked for, or that it could not say anything of.
+fn add_noted(told: &mut Vec<GuestReport>, noted: Vec<GuestReport>) {
+    for report in noted {
+        let same = |known: &GuestReport| {
+            known.is_left() && (&known.what, &known.name) == (&report.what, &report.name)
+        };
+        if !told.iter().any(same) {
+            told.push(report);
+        }
     }
 }
 
 /// Asks again and again, until nothing is listed or nothing of what is can be given back.
-fn empty(kind: &dyn Kind, work: &Work<'_>, told: &mut Told) -> std::result::Result<(), String> {
+fn empty(kind: &dyn Kind, work: &Work<'_>, told: &mut Vec<GuestReport>) -> std::result::Result<(), String> {
     for pass in 1..=PASSES {
         match one_pass(kind, work, told) {
             Ok(Passed::Empty | Passed::Stuck) => return Ok(()),
@@ -117,55 +105,23 @@ fn empty(kind: &dyn Kind, work: &Work<'_>, told: &mut Told) -> std::result::Resu
     Err(format!("something is in it after {PASSES} passes"))
 }
 
-/// What a tool has failed to remove with something else and does not list any more, though it is there: a damaged disk of a machine. In the
-/// place it goes with that. Elsewhere only its path is known, by the word of a registry that the job has written: it is named and not touched.
-fn lost(kind: &dyn Kind, place: &str, told: &Told) -> Vec<GuestReport> {
-    let failed = told.reports.iter().filter(|report| report.is_left());
-    let Some(what) = failed.filter_map(|report| kind.forgets(&report.what)).next() else {
-        return Vec::new();
-    };
-    let is_told = |found: &Found| {
-        let mut reports = told.reports.iter();
-        reports.any(|report| report.what == what && report.id.as_ref() == Some(&found.id))
-    };
-    let outside = told
-        .known
-        .iter()
-        .filter(|found| !Path::new(&found.name).starts_with(place));
-    let lost = outside.filter(|found| !is_told(found)).map(|found| GuestReport {
-        id: Some(found.id.clone()),
-        ..crate::left(kind.name(), what, &found.name, &FORGOTTEN, taken(&found.name))
-    });
-    lost.filter(crate::is_elsewhere).collect()
-}
-
-const FORGOTTEN: &str =
-    "the machine that it belongs to could not be removed as a whole, and no registry knows it any more";
-
-/// What a file takes on the disk.
-fn taken(path: &str) -> u64 {
-    std::fs::metadata(path).map_or(0, |file| file.blocks() * 512)
-}
-
-fn registry(kind: &dyn Kind, work: &Work<'_>, why: &str) -> GuestReport {
-    crate::left(kind.name(), "registry", &kind.registry(work), &why, 0)
-}
-
 /// With daemons of its own, where they are isolated.
-fn one_pass(kind: &dyn Kind, work: &Work<'_>, told: &mut Told) -> Result<Passed> {
+fn one_pass(kind: &dyn Kind, work: &Work<'_>, told: &mut Vec<GuestReport>) -> Result<Passed> {
     let pass = work.tools.pass(kind.leaf(work.mode))?;
     let done = empty_lists(kind, work, &pass, told);
     pass.end()?;
     done
 }
 
-fn empty_lists(kind: &dyn Kind, work: &Work<'_>, pass: &Pass<'_>, told: &mut Told) -> Result<Passed> {
+fn empty_lists(
+    kind: &dyn Kind,
+    work: &Work<'_>,
+    pass: &Pass<'_>,
+    told: &mut Vec<GuestReport>,
+) -> Result<Passed> {
     let mut passed = Passed::Empty;
     for what in kind.lists() {
         let listed = kind.inventory(what, work, pass)?;
-        if let Some(with) = kind.forgets(what).filter(|_| !listed.is_empty()) {
-            told.know(kind.inventory(with, work, pass)?);
-        }
         for found in listed {
             let before = place::size(work.place);
             let fate = kind.destroy(what, &found, work, pass);
@@ -175,7 +131,7 @@ fn empty_lists(kind: &dyn Kind, work: &Work<'_>, pass: &Pass<'_>, told: &mut Tol
                 Fate::Failed(_) if passed != Passed::Again => Passed::Stuck,
                 _ => Passed::Again,
             };
-            note(&mut told.reports, report(kind, what, found, bytes, fate));
+            note(told, report(kind, what, found, bytes, fate));
         }
     }
     Ok(passed)
@@ -239,37 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_its_machine_has_left_behind_is_named() {
-        let kind = &crate::virtualbox::VirtualBox;
-        let there = "/proc/version";
-        let disk = |id: &str, name: &str| Found {
-            name: name.into(),
-            id: id.into(),
-            ran: None,
-        };
-        let entry = |what: &str, id: &str, outcome| GuestReport {
-            what: what.into(),
-            id: Some(id.into()),
-            outcome,
-            ..crate::left("virtualbox", "", "", &"why", 0)
-        };
-        let mut told = Told::default();
-        told.know(vec![
-            disk("damaged", there),
-            disk("gone", "/proc/none"),
-            disk("in the place", "/proc/self/stat"),
-            disk("told of", there),
-            disk("relative", "version"),
-        ]);
-        told.know(vec![disk("damaged", there)]);
-        told.reports.push(entry("disk", "told of", Outcome::Left));
-        told.reports.push(entry("vm", "a", Outcome::Deleted));
-        // What is left of machines that went is somebody else's.
-        assert_eq!(lost(kind, "/proc/self", &told), []);
-        told.reports.push(entry("vm", "b", Outcome::Left));
-        let found = lost(kind, "/proc/self", &told);
-        let ids: Vec<_> = found.iter().map(|report| report.id.as_deref()).collect();
-        assert_eq!(ids, [Some("damaged")]);
-        assert!(found[0].is_left() && found[0].what == "disk" && found[0].name == there);
+    fn what_was_noted_is_told_of_once() {
+        let told = |name: &str, why: &str| crate::left("kind", "disk", name, &why, 0);
+        let mut reports = vec![told("a", "the tool's reason")];
+        add_noted(&mut reports, vec![told("a", "noted"), told("b", "noted")]);
+        assert_eq!(reports, [told("a", "the tool's reason"), told("b", "noted")]);
+        // What was removed, and is there again, is not what was removed.
+        reports[0].outcome = Outcome::Deleted;
+        add_noted(&mut reports, vec![told("a", "noted")]);
+        assert_eq!(reports.len(), 3);
     }
 }

@@ -140,11 +140,6 @@ pub(crate) trait Kind: Sync {
         &[]
     }
 
-    /// What its tool may keep on the disk and list no more, where it fails to remove one of these: a machine's disks.
-    fn forgets(&self, _what: &str) -> Option<&'static str> {
-        None
-    }
-
     /// Whether there can be anything, by files and by what the frozen processes have shown. No tool is started to find out.
     fn is_used(&self, _work: &Work<'_>) -> bool {
         false
@@ -166,6 +161,11 @@ pub(crate) trait Kind: Sync {
     /// If the tool does not tell.
     fn inventory(&self, _what: &str, _work: &Work<'_>, _pass: &Pass<'_>) -> Result<Vec<Found>> {
         Ok(Vec::new())
+    }
+
+    /// What it has noted elsewhere than in the place and is still there: told of where its tool did not come to the end.
+    fn noted(&self, _work: &Work<'_>) -> Vec<GuestReport> {
+        Vec::new()
     }
 
     /// Gives one of it back. Again and again, also after a crash: what is gone is no failure.

@@ -5,10 +5,10 @@
 
 use crate::place::Making;
 use crate::tools::{LISTING, Pass, REMOVING};
-use crate::virtualbox_disks::{forgotten, has_note, is_noted, note};
+use crate::virtualbox_disks::{forgotten, has_note, is_noted, note, unremoved};
 use crate::virtualbox_shared as shared;
 use crate::{Fate, Found, GuestError, Kind, Machine, Result, Work, fate};
-use jobcage_job::{Census, GuestMode, GuestPlace, Left};
+use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, Left};
 use jobcage_sys::file::{open_dir, open_distrusted};
 use nix::fcntl::OFlag;
 use std::fs::File;
@@ -18,7 +18,7 @@ use std::path::Path;
 
 pub struct VirtualBox;
 
-const KIND: &str = "virtualbox";
+pub(crate) const KIND: &str = "virtualbox";
 
 /// `/usr/bin/VBoxManage` is a script that prints warnings among the answers.
 pub(crate) const MANAGE: &str = "/usr/lib/virtualbox/VBoxManage";
@@ -67,11 +67,6 @@ impl Kind for VirtualBox {
     /// Machines first: their disks go with them.
     fn lists(&self) -> &'static [&'static str] {
         &["vm", "disk"]
-    }
-
-    /// A machine whose disk is damaged is not registered any more when its removal fails, and neither is the disk.
-    fn forgets(&self, what: &str) -> Option<&'static str> {
-        (what == "vm").then_some("disk")
     }
 
     /// A registry with something in it, or a process of VirtualBox when the job ended. A registry that VirtualBox has not written, such as a
@@ -147,13 +142,21 @@ impl Kind for VirtualBox {
         Ok(told.chain(forgotten).collect())
     }
 
+    fn noted(&self, work: &Work<'_>) -> Vec<GuestReport> {
+        unremoved(work.place)
+    }
+
     fn destroy(&self, what: &str, found: &Found, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
         let words = match what {
             "vm" if work.mode == GuestMode::Shared => return shared::destroy_machine(found, work, pass),
             "vm" => vec![MANAGE, "unregistervm", &found.id, "--delete"],
             _ => vec![MANAGE, "closemedium", "disk", &found.id, "--delete"],
         };
-        fate(pass.call(&words, REMOVING), &["VBOX_E_OBJECT_NOT_FOUND"])
+        match fate(pass.call(&words, REMOVING), &["VBOX_E_OBJECT_NOT_FOUND"]) {
+            // By its path alone: it is in no registry any more. What is damaged is so for each daemon.
+            Fate::Retry(why @ GuestError::Tool { .. }) if !is_uuid(&found.id) => Fate::Failed(why),
+            other => other,
+        }
     }
 
     fn registered(&self, place: &GuestPlace, processes: &[Left]) -> Vec<Machine> {

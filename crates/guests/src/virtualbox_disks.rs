@@ -2,9 +2,9 @@
 //! machine is unregistered with its disks. If it is killed between the two, with whoever closes the job, nobody knows of the file any more. So
 //! those that do not go with the place are noted in it before the first one goes.
 
-use crate::Found;
-use crate::virtualbox::Disk;
-use jobcage_job::GuestPlace;
+use crate::virtualbox::{Disk, KIND};
+use crate::{Found, left};
+use jobcage_job::{GuestPlace, GuestReport};
 use jobcage_sys::file::{birth_ns, open_dir, open_distrusted, write_all};
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
@@ -108,13 +108,28 @@ pub(crate) fn is_noted(place: &GuestPlace) -> bool {
 /// Those that were noted, are still there, and are in no registry any more: a tool finds them by their paths alone.
 pub(crate) fn forgotten(place: &GuestPlace, listed: &[Disk]) -> Vec<Found> {
     let all = noted(place).into_iter();
-    let lost = all.filter(|disk| !listed.iter().any(|known| known.id == disk.id) && disk.is_there());
+    let is_listed = |disk: &Noted| listed.iter().any(|known| known.id == disk.id);
+    let lost = all.filter(|disk| !is_listed(disk) && disk.is_there());
     lost.map(|disk| Found {
         id: disk.path.clone(),
         name: disk.path,
         ran: None,
     })
     .collect()
+}
+
+/// All that were noted and are still there, in a registry or in none.
+pub(crate) fn unremoved(place: &GuestPlace) -> Vec<GuestReport> {
+    let there = noted(place).into_iter().filter(Noted::is_there);
+    let told = there.map(|disk| left(KIND, "disk", &disk.path, &UNREMOVED, taken(&disk.path)));
+    told.collect()
+}
+
+const UNREMOVED: &str = "it was to go with the job's machines, and VirtualBox did not come to it";
+
+/// What a file takes on the disk.
+fn taken(path: &str) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| file.blocks() * 512)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::vagrant_index;
 use crate::virtualbox::{
     Entry, MANAGE, attribute, children_first, disks, entries, is_ours, is_uuid, machines, ran, read_registry,
 };
+use crate::virtualbox_disks::{forgotten, is_noted, note};
 use crate::{Fate, Found, GuestError, Machine, Result, Work, fate};
 use jobcage_job::{GuestPlace, Left};
 use jobcage_sys::file::{birth_ns, open_dir, open_distrusted};
@@ -47,6 +48,7 @@ pub(crate) fn is_used(work: &Work<'_>) -> bool {
             .iter()
             .any(|disk| is_jobs_disk(&disk.location, work))
         || work.census.left.iter().any(is_ours)
+        || is_noted(work.place)
 }
 
 /// Who ran in the cage and is in no registry.
@@ -107,7 +109,9 @@ pub(crate) fn destroy_machine(found: &Found, work: &Work<'_>, pass: &Pass<'_>) -
 /// Disks that no machine has, made for the job and in its directories.
 pub(crate) fn disks_of(work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
     let orphans = unattached(&registry(work.place).unwrap_or_default());
-    let listed = children_first(disks(&pass.call(&[MANAGE, "list", "hdds"], LISTING)?));
+    let listed = disks(&pass.call(&[MANAGE, "list", "hdds"], LISTING)?);
+    let forgotten = forgotten(work.place, &listed);
+    let listed = children_first(listed);
     let ours = listed.into_iter().filter(|disk| {
         orphans.iter().any(|orphan| orphan.id == disk.id) && is_jobs_disk(&disk.location, work)
     });
@@ -116,7 +120,7 @@ pub(crate) fn disks_of(work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
         id: disk.id,
         ran: None,
     });
-    Ok(told.collect())
+    Ok(told.chain(forgotten).collect())
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -276,6 +280,13 @@ fn unregister(entry: &Entry, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
             let words = [MANAGE, "storageattach", &entry.id, "--storagectl", &at.controller];
             pass.call(&[&words[..], &slot].concat(), REMOVING)?;
         }
+        let mut going = disks(&pass.call(&[MANAGE, "list", "hdds"], LISTING)?);
+        let is_attached = |path: &str| info.attached.iter().any(|at| at.path == path);
+        going.retain(|disk| {
+            is_its(&disk.location) || is_attached(&disk.location) && is_below(&disk.location, work.place)
+        });
+        // Who cannot note them gives them back all the same.
+        let _ = note(work.place, &going);
         pass.call(&[MANAGE, "unregistervm", &entry.id, "--delete"], REMOVING)
     };
     match step() {
