@@ -56,6 +56,7 @@ pub fn one(guest: &GuestReport) -> String {
     let what = match (guest.kind.as_str(), guest.what.as_str()) {
         (kind @ ("virtualbox" | "libvirt"), "vm") => machine_word(kind),
         ("virtualbox", "disk") => "VirtualBox disk",
+        ("virtualbox", "settings") => "settings of a VirtualBox VM",
         ("virtualbox", _) => "the registry of VirtualBox",
         ("vagrant", "machine") => machine_word("vagrant"),
         ("vagrant", _) => "what Vagrant has noted in",

@@ -7,7 +7,8 @@ use crate::support::PATIENCE;
 use crate::support::cgroup::wait_change;
 use crate::support::process::Process;
 use crate::support::programs;
-use crate::virtualbox::{MANAGE, USER, assert_given_back, guests, places, world};
+use crate::virtualbox::{MANAGE, USER, assert_given_back, guests, places, user_daemon_ends, world};
+use crate::virtualbox_shared::assert_tidied;
 use jobcage_job::Outcome;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -21,18 +22,28 @@ for word in "$@"; do [ "$word" = --delete ] || words+=("$word"); done
 "$0.real" "${words[@]}" && exec sh -c 'touch FORGOTTEN; exec sleep 1000'
 "#;
 
-/// A disk of nobody, and one of a machine's, both outside of the place: the next one finds each of them, and not what lies there instead by then.
+/// A disk of nobody, and a machine with one, all of it outside of the place: the next one finds each of them, and not what lies there instead by
+/// then.
 pub fn forgotten() {
     let machine = format!(
-        "{MANAGE} createvm --name web --ostype Linux26_64 --register >/dev/null
+        "{MANAGE} createvm --name web --ostype Linux26_64 --basefolder $PWD/vms --register >/dev/null
          {MANAGE} storagectl web --name sata --add sata --portcount 1
          {MANAGE} storageattach web --storagectl sata --port 0 --device 0 --type hdd --medium $PWD/disk.vdi"
     );
-    for (script, is_replaced) in [("", false), (machine.as_str(), false), ("", true)] {
+    for (mode, script, is_replaced) in [
+        ("isolate", "", false),
+        ("isolate", machine.as_str(), false),
+        ("isolate", "", true),
+        ("shared", "", false),
+        ("shared", machine.as_str(), false),
+    ] {
+        user_daemon_ends();
         let mut world = world("vbox-forgotten");
         let project = world.dir.join("project");
         let id = {
-            let id = world.call(&["create", "--user", USER]).expect(0).text();
+            let (mode, own) = (format!("virtualbox={mode}"), project.display().to_string());
+            let create = ["create", "--user", USER, "--guests", &mode, "--project", &own];
+            let id = world.call(&create).expect(0).text();
             let disk =
                 format!("{MANAGE} createmedium disk --filename $PWD/disk.vdi --size 20 >/dev/null 2>&1");
             let script = format!("cd {}; {disk}\n{script}", project.display());
@@ -66,11 +77,17 @@ pub fn forgotten() {
             fs::copy(project.join("moved.vdi"), &disk).unwrap();
         }
         world.call(&["cleanup", &id]).expect(0);
-        assert_eq!(disk.exists(), is_replaced);
+        assert_eq!(disk.exists(), is_replaced, "{mode}, {script:?}");
         let told = guests(&world).into_iter().filter(|guest| guest.what == "disk");
         let told: Vec<_> = told.map(|guest| (guest.name, guest.outcome)).collect();
         let expected = (disk.display().to_string(), Outcome::Deleted);
-        assert_eq!(told, if is_replaced { Vec::new() } else { vec![expected] });
+        // With a machine that is known again its disk goes by itself.
+        let is_told = !is_replaced && script.is_empty();
+        assert_eq!(told, if is_told { vec![expected] } else { Vec::new() }, "{mode}");
+        assert!(!project.join("vms/web").exists(), "{mode}");
+        if mode == "shared" {
+            assert_tidied(&world);
+        }
         assert_given_back(&world);
         world.assert_nothing_left();
     }

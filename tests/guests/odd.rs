@@ -140,6 +140,8 @@ pub fn damaged_disk() {
         let told = guests(&world);
         let left: Vec<_> = told.iter().filter(|guest| guest.is_left()).collect();
         assert!(left.is_empty(), "{mode}: {left:#?}");
+        let machines = as_user("ls ~/'VirtualBox VMs' 2>/dev/null || true");
+        assert_eq!(machines, "", "{mode}: settings and logs");
         if mode == "shared" {
             assert_tidied(&world);
         }

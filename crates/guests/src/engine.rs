@@ -73,8 +73,8 @@ pub(crate) fn give_back(kind: &dyn Kind, work: &Work<'_>) -> Vec<GuestReport> {
     if let Err(why) = empty(kind, work, &mut told) {
         let registry = kind.registry(work);
         told.push(crate::left(kind.name(), "registry", &registry, &why, 0));
-        add_noted(&mut told, kind.noted(work));
     }
+    add_noted(&mut told, kind.noted(work));
     told
 }
 

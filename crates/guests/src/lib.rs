@@ -163,7 +163,7 @@ pub(crate) trait Kind: Sync {
         Ok(Vec::new())
     }
 
-    /// What it has noted elsewhere than in the place and is still there: told of where its tool did not come to the end.
+    /// What it has noted elsewhere than in the place and is still there when its tool has been asked.
     fn noted(&self, _work: &Work<'_>) -> Vec<GuestReport> {
         Vec::new()
     }
@@ -417,7 +417,7 @@ fn forget_registered(report: &mut GuestReport) {
 pub fn is_elsewhere(report: &GuestReport) -> bool {
     // The hook is asked again, and tells.
     !is_of_the_hook(report)
-        && report.what == "disk"
+        && ["disk", virtualbox_disks::SETTINGS].contains(&report.what.as_str())
         && Path::new(&report.name).is_absolute()
         && Path::new(&report.name).exists()
 }

@@ -241,6 +241,8 @@ impl Pass<'_> {
             dir: Some(c"/".into()),
             new_session: true,
             signal_mask: Some(SigSet::empty()),
+            // Where nobody kills the cgroup behind us, one that hangs would do so for ever.
+            dies_with_us: self.mode == GuestMode::Shared,
             ..Plan::default()
         };
         let mut child = spawn(&plan).map_err(io)?;

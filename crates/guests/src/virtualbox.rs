@@ -5,7 +5,7 @@
 
 use crate::place::Making;
 use crate::tools::{LISTING, Pass, REMOVING};
-use crate::virtualbox_disks::{forgotten, has_note, is_noted, note, unremoved};
+use crate::virtualbox_disks::{forgotten, forgotten_machines, has_note, is_noted, note, unremoved};
 use crate::virtualbox_shared as shared;
 use crate::{Fate, Found, GuestError, Kind, Machine, Result, Work, fate};
 use jobcage_job::{Census, GuestMode, GuestPlace, GuestReport, Left};
@@ -120,6 +120,7 @@ impl Kind for VirtualBox {
         }
         let list = |what| pass.call(&[MANAGE, "list", what], LISTING);
         if what == "vm" {
+            recall(work.place, &known(work.place, work.mode), pass);
             let found = machines(&list("vms")?);
             if !found.is_empty() && !has_note(work.place) {
                 note_disks(work, list("hdds"))?;
@@ -132,7 +133,7 @@ impl Kind for VirtualBox {
             return Ok(told.collect());
         }
         let listed = disks(&list("hdds")?);
-        let _ = note(work.place, &listed);
+        let _ = note(work.place, &listed, &[]);
         let forgotten = forgotten(work.place, &listed);
         let told = children_first(listed).into_iter().map(|disk| Found {
             name: disk.location,
@@ -190,8 +191,15 @@ fn note_disks(work: &Work<'_>, told: Result<String>) -> Result<()> {
         Err(why @ (GuestError::Slow { .. } | GuestError::Loud { .. })) => (Vec::new(), Some(why)),
         Err(_) => return Ok(()),
     };
-    let _ = note(work.place, &listed);
+    let _ = note(work.place, &listed, &known(work.place, work.mode));
     cut.map_or(Ok(()), Err)
+}
+
+/// Has VirtualBox know again what it has forgotten before it had removed the files, so that it can remove them. Where it does not, they are named in the end.
+pub(crate) fn recall(place: &GuestPlace, known: &[Entry], pass: &Pass<'_>) {
+    for settings in forgotten_machines(place, known) {
+        let _ = pass.call(&[MANAGE, "registervm", &settings], REMOVING);
+    }
 }
 
 /// The machines of the registry that a job uses.

@@ -1,8 +1,8 @@
-//! Disks that VirtualBox has forgotten before it has removed them. It takes a disk out of its registry first, and the file after that, also where a
-//! machine is unregistered with its disks. If it is killed between the two, with whoever closes the job, nobody knows of the file any more. So
-//! those that do not go with the place are noted in it before the first one goes.
+//! Disks and machines that VirtualBox has forgotten before it has removed them. It takes what goes out of its registry first, and removes the files
+//! after that. If it is killed between the two, with whoever closes the job, or fails there, nobody knows of the files any more. So those that do
+//! not go with the place are noted in it before the first one goes.
 
-use crate::virtualbox::{Disk, KIND};
+use crate::virtualbox::{Disk, Entry, KIND, read_registry};
 use crate::{Found, left};
 use jobcage_job::{GuestPlace, GuestReport};
 use jobcage_sys::file::{birth_ns, open_dir, open_distrusted, write_all};
@@ -27,6 +27,9 @@ struct Noted {
     dev: u64,
     ino: u64,
     born_ns: i64,
+    /// It is a machine's settings. VirtualBox writes those anew at each change, so they are known by the number of the machine in them.
+    #[serde(default)]
+    settings: bool,
 }
 
 impl Noted {
@@ -41,27 +44,47 @@ impl Noted {
             ino: of.ino(),
             // Not every file system keeps it.
             born_ns: birth_ns(Path::new(path)).unwrap_or(0),
+            settings: false,
+        })
+    }
+
+    fn settings(entry: &Entry) -> Option<Self> {
+        let found = Self::of(&entry.id, &entry.src)?;
+        Some(Self {
+            settings: true,
+            ..found
         })
     }
 
     fn is_there(&self) -> bool {
+        if self.settings {
+            return is_settings_of(Path::new(&self.path), &self.id);
+        }
         Self::of(&self.id, &self.path).as_ref() == Some(self)
     }
 }
 
-/// Notes the disks of the job's registry that lie elsewhere than in its place, beside those that were noted before.
+/// Whether a file is the settings of this machine. Another one's may lie there by now.
+fn is_settings_of(path: &Path, id: &str) -> bool {
+    let split = path.parent().zip(path.file_name().and_then(|name| name.to_str()));
+    let text = split.and_then(|(dir, name)| read_registry(dir, name));
+    text.is_some_and(|text| text.contains(&format!("<Machine uuid=\"{{{id}}}\"")))
+}
+
+/// Notes the disks and the settings of machines that lie elsewhere than in the job's place, beside those that were noted before.
 ///
 /// # Errors
 /// If it cannot be written: they are given back all the same, and found by nobody should that be cut off.
-pub(crate) fn note(place: &GuestPlace, listed: &[Disk]) -> jobcage_sys::Result<()> {
+pub(crate) fn note(place: &GuestPlace, disks: &[Disk], machines: &[Entry]) -> jobcage_sys::Result<()> {
     let known = noted(place);
-    let elsewhere = listed
+    let disks = disks
         .iter()
-        .filter(|disk| !Path::new(&disk.location).starts_with(&place.dir));
+        .filter_map(|disk| Noted::of(&disk.id, &disk.location));
+    let settings = machines.iter().filter_map(Noted::settings);
     let mut all = known.clone();
-    for disk in elsewhere.filter_map(|disk| Noted::of(&disk.id, &disk.location)) {
-        if !all.contains(&disk) {
-            all.push(disk);
+    for found in disks.chain(settings) {
+        if !Path::new(&found.path).starts_with(&place.dir) && !all.contains(&found) {
+            all.push(found);
         }
     }
     if all == known && has_note(place) {
@@ -100,16 +123,19 @@ fn noted(place: &GuestPlace) -> Vec<Noted> {
         .unwrap_or_default()
 }
 
-/// Whether an earlier closer has noted some that are still there.
-pub(crate) fn is_noted(place: &GuestPlace) -> bool {
-    !forgotten(place, &[]).is_empty()
+fn there(place: &GuestPlace) -> impl Iterator<Item = Noted> {
+    noted(place).into_iter().filter(Noted::is_there)
 }
 
-/// Those that were noted, are still there, and are in no registry any more: a tool finds them by their paths alone.
+/// Whether an earlier closer has noted some that are still there.
+pub(crate) fn is_noted(place: &GuestPlace) -> bool {
+    there(place).next().is_some()
+}
+
+/// The disks that were noted, are still there, and are in no registry any more: a tool finds them by their paths alone.
 pub(crate) fn forgotten(place: &GuestPlace, listed: &[Disk]) -> Vec<Found> {
-    let all = noted(place).into_iter();
     let is_listed = |disk: &Noted| listed.iter().any(|known| known.id == disk.id);
-    let lost = all.filter(|disk| !is_listed(disk) && disk.is_there());
+    let lost = there(place).filter(|noted| !noted.settings && !is_listed(noted));
     lost.map(|disk| Found {
         id: disk.path.clone(),
         name: disk.path,
@@ -118,12 +144,24 @@ pub(crate) fn forgotten(place: &GuestPlace, listed: &[Disk]) -> Vec<Found> {
     .collect()
 }
 
+/// The settings of machines, by their paths, that were noted, are still there, and are in no registry any more.
+pub(crate) fn forgotten_machines(place: &GuestPlace, known: &[Entry]) -> Vec<String> {
+    let is_known = |noted: &Noted| known.iter().any(|entry| entry.id == noted.id);
+    let lost = there(place).filter(|noted| noted.settings && !is_known(noted));
+    lost.map(|settings| settings.path).collect()
+}
+
 /// All that were noted and are still there, in a registry or in none.
 pub(crate) fn unremoved(place: &GuestPlace) -> Vec<GuestReport> {
-    let there = noted(place).into_iter().filter(Noted::is_there);
-    let told = there.map(|disk| left(KIND, "disk", &disk.path, &UNREMOVED, taken(&disk.path)));
+    let told = there(place).map(|noted| {
+        let what = if noted.settings { SETTINGS } else { "disk" };
+        left(KIND, what, &noted.path, &UNREMOVED, taken(&noted.path))
+    });
     told.collect()
 }
+
+/// What the settings of a machine are in a report.
+pub(crate) const SETTINGS: &str = "settings";
 
 const UNREMOVED: &str = "it was to go with the job's machines, and VirtualBox did not come to it";
 
@@ -182,14 +220,14 @@ mod tests {
     fn what_is_noted_and_not_listed_any_more_is_forgotten_until_it_is_gone() {
         let (dir, place, listed) = with_disks();
         assert!(!has_note(&place));
-        note(&place, &[]).unwrap();
+        note(&place, &[], &[]).unwrap();
         assert!(has_note(&place) && !is_noted(&place));
-        note(&place, &listed).unwrap();
+        note(&place, &listed, &[]).unwrap();
         assert!(is_noted(&place));
         assert_eq!(names(&forgotten(&place, &listed)), Vec::<&str>::new());
         assert_eq!(names(&forgotten(&place, &listed[..2])), ["b.vdi"]);
         // Whoever comes next sees less, and what was noted before counts.
-        note(&place, &listed[..2]).unwrap();
+        note(&place, &listed[..2], &[]).unwrap();
         assert_eq!(names(&forgotten(&place, &[])), ["a.vdi", "b.vdi"]);
         std::fs::remove_file(dir.path().join("a.vdi")).unwrap();
         assert_eq!(names(&forgotten(&place, &[])), ["b.vdi"]);
@@ -198,7 +236,7 @@ mod tests {
     #[test]
     fn another_file_of_that_name_is_nobodys() {
         let (dir, place, listed) = with_disks();
-        note(&place, &listed).unwrap();
+        note(&place, &listed, &[]).unwrap();
         // The old ones live on, so that no new one can have their numbers.
         for name in ["a.vdi", "b.vdi"] {
             std::fs::rename(dir.path().join(name), dir.path().join(format!("{name}.old"))).unwrap();
@@ -209,13 +247,39 @@ mod tests {
     }
 
     #[test]
+    fn settings_are_known_by_the_machine_in_them() {
+        let (dir, place, _) = with_disks();
+        let src = dir.path().join("web/web.vbox");
+        std::fs::create_dir(dir.path().join("web")).unwrap();
+        let write =
+            |id: &str| std::fs::write(&src, format!("<Machine uuid=\"{{{id}}}\" name=\"web\">")).unwrap();
+        write("1");
+        let entry = Entry {
+            name: "web".into(),
+            id: "1".into(),
+            src: src.display().to_string(),
+        };
+        note(&place, &[], std::slice::from_ref(&entry)).unwrap();
+        assert_eq!(forgotten_machines(&place, &[]), [entry.src.as_str()]);
+        assert!(forgotten_machines(&place, std::slice::from_ref(&entry)).is_empty());
+        assert!(forgotten(&place, &[]).is_empty(), "it is no disk");
+        // As VirtualBox does at each change.
+        std::fs::remove_file(&src).unwrap();
+        write("1");
+        let told: Vec<_> = unremoved(&place).into_iter().map(|report| report.what).collect();
+        assert_eq!(told, [SETTINGS]);
+        write("2");
+        assert!(!is_noted(&place), "another machine's");
+    }
+
+    #[test]
     fn what_is_no_note_of_ours_says_nothing_and_holds_nobody() {
         let (dir, place, listed) = with_disks();
         let at = |name: &str| Path::new(&place.dir).join(name);
         nix::unistd::mkfifo(&at(NOTE), Mode::S_IRWXU).unwrap();
         nix::unistd::mkfifo(&at(UNFINISHED), Mode::S_IRWXU).unwrap();
         assert!(!is_noted(&place));
-        note(&place, &listed).unwrap();
+        note(&place, &listed, &[]).unwrap();
         assert!(is_noted(&place));
         if geteuid().is_root() {
             std::os::unix::fs::chown(at(NOTE), Some(65534), None).unwrap();

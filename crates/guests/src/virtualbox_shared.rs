@@ -5,7 +5,8 @@
 use crate::tools::{LISTING, Pass, REMOVING};
 use crate::vagrant_index;
 use crate::virtualbox::{
-    Entry, MANAGE, attribute, children_first, disks, entries, is_ours, is_uuid, machines, ran, read_registry,
+    Disk, Entry, MANAGE, attribute, children_first, disks, entries, is_ours, is_uuid, machines, ran,
+    read_registry, recall,
 };
 use crate::virtualbox_disks::{forgotten, is_noted, note};
 use crate::{Fate, Found, GuestError, Machine, Result, Work, fate};
@@ -66,6 +67,7 @@ pub(crate) fn registered(place: &GuestPlace, processes: &[Left]) -> Vec<Machine>
 
 /// The machines that anything speaks for.
 pub(crate) fn machines_of(work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
+    recall(work.place, &known(work.place), pass);
     let text = registry(work.place).unwrap_or_default();
     let listed = machines(&pass.call(&[MANAGE, "list", "vms"], LISTING)?);
     let mut found = Vec::new();
@@ -112,10 +114,14 @@ pub(crate) fn disks_of(work: &Work<'_>, pass: &Pass<'_>) -> Result<Vec<Found>> {
     let listed = disks(&pass.call(&[MANAGE, "list", "hdds"], LISTING)?);
     let forgotten = forgotten(work.place, &listed);
     let listed = children_first(listed);
-    let ours = listed.into_iter().filter(|disk| {
-        orphans.iter().any(|orphan| orphan.id == disk.id) && is_jobs_disk(&disk.location, work)
-    });
-    let told = ours.map(|disk| Found {
+    let ours: Vec<Disk> = listed
+        .into_iter()
+        .filter(|disk| {
+            orphans.iter().any(|orphan| orphan.id == disk.id) && is_jobs_disk(&disk.location, work)
+        })
+        .collect();
+    let _ = note(work.place, &ours, &[]);
+    let told = ours.into_iter().map(|disk| Found {
         name: disk.location,
         id: disk.id,
         ran: None,
@@ -286,7 +292,7 @@ fn unregister(entry: &Entry, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
             is_its(&disk.location) || is_attached(&disk.location) && is_below(&disk.location, work.place)
         });
         // Who cannot note them gives them back all the same.
-        let _ = note(work.place, &going);
+        let _ = note(work.place, &going, std::slice::from_ref(entry));
         pass.call(&[MANAGE, "unregistervm", &entry.id, "--delete"], REMOVING)
     };
     match step() {

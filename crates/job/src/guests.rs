@@ -95,7 +95,7 @@ pub enum Outcome {
 pub struct GuestReport {
     /// Whose it is, by the name of its kind; `files` for the directory with all that no tool knew.
     pub kind: String,
-    /// `vm`, `disk`, `container`, `network`, `volume`, `storage`, `registry` or `directory`.
+    /// `vm`, `disk`, `settings` (a machine's), `container`, `network`, `volume`, `storage`, `registry` or `directory`.
     pub what: String,
     /// Its name, which the job gave it: control characters are escaped where it is shown.
     pub name: String,

@@ -134,3 +134,25 @@ fn a_child_that_waits_for_a_word_does_nothing_without_it() {
     }
     std::fs::remove_file(mark).unwrap();
 }
+
+#[test]
+fn a_child_that_is_to_die_with_us_does() {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    for start in [spawn, spawn_moved] {
+        // The kernel counts the thread that has started it.
+        let starter = std::thread::spawn(move || {
+            let (mut said, say) = std::io::pipe().unwrap();
+            let child = start(&Plan {
+                dies_with_us: true,
+                stdio: [None, Some(say.as_fd()), None],
+                ..plan("/bin/sh", &["sh", "-c", "echo x; exec sleep 1000"])
+            })
+            .unwrap();
+            said.read_exact(&mut [0]).unwrap();
+            child.pid
+        });
+        let pid = starter.join().unwrap();
+        assert_eq!(wait::block(Whom::Pid(pid)).unwrap().1, Change::Killed(9));
+    }
+}

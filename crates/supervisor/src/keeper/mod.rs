@@ -384,6 +384,7 @@ pub(crate) fn start_main(
         guard: guard.as_ref().map(AsFd::as_fd),
         go,
         signal_mask: Some(SigSet::empty()),
+        dies_with_us: false,
     };
     spawn(&plan).map(|child| (child, pipes))
 }

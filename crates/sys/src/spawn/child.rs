@@ -33,6 +33,8 @@ pub(super) struct ChildMemory {
     no_keystrokes: bool,
     guard: RawFd,
     go: Option<(RawFd, RawFd)>,
+    /// Who it is to die with.
+    parent: Option<i32>,
     signal_mask: u64,
     /// The slot, and below its page the stack.
     mapping: Mapping,
@@ -84,6 +86,9 @@ impl ChildMemory {
             no_keystrokes: plan.no_keystrokes,
             guard: fd(&plan.guard),
             go: plan.go.map(|go| (go.wait.as_raw_fd(), go.hold.as_raw_fd())),
+            parent: plan
+                .dies_with_us
+                .then(|| i32::try_from(std::process::id()).unwrap_or(0)),
             signal_mask: kernel_mask(plan.signal_mask.as_ref().unwrap_or(&blocked.0)),
             mapping: Mapping::new(!shared_memory)?,
             _texts: texts,
@@ -253,6 +258,15 @@ unsafe fn become_program(memory: &ChildMemory) -> Raw {
         run!(libc::SYS_close, hold);
         let mut word = 0_u8;
         if run!(libc::SYS_read, wait, &raw mut word, 1) == 0 {
+            return -(libc::ECANCELED as Raw);
+        }
+    }
+    if let Some(parent) = memory.parent {
+        enter(Stage::Go);
+        // Behind the change of user, which takes it back (prctl(2)).
+        run!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        // It may have ended before that.
+        if run!(libc::SYS_getppid, 0) != parent as Raw {
             return -(libc::ECANCELED as Raw);
         }
     }

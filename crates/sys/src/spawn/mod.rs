@@ -50,7 +50,7 @@ pub enum Stage {
     Guard,
     /// The working directory.
     Chdir,
-    /// The word that it may go on.
+    /// The word that it may go on, and its tie to us.
     Go,
     /// The program itself.
     Exec,
@@ -161,6 +161,9 @@ pub struct Plan<'a> {
     pub go: Option<Go<'a>>,
     /// The signal mask of the child; `None`: ours.
     pub signal_mask: Option<SigSet>,
+    /// It is killed when the thread that starts it ends (`PR_SET_PDEATHSIG`): itself, not what it has started by then, and not if it runs a set-user-ID
+    /// program.
+    pub dies_with_us: bool,
 }
 
 /// How a child came into its cgroup.
