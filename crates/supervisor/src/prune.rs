@@ -43,6 +43,9 @@ struct Over {
 /// If the records cannot be listed; trouble with one of them is in `done`.
 pub(crate) fn prune(places: &Places, keep: &Keep, dry_run: bool, done: &mut Vec<Done>) -> Result<()> {
     finish_what_was_begun(places, dry_run, done);
+    if keep.time.is_none() && keep.size.is_none() {
+        return Ok(());
+    }
     let mut over: Vec<Over> = places
         .all()?
         .into_iter()
