@@ -52,6 +52,9 @@ impl Noted {
         let found = Self::of(&entry.id, &entry.src)?;
         Some(Self {
             settings: true,
+            dev: 0,
+            ino: 0,
+            born_ns: 0,
             ..found
         })
     }
@@ -266,6 +269,7 @@ mod tests {
         // As VirtualBox does at each change.
         std::fs::remove_file(&src).unwrap();
         write("1");
+        note(&place, &[], &[entry]).unwrap();
         let told: Vec<_> = unremoved(&place).into_iter().map(|report| report.what).collect();
         assert_eq!(told, [SETTINGS]);
         write("2");
