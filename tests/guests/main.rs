@@ -24,6 +24,7 @@ mod peers;
 mod podman;
 mod points;
 mod untouched;
+mod unused;
 mod vagrant;
 mod vagrant_destroy;
 mod virtualbox;
@@ -218,6 +219,10 @@ const PEERS: &[Test] = &[
     ("lxc::gc_comes_again_where_a_monitor_was_silent", lxc_odd::silent),
     ("lxc::a_job_without_containers_starts_no_tool", lxc::unused),
     ("lxc::nothing_is_done_unasked", lxc::off),
+    (
+        "unused::a_job_without_any_of_it_starts_no_tool",
+        unused::all_kinds,
+    ),
     ("lxc::a_users_own_go_with_the_job", lxc_user::given_back),
     (
         "lxc::a_jobcage_of_the_users_own_tells_of_roots",
