@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub struct VirtualBox;
@@ -123,7 +124,12 @@ impl Kind for VirtualBox {
             recall(work.place, &known(work.place, work.mode), pass);
             let found = machines(&list("vms")?);
             if !found.is_empty() && !has_note(work.place) {
-                note_disks(work, list("hdds"))?;
+                let text = registry(work.place).unwrap_or_default();
+                let machines = entries(&text);
+                let of_machines = machines.iter().flat_map(|entry| disks_of(entry, work.spec.uid));
+                let disks: Vec<Disk> = of_machines.chain(media(&text, &work.place.dir)).collect();
+                // Who cannot note them gives them back all the same.
+                let _ = note(work.place, &disks, &machines);
             }
             let told = found.into_iter().map(|machine| Found {
                 ran: ran(work.census, &machine.id),
@@ -180,21 +186,6 @@ impl Kind for VirtualBox {
     }
 }
 
-/// Notes the disks that go with machines. One in whose place the job has put a FIFO holds the tool, and whoever is cut takes the cgroup of this pass with
-/// him: the next pass has a fresh one, in which this is not tried again. Who cannot note them gives them back all the same.
-///
-/// # Errors
-/// If the tool was cut.
-fn note_disks(work: &Work<'_>, told: Result<String>) -> Result<()> {
-    let (listed, cut) = match told {
-        Ok(text) => (disks(&text), None),
-        Err(why @ (GuestError::Slow { .. } | GuestError::Loud { .. })) => (Vec::new(), Some(why)),
-        Err(_) => return Ok(()),
-    };
-    let _ = note(work.place, &listed, &known(work.place, work.mode));
-    cut.map_or(Ok(()), Err)
-}
-
 /// Has VirtualBox know again what it has forgotten before it had removed the files, so that it can remove them. Where it does not, they are named in the end.
 pub(crate) fn recall(place: &GuestPlace, known: &[Entry], pass: &Pass<'_>) {
     for settings in forgotten_machines(place, known) {
@@ -222,15 +213,16 @@ pub(crate) fn is_ours(left: &Left) -> bool {
 }
 
 fn registry(place: &GuestPlace) -> Option<String> {
-    read_registry(Path::new(&place.dir), "vbox/VirtualBox.xml")
+    read_registry(Path::new(&place.dir), "vbox/VirtualBox.xml", None)
 }
 
-/// A registry's text; `None`: it is not what VirtualBox has written, and may be anything.
-pub(crate) fn read_registry(dir: &Path, name: &str) -> Option<String> {
+/// A registry's text; `None`: it is not what VirtualBox has written, and may be anything; or not the file of this user (`of`).
+pub(crate) fn read_registry(dir: &Path, name: &str, of: Option<u32>) -> Option<String> {
     const MOST: u64 = 16 << 20;
     let dir = open_dir(dir).ok()?;
     let file = File::from(open_distrusted(dir.as_fd(), name, OFlag::O_RDONLY).ok()?);
-    if !file.metadata().ok()?.is_file() {
+    let found = file.metadata().ok()?;
+    if !found.is_file() || of.is_some_and(|uid| uid != found.uid()) {
         return None;
     }
     let mut text = String::new();
@@ -291,6 +283,33 @@ pub(crate) fn entries(text: &str) -> Vec<Entry> {
         })
     });
     found.filter(|machine| is_uuid(&machine.id)).collect()
+}
+
+/// `<HardDisk uuid="{…}" location="PATH" …>` of a registry or of a machine's settings, those that are based on others inside of these; `dir`: where a path
+/// that is relative begins.
+pub(crate) fn media(text: &str, dir: &str) -> Vec<Disk> {
+    let found = text.split("<HardDisk ").skip(1).filter_map(|entry| {
+        let entry = [" ", entry.split_once('>').map_or(entry, |(entry, _)| entry)].concat();
+        let id = attribute(&entry, "uuid")?;
+        let location = Path::new(dir).join(attribute(&entry, "location")?);
+        Some(Disk {
+            id: id.trim_matches(['{', '}']).to_owned(),
+            location: location.to_str()?.to_owned(),
+            ..Disk::default()
+        })
+    });
+    found.filter(|disk| is_uuid(&disk.id)).collect()
+}
+
+/// The disks that a machine has, by its settings: no tool is asked, which a FIFO in the place of a disk would hold. Settings that are not this user's
+/// are somebody else's, whom a registry of the job's own may name.
+pub(crate) fn disks_of(entry: &Entry, uid: u32) -> Vec<Disk> {
+    let src = Path::new(&entry.src);
+    let (Some(dir), Some(name)) = (src.parent(), src.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let text = read_registry(dir, name, Some(uid)).unwrap_or_default();
+    media(&text, dir.to_str().unwrap_or_default())
 }
 
 /// A line of `list vms`.

@@ -70,7 +70,7 @@ impl Noted {
 /// Whether a file is the settings of this machine. Another one's may lie there by now.
 fn is_settings_of(path: &Path, id: &str) -> bool {
     let split = path.parent().zip(path.file_name().and_then(|name| name.to_str()));
-    let text = split.and_then(|(dir, name)| read_registry(dir, name));
+    let text = split.and_then(|(dir, name)| read_registry(dir, name, None));
     text.is_some_and(|text| text.contains(&format!("<Machine uuid=\"{{{id}}}\"")))
 }
 

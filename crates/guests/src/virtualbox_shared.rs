@@ -5,8 +5,8 @@
 use crate::tools::{LISTING, Pass, REMOVING};
 use crate::vagrant_index;
 use crate::virtualbox::{
-    Disk, Entry, MANAGE, attribute, children_first, disks, entries, is_ours, is_uuid, machines, ran,
-    read_registry, recall,
+    self, Disk, Entry, MANAGE, children_first, disks, entries, is_ours, machines, media, ran, read_registry,
+    recall,
 };
 use crate::virtualbox_disks::{forgotten, is_noted, note};
 use crate::{Fate, Found, GuestError, Machine, Result, Work, fate};
@@ -32,7 +32,7 @@ pub(crate) const REGISTRY: &str = ".config/VirtualBox";
 
 /// A daemon that lives writes it anew beside it, moves the old one away, and the new one to its place: in between there is none.
 fn registry(place: &GuestPlace) -> Option<String> {
-    let read = |name: &str| read_registry(Path::new(&place.home), &format!("{REGISTRY}/{name}"));
+    let read = |name: &str| read_registry(Path::new(&place.home), &format!("{REGISTRY}/{name}"), None);
     read("VirtualBox.xml")
         .or_else(|| read("VirtualBox.xml-tmp"))
         .or_else(|| read("VirtualBox.xml"))
@@ -286,7 +286,7 @@ fn unregister(entry: &Entry, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
             let words = [MANAGE, "storageattach", &entry.id, "--storagectl", &at.controller];
             pass.call(&[&words[..], &slot].concat(), REMOVING)?;
         }
-        let mut going = disks(&pass.call(&[MANAGE, "list", "hdds"], LISTING)?);
+        let mut going = virtualbox::disks_of(entry, work.spec.uid);
         let is_attached = |path: &str| info.attached.iter().any(|at| at.path == path);
         going.retain(|disk| {
             is_its(&disk.location) || is_attached(&disk.location) && is_below(&disk.location, work.place)
@@ -350,23 +350,9 @@ fn is_plain(path: &str) -> bool {
     path.starts_with('/') && parts.all(|part| part != Component::ParentDir)
 }
 
-/// A disk that the registry itself has: one that a machine has is in that machine's settings.
-#[derive(Debug, PartialEq, Eq)]
-struct Orphan {
-    id: String,
-    location: String,
-}
-
-fn unattached(text: &str) -> Vec<Orphan> {
-    let found = text.split("<HardDisk ").skip(1).filter_map(|entry| {
-        let entry = [" ", entry.split_once('>').map_or(entry, |(entry, _)| entry)].concat();
-        let id = attribute(&entry, "uuid")?;
-        Some(Orphan {
-            id: id.trim_matches(['{', '}']).to_owned(),
-            location: attribute(&entry, "location")?,
-        })
-    });
-    found.filter(|disk| is_uuid(&disk.id)).collect()
+/// The disks that the registry itself has: one that a machine has is in that machine's settings.
+fn unattached(text: &str) -> Vec<Disk> {
+    media(text, "/")
 }
 
 /// Who has the daemon of this user, before the job begins: its machines will run in that process's cgroup. VirtualBox's own lock tells, since
@@ -385,6 +371,7 @@ pub(crate) fn daemon(uid: u32) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::virtualbox::is_uuid;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -473,11 +460,11 @@ mod tests {
             "<HardDisks>\n<HardDisk uuid=\"{{{A}}}\" location=\"/b/a &amp; b.vdi\" format=\"VDI\" type=\"Normal\"/>\n\
              <HardDisk uuid=\"{{x}}\" location=\"/b/x.vdi\"/></HardDisks>"
         );
-        let expected = Orphan {
-            id: A.into(),
-            location: "/b/a & b.vdi".into(),
-        };
-        assert_eq!(unattached(&text), [expected]);
+        let told: Vec<_> = unattached(&text)
+            .into_iter()
+            .map(|disk| (disk.id, disk.location))
+            .collect();
+        assert_eq!(told, [(A.to_owned(), "/b/a & b.vdi".to_owned())]);
     }
 
     proptest! {
