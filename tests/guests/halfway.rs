@@ -12,7 +12,8 @@ use crate::virtualbox_shared::assert_tidied;
 use jobcage_job::Outcome;
 use nix::sys::signal::Signal;
 use std::fs;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// What `--delete` is to do is half done, and does not go on: the same as a kill at that moment, which is too short to be met.
 const HALF: &str = r#"#!/bin/bash
@@ -143,6 +144,53 @@ pub fn half_a_place() {
         .collect();
     assert_eq!(all, [("web".to_owned(), Outcome::Deleted, None)]);
     assert!(!told.exists(), "the report has it");
+    assert_given_back(&world);
+    world.assert_nothing_left();
+}
+
+/// What somebody has mounted in a place is not ours to remove: it is named, and when it is gone so is the place, without another word of the tools.
+pub fn mounted() {
+    let mut world = world("vbox-mounted");
+    let id = world.call(&["create", "--user", USER]).expect(0).text();
+    let script = format!("{MANAGE} createvm --name web --ostype Linux26_64 --register >/dev/null");
+    let login = [
+        "run", "--job", &id, "--user", USER, "--login", "--", "bash", "-ec", &script,
+    ];
+    world.call(&login).expect(0);
+    let place = places(&world).remove(0);
+    let mount = place.join("vms/mounted");
+    fs::create_dir(&mount).unwrap();
+    let at = mount.to_str().unwrap();
+    assert!(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "here", at])
+            .status()
+            .unwrap()
+            .success()
+    );
+    world.call(&["cleanup", &id]).expect(125);
+    let report = world.closed_reports().remove(0);
+    let left: Vec<_> = report.guests.iter().filter(|guest| guest.is_left()).collect();
+    assert!(
+        !report.clean && left.len() == 1 && left[0].kind == "files",
+        "{report:#?}"
+    );
+
+    // Wherever the removal has moved it to by then.
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let ours = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|at| Path::new(at).starts_with(&place));
+    for at in ours {
+        assert!(Command::new("umount").arg(at).status().unwrap().success());
+    }
+    world.call(&["gc"]).expect(0);
+    let all: Vec<_> = guests(&world)
+        .into_iter()
+        .map(|guest| (guest.name, guest.outcome, guest.why))
+        .collect();
+    assert_eq!(all, [("web".to_owned(), Outcome::Deleted, None)]);
     assert_given_back(&world);
     world.assert_nothing_left();
 }

@@ -78,6 +78,7 @@ const SID: &[Test] = &[
         "halfway::what_tools_have_said_outlives_whoever_was_told",
         halfway::half_a_place,
     ),
+    ("halfway::a_mount_in_a_place_is_named", halfway::mounted),
     ("virtualbox::half_an_import_leaves_nothing", virtualbox::import),
     (
         "virtualbox::a_dead_runner_leaves_no_machine",

@@ -266,7 +266,8 @@ impl Record {
             left.command = left.command.split(' ').next().unwrap_or_default().to_owned();
         }
         self.write(REPORT, &report)?;
-        if !report.guests.is_empty() {
+        // As long as something is left, half of the place may be.
+        if !report.guests.is_empty() && !report.is_unfinished() {
             self.forget(GIVEN_BACK);
         }
         self.forget_reserve();
@@ -383,7 +384,7 @@ impl Record {
     }
 
     /// Writes what the tools have said of the machines of a job, before its place is removed: whoever comes next would find half of that, and
-    /// could not ask them again. On the disk, as the host may go down meanwhile. The report takes it over.
+    /// could not ask them again. On the disk, as the host may go down meanwhile. The report of a job of which nothing is left takes it over.
     ///
     /// # Errors
     /// What the file system answers.
@@ -391,7 +392,7 @@ impl Record {
         self.write_as(GIVEN_BACK, &guests, Durability::Disk)
     }
 
-    /// What [`Record::write_given_back`] has written since the last report. `None`: nobody has come so far.
+    /// What [`Record::write_given_back`] has written. `None`: nobody has come so far, or nothing is left.
     ///
     /// # Errors
     /// If it cannot be read or is damaged.
