@@ -142,14 +142,15 @@ pub fn ending() {
     for round in 0..6 {
         let runner = configured(&world, 730 + round, SHARED);
         ok(&runner.stage("build_script", &format!("{START} make web $PWD/web.vdi")));
-        std::thread::scope(|threads| {
+        let ended = std::thread::scope(|threads| {
             // It may find that the machine is gone.
             let stop = format!("sleep 0.{round}; {MANAGE} startvm web --type emergencystop || true");
             threads.spawn(move || as_user(&stop));
-            ok(&runner.call("cleanup", &[]));
+            runner.call("cleanup", &[])
         });
+        ok(&ended);
         let listed = as_user(&format!("{MANAGE} list vms; {MANAGE} list hdds"));
-        assert!(!listed.contains("web"), "round {round}: {listed}");
+        assert!(!listed.contains("web"), "round {round}: {}\n{listed}", ended.log);
         assert!(!world.dir.join("project/web.vdi").exists(), "round {round}");
     }
     as_user(&format!(

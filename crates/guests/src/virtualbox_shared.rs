@@ -182,12 +182,15 @@ impl Evidence {
     }
 }
 
-/// What VirtualBox says of a machine whose settings cannot be read.
-const NOT_READY: &str = "is not ready";
-
 /// Nothing will ever be known of it: it is gone, or its settings cannot be read. Any other error only says that it could not be asked now.
+fn is_unknown(said: &str) -> bool {
+    said.contains("VBOX_E_OBJECT_NOT_FOUND") || is_unreadable(said)
+}
+
+/// VirtualBox has a machine whose settings it cannot read. It says the same of one that has lost its process between two of the tool's questions, but then
+/// of the session's half of it.
 fn is_unreadable(said: &str) -> bool {
-    said.contains("VBOX_E_OBJECT_NOT_FOUND") || said.contains(NOT_READY)
+    said.contains("is not ready") && !said.contains("component SessionMachine")
 }
 
 /// What is attached to a machine.
@@ -223,7 +226,7 @@ impl Info {
     fn asked(id: &str, pass: &Pass<'_>) -> Result<Self> {
         match pass.call(&[MANAGE, "showvminfo", id, "--machinereadable"], LISTING) {
             Ok(text) => Ok(Self::parsed(&text)),
-            Err(GuestError::Tool { said, .. }) if is_unreadable(&said) => Ok(Self::default()),
+            Err(GuestError::Tool { said, .. }) if is_unknown(&said) => Ok(Self::default()),
             Err(why) => Err(why),
         }
     }
@@ -296,7 +299,7 @@ fn unregister(entry: &Entry, work: &Work<'_>, pass: &Pass<'_>) -> Fate {
         pass.call(&[MANAGE, "unregistervm", &entry.id, "--delete"], REMOVING)
     };
     match step() {
-        Err(GuestError::Tool { said, .. }) if said.contains(NOT_READY) => Fate::Spared(
+        Err(GuestError::Tool { said, .. }) if is_unreadable(&said) => Fate::Spared(
             "its settings cannot be read: VirtualBox has forgotten it, and its files stay".into(),
         ),
         answer => fate(answer, &["VBOX_E_OBJECT_NOT_FOUND"]),
@@ -389,6 +392,19 @@ mod tests {
             kinds: BTreeMap::new(),
             hook: Vec::new(),
         }
+    }
+
+    /// As 7.2 says it.
+    #[test]
+    fn a_machine_that_has_just_lost_its_process_is_known() {
+        let said = |component: &str| {
+            format!(
+                "VBoxManage: error: The object is not ready; VBoxManage: error: Details: code E_ACCESSDENIED (0x80070005), component {component}, \
+                 interface IMachine, callee nsISupports"
+            )
+        };
+        assert!(is_unknown(&said("MachineWrap")) && is_unreadable(&said("MachineWrap")));
+        assert!(!is_unknown(&said("SessionMachine")) && !is_unreadable(&said("SessionMachine")));
     }
 
     #[test]
