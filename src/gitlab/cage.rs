@@ -56,6 +56,8 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
         capture: Some(CAPTURE),
         copied: None,
         session: true,
+        silence: None,
+        id: None,
         step: None,
         sweep: false,
         keep_log: false,

@@ -72,6 +72,8 @@ pub fn run(
         // The runner waits for the end of its pipes, which no process of the job may hold.
         copied: Some(Streams::Merged),
         session: false,
+        silence: None,
+        id: None,
         step: Some(stage.to_owned()),
         sweep: settings.leftovers == Leftovers::Stage,
         keep_log: stage == after::STAGE,

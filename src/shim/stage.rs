@@ -112,6 +112,8 @@ fn job(run: RunRequest, runner: LeaseHolder, real: &Real, words: &[OsString]) ->
         // The runner waits for the end of its pipes, which no process of the stage may hold.
         copied: Some(streams()),
         session: false,
+        silence: None,
+        id: None,
         step: None,
         keep_log: false,
         sweep: false,

@@ -33,6 +33,8 @@ pub fn exec(request: ExecRequest) -> Outcome {
         capture: None,
         copied: None,
         session: false,
+        silence: None,
+        id: None,
         step: None,
         sweep: false,
         keep_log: false,

@@ -59,6 +59,8 @@ pub fn run(request: RunRequest) -> Outcome {
         capture: request.capture.as_ref().map(|capture| capture.spec),
         copied: None,
         session: false,
+        silence: None,
+        id: None,
         step: None,
         sweep: false,
         keep_log: false,

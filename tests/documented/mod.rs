@@ -195,6 +195,7 @@ fn spec() -> JobSpec {
             pid: 1,
             start_ticks: 1,
         }),
+        silence: Some(std::time::Duration::ZERO),
         after: true,
         after_reboot: Some(AfterReboot {
             argv: vec![String::new()],

@@ -63,6 +63,7 @@ impl Captured {
             grace: Duration::ZERO,
             limits: jobcage_job::Limits::default(),
             lease: None,
+            silence: None,
             after: false,
             ssh_agent: false,
             after_reboot: None,

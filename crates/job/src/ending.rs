@@ -64,6 +64,8 @@ pub enum Cause {
     Cleanup,
     /// The process that the job was bound to (`--lease-pid`) has ended.
     Lease,
+    /// Nobody was heard of for the time of its lease (`--lease`).
+    Silence,
 }
 
 impl Cause {
@@ -75,6 +77,7 @@ impl Cause {
             Self::Stop { .. } => "stop",
             Self::Cleanup => "cleanup",
             Self::Lease => "lease",
+            Self::Silence => "silence",
         }
     }
 }
@@ -87,6 +90,7 @@ impl fmt::Display for Cause {
             Self::Stop { pid, uid } => write!(f, "jobcage stop, pid {pid} (uid {uid})"),
             Self::Cleanup => f.write_str("jobcage cleanup"),
             Self::Lease => f.write_str("the end of the process that held its lease"),
+            Self::Silence => f.write_str("the end of its lease: nobody was heard of for that time"),
         }
     }
 }
@@ -263,6 +267,7 @@ mod tests {
             Ending::Exited { code: 1 },
             Ending::OutOfMemory,
             Ending::Cancelled(Cause::Lease),
+            Ending::Cancelled(Cause::Silence),
             Ending::Cancelled(Cause::Stop { pid: 7, uid: 0 }),
             Ending::Lost { why: String::new() },
             Ending::TimedOut { clock: Clock::Wall },

@@ -178,6 +178,9 @@ pub struct JobSpec {
     /// Whose end is the job's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseHolder>,
+    /// How long it may live without a word of its clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Duration>,
     /// Whether there is an after phase; its text is nowhere on disk.
     #[serde(default)]
     pub after: bool,

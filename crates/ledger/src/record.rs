@@ -8,6 +8,7 @@
 //! after.json    an after phase that outlives a reboot is about to be started
 //! closing       present from the moment at which the whole job is being ended from outside
 //! stop.json     who asked for the end, and how it shall be
+//! heard         when a client of a job with a lease was last heard of, by the clock that counts suspension
 //! wanted        somebody waits for the report, so a clean end keeps it
 //! report.json   the last file
 //! ```
@@ -23,11 +24,13 @@ use jobcage_sys::file::{self, Durability};
 use jobcage_sys::lock::{self, Holder, Purpose};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::uio::pwrite;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const SPEC: &str = "spec.json";
@@ -38,6 +41,7 @@ const CLOSING: &str = "closing";
 const PHASE: &str = "phase.json";
 const AFTER: &str = "after.json";
 const CENSUS: &str = "census.json";
+const HEARD: &str = "heard";
 const GIVEN_BACK: &str = "given-back.json";
 
 /// The record of one job, open.
@@ -398,6 +402,30 @@ impl Record {
     /// If it cannot be read or is damaged.
     pub fn given_back(&self) -> Result<Option<Vec<GuestReport>>> {
         self.read(GIVEN_BACK, 0)
+    }
+
+    /// Writes that a client was heard of at this time since boot: eight bytes in place, since a disk that is full must not end a job.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn hear(&self, at: Duration) -> Result<()> {
+        let failed = |errno| LedgerError::io("write", &self.path.join(HEARD), errno);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let file = openat(self.dir.as_fd(), HEARD, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
+        let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        pwrite(&file, &nanos.to_le_bytes(), 0).map(drop).map_err(failed)
+    }
+
+    /// When a client was last heard of. `None`: never.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn heard(&self) -> Result<Option<Duration>> {
+        match file::read_at(self.dir.as_fd(), HEARD) {
+            Ok(text) => Ok(text.try_into().ok().map(u64::from_le_bytes).map(Duration::from_nanos)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(LedgerError::io("read", &self.path.join(HEARD), errno)),
+        }
     }
 
     /// Marks that an after phase which outlives a reboot is about to be started: on the disk, whatever the other files of this

@@ -24,6 +24,7 @@ fn spec() -> JobSpec {
         grace: Duration::ZERO,
         limits: jobcage_job::Limits::default(),
         lease: None,
+        silence: None,
         after: false,
         after_reboot: None,
         capture: None,

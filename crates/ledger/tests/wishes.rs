@@ -24,6 +24,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         grace: Duration::ZERO,
         limits: Limits::default(),
         lease: None,
+        silence: None,
         after: false,
         after_reboot: None,
         capture: None,

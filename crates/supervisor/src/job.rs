@@ -40,6 +40,10 @@ pub struct Job {
     pub detail: bool,
     /// Whose end is the job's.
     pub lease: Option<LeaseHolder>,
+    /// How long it may live without a word of its clients ([`jobcage_ledger::Record::hear`]); `None`: for ever.
+    pub silence: Option<Duration>,
+    /// The id of a new job, which its client has made; `None`: made here.
+    pub id: Option<JobId>,
     /// The keys of its own ssh-agent; `None`: it has none. Only whoever starts the agent has the keys.
     pub agent: Option<Vec<Key>>,
     /// The programs of agents that are spared for what comes after a step that is cut.

@@ -22,6 +22,7 @@ fn spec(labels: &[(&str, &str)]) -> JobSpec {
         grace: Duration::ZERO,
         limits: jobcage_job::Limits::default(),
         lease: None,
+        silence: None,
         after: false,
         after_reboot: None,
         guard: false,

@@ -7,7 +7,7 @@
 use crate::error::{Failure, Result};
 use crate::host::cstring;
 use crate::job::{After, Command, GuestHome, Job, Target};
-use jobcage_job::{AfterReboot, CaptureSpec, LeaseHolder, Limits, Root};
+use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, Root};
 use jobcage_ledger::Places;
 use jobcage_sys::file;
 use jobcage_sys::spawn::{Identity, Rlimit};
@@ -61,6 +61,10 @@ struct JobHead {
     grace: Duration,
     detail: bool,
     lease: Option<LeaseHolder>,
+    #[serde(default)]
+    silence: Option<Duration>,
+    #[serde(default)]
+    id: Option<JobId>,
     capture: Option<CaptureSpec>,
     #[serde(default)]
     ssh_agent: bool,
@@ -219,6 +223,8 @@ pub fn seal_job(job: &Job, root: &Root) -> Result<OwnedFd> {
         grace: job.grace,
         detail: job.detail,
         lease: job.lease,
+        silence: job.silence,
+        id: job.id.clone(),
         capture: job.capture,
         ssh_agent: job.agent.is_some(),
         spare: job.spare.clone(),
@@ -283,6 +289,8 @@ pub fn open_job(package: BorrowedFd<'_>) -> Result<(Job, Root)> {
         grace: head.grace,
         detail: head.detail,
         lease: head.lease,
+        silence: head.silence,
+        id: head.id,
         capture: head.capture,
         copied: None,
         agent: head.ssh_agent.then(Vec::new),

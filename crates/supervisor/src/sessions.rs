@@ -92,6 +92,7 @@ fn try_create(request: &Create) -> Result<Created> {
         grace: request.grace,
         limits: request.limits.clone(),
         lease,
+        silence: None,
         after: false,
         ssh_agent: request.agent.is_some(),
         after_reboot: None,

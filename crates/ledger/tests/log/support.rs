@@ -150,6 +150,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         grace: Duration::ZERO,
         limits: jobcage_job::Limits::default(),
         lease: None,
+        silence: None,
         after: false,
         ssh_agent: false,
         after_reboot: None,

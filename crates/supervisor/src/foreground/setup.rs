@@ -185,7 +185,8 @@ pub(crate) fn new_spec(
 ) -> JobSpec {
     let program = (!job.session).then(|| job.command.program_name());
     let word = name.map(str::to_owned).or_else(|| program.clone());
-    let id = JobId::generate(word.as_deref().unwrap_or("job"), random());
+    let id = job.id.clone();
+    let id = id.unwrap_or_else(|| JobId::generate(word.as_deref().unwrap_or("job"), random()));
     JobSpec {
         version: SPEC_VERSION,
         state_dir: hand::recorded(place, &id),
@@ -207,6 +208,7 @@ pub(crate) fn new_spec(
         grace: job.grace,
         limits: limits.clone(),
         lease: job.lease,
+        silence: job.silence,
         after,
         ssh_agent: job.agent.is_some(),
         after_reboot: after_reboot(job),

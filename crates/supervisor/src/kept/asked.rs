@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
 use jobcage_job::Cause;
+use jobcage_sys::clock::boot_time;
 use jobcage_sys::pidfd;
 use std::os::fd::AsFd;
 
@@ -87,7 +88,25 @@ impl Kept {
                 return self.event(Event::StopAsked(Cause::Lease));
             }
         }
-        Ok(())
+        self.look_at_silence()
+    }
+
+    /// Clients write down when they were heard of, and wake nobody: so it is looked at when the lease would end.
+    fn look_at_silence(&mut self) -> Result<()> {
+        let (Some(until), Some(silence)) = (self.silence_until, self.whole.spec.silence) else {
+            return Ok(());
+        };
+        let now = boot_time();
+        if self.state() != State::Running || now < until {
+            return Ok(());
+        }
+        let heard = self.whole.record.heard()?.unwrap_or_default();
+        let until = heard.saturating_add(silence);
+        self.silence_until = (now < until).then_some(until);
+        match self.silence_until {
+            Some(_) => Ok(()),
+            None => self.event(Event::StopAsked(Cause::Silence)),
+        }
     }
 
     pub(super) fn look_at_orphan(&mut self) -> Result<()> {

@@ -237,6 +237,9 @@ fn furnish(
     make_place(&spec, &mut notes)?;
     // A log can fill a disk, and how the job ended is to be told all the same.
     record.reserve()?;
+    if spec.silence.is_some() {
+        record.hear(boot_time())?;
+    }
     // Before the cage, so that it starts while that is made.
     let mut keeper = Keeper::start(&record, &job.places, &prepared.keepers)?;
     // Where the watcher's socket is.

@@ -30,6 +30,7 @@ impl Kept {
         let next = [
             leaf,
             until(phase.timeout_at).filter(|_| running),
+            until(self.silence_until).filter(|_| running),
             until(phase.grace_until).filter(|_| self.state() == State::Leaving),
             until(phase.after_until).filter(|_| self.state() == State::After),
             idle.map(|idle| idle.saturating_sub(self.silence())),

@@ -90,6 +90,8 @@ struct Kept {
     lease: Option<OwnedFd>,
     /// Its holder had ended before we looked, and the job has not heard of it.
     lease_is_over: bool,
+    /// When its lease ends, as far as we have looked; `None`: it has no such lease.
+    silence_until: Option<Duration>,
     /// The after phase of a command in the foreground, whose parent died.
     orphan: Option<OwnedFd>,
     last_output: Option<Instant>,
@@ -109,6 +111,8 @@ impl Kept {
             Lease::None => (None, false),
             Lease::Over => (None, true),
         };
+        // It is looked at once, and then when it would end.
+        let silence_until = whole.spec.silence.map(|_| Duration::ZERO);
         Self {
             whole,
             leaf: None,
@@ -121,6 +125,7 @@ impl Kept {
             leaving: None,
             lease,
             lease_is_over,
+            silence_until,
             orphan: None,
             last_output: None,
             silent_since: Instant::now(),
