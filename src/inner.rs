@@ -22,6 +22,8 @@ pub fn perform(words: &[OsString]) -> Option<Result<u8, Box<dyn Display>>> {
         "__supervise" => done(kept::supervise()),
         "__scope" => scope(word(2) == Some("system")),
         "__leader" => leader(),
+        "__remote" => done(crate::verbs::serve(word(2).unwrap_or_default())),
+        "__protocols" => protocols(),
         _ => return None,
     })
 }
@@ -62,6 +64,13 @@ fn close(places: &Places, id: &str) -> Result<u8, Box<dyn Display>> {
 fn keep(places: &Places, id: &str) -> Result<u8, Box<dyn Display>> {
     let id = id.parse().map_err(|error| Box::new(error) as Box<dyn Display>)?;
     done(keeper::keep(places, &id))
+}
+
+/// The versions of what goes over a line that this program speaks, each between blanks.
+fn protocols() -> Result<u8, Box<dyn Display>> {
+    let numbers: String = jobcage_remote::PROTOCOLS.iter().map(|number| format!("{number} ")).collect();
+    let printed = crate::verbs::pages::print(format!("jobcage  {numbers}\n").as_bytes());
+    printed.map_err(|error| Box::new(error) as Box<dyn Display>)
 }
 
 /// For doctor's self-test: a process whose main thread has exited while another lives.

@@ -70,6 +70,7 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::Handed(request) => verbs::env(request),
         Request::Man(request) => verbs::pages::man(&request),
         Request::Completions(request) => verbs::pages::completions(request),
+        Request::Remote(request) => verbs::remote(*request),
         Request::Print(text) => verbs::pages::print(text.as_bytes()),
     }
 }

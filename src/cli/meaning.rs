@@ -78,7 +78,7 @@ impl Door<'_> {
                 (Request::Gitlab(Box::new(gitlab)), voice)
             }
             VerbWords::List(w) => {
-                let (common, json) = plain(w)?;
+                let (common, json) = plain(w.plain)?;
                 let voice = common.voice;
                 (Request::List(ListRequest { common, json }), voice)
             }

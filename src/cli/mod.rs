@@ -12,6 +12,7 @@ mod meaning;
 mod pick;
 mod quick;
 mod reading;
+mod remote;
 pub mod request;
 mod shim;
 pub mod values;
@@ -45,12 +46,12 @@ pub struct Parsed {
 /// # Errors
 /// If the words, a variable or a config file say something that cannot be meant.
 pub fn parse(words: Vec<OsString>, environ: Environ, euid: u32) -> Result<Parsed, Error> {
-    if let Some(words) = quick::split(&words) {
-        return mean(words, environ, euid);
+    if let Some(meant) = quick::split(&words) {
+        return mean(meant, &words, environ, euid);
     }
     let verb = words.get(1).and_then(|word| word.to_str()).map(str::to_owned);
-    match words::split(words) {
-        Ok(words) => mean(words, environ, euid),
+    match words::split(words.iter().cloned()) {
+        Ok(meant) => mean(meant, &words, environ, euid),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(quietly(Request::Print(e.render().to_string())))
         }
@@ -68,7 +69,17 @@ fn quietly(request: Request) -> Parsed {
     }
 }
 
-fn mean(words: VerbWords, environ: Environ, euid: u32) -> Result<Parsed, Error> {
+/// `argv`: the words as they were typed.
+fn mean(words: VerbWords, argv: &[OsString], environ: Environ, euid: u32) -> Result<Parsed, Error> {
+    if let Some(option) = remote::without_a_host(&words) {
+        return Err(Error::value(option, "it is for a job on another host: give --host as well"));
+    }
+    if remote::host_of(&words).is_some_and(|host| host.host.is_some()) {
+        // Variables and files of this host say nothing about another one.
+        let layers = Layers::read(&environ, Scope::Places)?;
+        let door = Door { layers: &layers, environ: &environ, euid };
+        return Ok(quietly(Request::Remote(Box::new(door.remote(words, argv)?))));
+    }
     // It asks for nothing that an option's variable or a file could say.
     let words = match words {
         VerbWords::Env(w) => return Ok(quietly(Request::Handed(handed::request(w, &environ)?))),

@@ -50,8 +50,69 @@ pub enum Request {
     Man(ManRequest),
     /// `jobcage completions SHELL`: prints the shell's completion script.
     Completions(CompletionsRequest),
+    /// Any of those with `--host`.
+    Remote(Box<RemoteRequest>),
     /// A text that was asked for (`--help`, `--version`): to standard output, exit code 0.
     Print(String),
+}
+
+/// A verb on another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteRequest {
+    /// Places and voice of this side.
+    pub common: Common,
+    /// `--ssh`: a program and its options; never empty.
+    pub ssh: Vec<OsString>,
+    /// `--host`, for people.
+    pub host: String,
+    /// `user@host`, for ssh.
+    pub target: String,
+    /// Its port, where one was given.
+    pub port: Option<u16>,
+    /// `--remote-binary`.
+    pub binary: Option<PathBuf>,
+    /// `--reconnect-for`.
+    pub reconnect_for: Duration,
+    /// `--keepalive`. Never zero.
+    pub keepalive: Duration,
+    /// What to do there.
+    pub verb: RemoteVerb,
+}
+
+/// What to do on another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteVerb {
+    /// `run`.
+    Run {
+        /// Decorates the id.
+        name: String,
+        /// The words behind the verb, for the other side.
+        words: Vec<OsString>,
+        /// `--env`: each name once; values are resolved.
+        env: Vec<(OsString, Secret)>,
+        /// `--lease`; `None`: for ever.
+        lease: Option<Duration>,
+        /// `--stdin`: a file of this side.
+        stdin: Option<PathBuf>,
+        /// `--detach`.
+        detach: bool,
+        /// `--report`: a file of this side.
+        report: Option<PathBuf>,
+    },
+    /// `attach`.
+    Attach {
+        /// The job.
+        id: JobId,
+        /// `--offset`.
+        offset: u64,
+        /// `--stop-on-interrupt`.
+        stop_on_interrupt: bool,
+    },
+    /// Another verb, done there as it is.
+    Other {
+        /// With the verb.
+        words: Vec<OsString>,
+    },
 }
 
 /// What every verb that touches jobs has to know.

@@ -30,6 +30,29 @@ pub struct CommonWords {
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct HostWords {
+    /// Do it on this host, over ssh. It needs no jobcage there: without one of this version, this one is copied.
+    #[arg(long, value_name = "[USER@]HOST[:PORT]", value_hint = ValueHint::Hostname, help_heading = "Another host")]
+    pub host: Option<OsString>,
+    /// The ssh to use, and its options, with blanks between: "ssh -F FILE". The default is ssh.
+    #[arg(long, value_name = "WORDS", help_heading = "Another host")]
+    pub ssh: Option<OsString>,
+    /// Use a copy of this jobcage there, and no other: for a host of another architecture.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Another host")]
+    pub remote_binary: Option<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct LineWords {
+    /// When the line to the host breaks, try for this long to make a new one. The default is 5m.
+    #[arg(long, value_name = "TIME", help_heading = "Another host")]
+    pub reconnect_for: Option<OsString>,
+    /// Ask the line this often whether it is there; it is broken when it is silent for three times as long. The default is 5s.
+    #[arg(long, value_name = "TIME", help_heading = "Another host")]
+    pub keepalive: Option<OsString>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct IdentityWords {
     /// Run as this user, by name or number.
     #[arg(long, value_name = "USER", value_hint = ValueHint::Username, help_heading = "The command")]
@@ -206,6 +229,13 @@ pub struct RunWords {
     #[command(flatten)]
     pub capture: CaptureWords,
     #[command(flatten)]
+    pub host: HostWords,
+    /// The job on the other host ends by itself when nobody was heard of for this time. The default is 10m; 0: never.
+    #[arg(long, value_name = "TIME", help_heading = "Another host")]
+    pub lease: Option<OsString>,
+    #[command(flatten)]
+    pub line: LineWords,
+    #[command(flatten)]
     pub identity: IdentityWords,
     #[command(flatten)]
     pub step: StepWords,
@@ -260,6 +290,8 @@ pub struct CreateWords {
     #[arg(long, value_name = "TIME", help_heading = "The end")]
     pub grace: Option<OsString>,
     #[command(flatten)]
+    pub host: HostWords,
+    #[command(flatten)]
     pub common: CommonWords,
 }
 
@@ -272,7 +304,17 @@ pub struct CleanupWords {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<OsString>,
     #[command(flatten)]
+    pub host: HostWords,
+    #[command(flatten)]
     pub common: CommonWords,
+}
+
+#[derive(Debug, Args)]
+pub struct ListWords {
+    #[command(flatten)]
+    pub host: HostWords,
+    #[command(flatten)]
+    pub plain: PlainWords,
 }
 
 #[derive(Debug, Args)]
@@ -289,6 +331,8 @@ pub struct ShowWords {
     /// The job's id.
     #[arg(value_name = "ID")]
     pub id: OsString,
+    #[command(flatten)]
+    pub host: HostWords,
     #[command(flatten)]
     pub plain: PlainWords,
 }
@@ -320,6 +364,8 @@ pub struct StopWords {
     #[arg(long)]
     pub now: bool,
     #[command(flatten)]
+    pub host: HostWords,
+    #[command(flatten)]
     pub plain: PlainWords,
 }
 
@@ -337,6 +383,8 @@ pub struct WaitWords {
     /// Print a line of JSON for each job.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub host: HostWords,
     #[command(flatten)]
     pub common: CommonWords,
 }
@@ -407,6 +455,8 @@ pub struct LogsWords {
     #[arg(long, conflicts_with_all = ["follow", "offset", "tail"])]
     pub checksum: bool,
     #[command(flatten)]
+    pub host: HostWords,
+    #[command(flatten)]
     pub common: CommonWords,
 }
 
@@ -420,6 +470,10 @@ pub struct AttachWords {
     /// Have Ctrl-C and SIGTERM stop the job, and stay until it is over. A second one skips the grace.
     #[arg(long)]
     pub stop_on_interrupt: bool,
+    #[command(flatten)]
+    pub host: HostWords,
+    #[command(flatten)]
+    pub line: LineWords,
     #[command(flatten)]
     pub common: CommonWords,
 }
@@ -539,7 +593,7 @@ pub enum VerbWords {
     /// `cleanup`.
     Cleanup(CleanupWords),
     /// `list`.
-    List(PlainWords),
+    List(ListWords),
     /// `show`.
     Show(ShowWords),
     /// `guests`.
@@ -602,7 +656,7 @@ pub fn command() -> Command {
                 options::<CreateWords>(c).after_long_help(help::AFTER_CREATE)
             }),
             verb("cleanup", help::CLEANUP, options::<CleanupWords>),
-            verb("list", help::LIST, options::<PlainWords>),
+            verb("list", help::LIST, options::<ListWords>),
             verb("show", help::SHOW, options::<ShowWords>),
             verb("guests", help::GUESTS, options::<GuestsWords>),
             verb("stop", help::STOP, options::<StopWords>),
@@ -665,7 +719,7 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "run" => VerbWords::Run(Box::new(RunWords::from_arg_matches_mut(m)?)),
         "create" => VerbWords::Create(Box::new(CreateWords::from_arg_matches_mut(m)?)),
         "cleanup" => VerbWords::Cleanup(CleanupWords::from_arg_matches_mut(m)?),
-        "list" => VerbWords::List(PlainWords::from_arg_matches_mut(m)?),
+        "list" => VerbWords::List(ListWords::from_arg_matches_mut(m)?),
         "show" => VerbWords::Show(ShowWords::from_arg_matches_mut(m)?),
         "guests" => VerbWords::Guests(GuestsWords::from_arg_matches_mut(m)?),
         "stop" => VerbWords::Stop(StopWords::from_arg_matches_mut(m)?),
@@ -681,6 +735,18 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<VerbWords, cla
         "completions" => VerbWords::Completions(CompletionsWords::from_arg_matches_mut(m)?),
         _ => return Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
     })
+}
+
+/// Reads words once more and writes them again as they were meant, without the verb and some of its options.
+///
+/// # Errors
+/// As [`split`].
+pub fn forwarded(words: &[OsString], skipped: &[&str]) -> Result<Vec<OsString>, clap::Error> {
+    let mut command = command();
+    let (verb, matches) = subcommand(&mut command.try_get_matches_from_mut(words)?)?;
+    command.build();
+    let verb = command.find_subcommand(&verb);
+    Ok(verb.map_or_else(Vec::new, |verb| super::remote::again(verb, &matches, skipped)))
 }
 
 fn subcommand(matches: &mut ArgMatches) -> Result<(String, ArgMatches), clap::Error> {

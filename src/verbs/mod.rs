@@ -13,6 +13,7 @@ mod logs;
 mod look;
 pub mod pages;
 mod reboot;
+mod remote;
 mod run;
 mod stop_all;
 mod wait;
@@ -27,6 +28,7 @@ pub use exec::exec;
 pub use keys::read as read_keys;
 pub use logs::logs;
 pub use look::{guests, list, show};
+pub use remote::{remote, serve};
 pub use run::{create, run, tell};
 pub use wait::wait;
 
@@ -83,6 +85,9 @@ pub enum VerbError {
         /// Why.
         source: std::io::Error,
     },
+    /// A job on another host.
+    #[error(transparent)]
+    Remote(#[from] jobcage_remote::RemoteError),
     /// A call of GitLab Runner.
     #[error(transparent)]
     Gitlab(#[from] crate::gitlab::GitlabError),

@@ -7,17 +7,57 @@ use crate::cli::request::{
 };
 use crate::render;
 use jobcage_cage::Process;
-use jobcage_job::{LeaseHolder, Report};
+use jobcage_job::{JobId, LeaseHolder, Report};
 use jobcage_supervisor::{Job, Target, foreground, kept, sessions};
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// `jobcage run`.
 ///
 /// # Errors
 /// If jobcage itself fails; how the command ended is the exit code.
 pub fn run(request: RunRequest) -> Outcome {
+    let (job, request) = job(request)?;
+    if let Some(capture) = &request.capture {
+        return captured(&job, capture, request.common, request.report);
+    }
+    let outcome = foreground::run(&job)?;
+    tell(&outcome.report, request.common.voice);
+    // The command has run, and its result is what the caller acts on: a report that cannot be written is only told.
+    if let Some(path) = &request.report
+        && let Err(error) = write_report(path, &outcome.report)
+    {
+        crate::complain(&error);
+    }
+    if outcome.interrupted {
+        end_by_the_same_signal(&outcome.report);
+    }
+    // At once, without giving back what the kernel takes back anyway.
+    std::process::exit(outcome.report.exit_code & 0xff)
+}
+
+/// Starts a captured job of this id, for a client elsewhere, of whom it must hear within this time again and again.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start_for(request: RunRequest, id: JobId, silence: Option<Duration>, stdin: BorrowedFd<'_>) -> Result<(), VerbError> {
+    let (mut job, _) = job(request)?;
+    job.id = Some(id);
+    job.silence = silence;
+    kept::detach(&job, stdin)?;
+    Ok(())
+}
+
+/// What is left of a request when the job is made of it.
+struct Rest {
+    common: Common,
+    capture: Option<CaptureRequest>,
+    report: Option<PathBuf>,
+}
+
+fn job(request: RunRequest) -> Result<(Job, Rest), VerbError> {
     let mut command = command::build(&request.step)?;
     if request.capture.is_some() {
         command::settle_dir(&mut command)?;
@@ -67,22 +107,7 @@ pub fn run(request: RunRequest) -> Outcome {
         labels: BTreeMap::new(),
         guests,
     };
-    if let Some(capture) = &request.capture {
-        return captured(&job, capture, request.common, request.report);
-    }
-    let outcome = foreground::run(&job)?;
-    tell(&outcome.report, request.common.voice);
-    // The command has run, and its result is what the caller acts on: a report that cannot be written is only told.
-    if let Some(path) = &request.report
-        && let Err(error) = write_report(path, &outcome.report)
-    {
-        crate::complain(&error);
-    }
-    if outcome.interrupted {
-        end_by_the_same_signal(&outcome.report);
-    }
-    // At once, without giving back what the kernel takes back anyway.
-    std::process::exit(outcome.report.exit_code & 0xff)
+    Ok((job, Rest { common: request.common, capture: request.capture, report: request.report }))
 }
 
 /// Without `--detach` the job is ours: it ends with us, whatever becomes of us.

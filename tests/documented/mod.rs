@@ -115,6 +115,7 @@ fn report() -> Report {
         version: 1,
         jobcage: String::new(),
         job: "main-00000000".parse().unwrap(),
+        host: None,
         name: Some(String::new()),
         ending: Ending::OutOfMemory,
         status: Some(ExitStatus::Code(0)),

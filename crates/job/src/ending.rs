@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// The exit code of a client that has lost its job on another host: no code of a shell, of ssh (255) or of ours.
+pub const CONNECTION_LOST: i32 = 123;
+
 /// How a process ended, as the kernel told it (waitid(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,6 +148,20 @@ pub enum Ending {
     Cancelled(Cause),
     /// The command could not be started.
     NeverStarted(NeverStarted),
+    /// The line to the host of the job broke, and no new one could be made in time: the job may run.
+    ConnectionLost {
+        /// Which host.
+        host: String,
+        /// What was last said of the line.
+        why: String,
+        /// The command that comes back to the job.
+        attach: String,
+    },
+    /// The host of the job went down while it ran, and it did not come back with the host.
+    HostLost {
+        /// Which host.
+        host: String,
+    },
     /// Nobody was there to see the end: jobcage was killed, or the host went down.
     Lost {
         /// What is known of it.
@@ -167,7 +184,8 @@ impl Ending {
             Self::NeverStarted(n) if n.stage != "exec" => 125,
             Self::NeverStarted(n) if n.errno == ENOENT => 127,
             Self::NeverStarted(_) => 126,
-            Self::LogFull { .. } | Self::Lost { .. } => 125,
+            Self::ConnectionLost { .. } => CONNECTION_LOST,
+            Self::LogFull { .. } | Self::Lost { .. } | Self::HostLost { .. } => 125,
         }
     }
 
@@ -178,7 +196,7 @@ impl Ending {
             Self::Exited { code: 0 } => "success",
             Self::Cancelled(_) => "canceled",
             Self::TimedOut { .. } => "timedout",
-            Self::Lost { .. } => "lost",
+            Self::Lost { .. } | Self::ConnectionLost { .. } | Self::HostLost { .. } => "lost",
             _ => "failed",
         }
     }
@@ -194,6 +212,8 @@ impl Ending {
             Self::LogFull { .. } => "log_full",
             Self::Cancelled(_) => "cancelled",
             Self::NeverStarted(_) => "never_started",
+            Self::ConnectionLost { .. } => "connection_lost",
+            Self::HostLost { .. } => "host_lost",
             Self::Lost { .. } => "lost",
         }
     }
@@ -224,6 +244,10 @@ impl fmt::Display for Ending {
             ),
             Self::Cancelled(cause) => write!(f, "was stopped by {cause}"),
             Self::NeverStarted(n) => write!(f, "never started: {} {:?}: {}", n.stage, n.what, n.reason()),
+            Self::ConnectionLost { host, why, .. } => {
+                write!(f, "was lost sight of: the line to {host} broke ({why})")
+            }
+            Self::HostLost { host } => write!(f, "was lost: {host} went down while it ran"),
             Self::Lost { why } => write!(f, "was lost: {why}"),
         }
     }
@@ -271,6 +295,12 @@ mod tests {
             Ending::Cancelled(Cause::Stop { pid: 7, uid: 0 }),
             Ending::Lost { why: String::new() },
             Ending::TimedOut { clock: Clock::Wall },
+            Ending::HostLost { host: String::new() },
+            Ending::ConnectionLost {
+                host: String::new(),
+                why: String::new(),
+                attach: String::new(),
+            },
         ] {
             let json = serde_json::to_value(&ending).unwrap();
             assert_eq!(json["kind"], ending.kind());

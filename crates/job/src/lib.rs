@@ -14,7 +14,7 @@ mod spec;
 mod stop;
 mod units;
 
-pub use ending::{Cause, Clock, Ending, ExitStatus, NeverStarted};
+pub use ending::{CONNECTION_LOST, Cause, Clock, Ending, ExitStatus, NeverStarted};
 pub use guests::{GuestMode, GuestPlace, GuestReport, Outcome};
 pub use id::{IdError, JobId};
 pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};

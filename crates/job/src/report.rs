@@ -17,6 +17,9 @@ pub struct Report {
     pub jobcage: String,
     /// The job.
     pub job: JobId,
+    /// The host that it ran on, where that is another one than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The name that the user gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

@@ -239,6 +239,7 @@ pub fn report(story: Story<'_>, closed: Closed) -> Report {
         version: REPORT_VERSION,
         jobcage: env!("CARGO_PKG_VERSION").into(),
         job: spec.id.clone(),
+        host: None,
         name: spec.name.clone(),
         exit_code: if clean { story.ending.exit_code() } else { 125 },
         ending: story.ending,

@@ -14,6 +14,7 @@ mod pace;
 mod reader;
 mod sources;
 mod tail;
+mod tap;
 mod watch;
 mod writer;
 
@@ -22,6 +23,7 @@ pub use limit::LogLimit;
 pub use outlet::Outlet;
 pub use reader::{Copied, LogReader, Piece};
 pub use sources::{Start, Wanted};
+pub use tap::{Place, Tap, Tapped};
 pub use writer::{LogWriter, Taken};
 
 use jobcage_job::Stream;

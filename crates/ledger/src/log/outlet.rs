@@ -86,7 +86,7 @@ impl Outlet {
     /// Writes what waits; whether nothing does any more.
     pub(super) fn flush(&mut self) -> Result<bool> {
         while !self.waiting.is_empty() && !self.is_full && !self.is_gone {
-            let n = self.write(self.waiting.clone());
+            let n = self.write(&self.buffer[self.waiting.clone()]);
             self.waiting.start += self.judge(n)?;
         }
         Ok(self.waiting.is_empty() && !self.is_full && !self.is_gone)
@@ -101,8 +101,7 @@ impl Outlet {
         }
     }
 
-    fn write(&self, part: std::ops::Range<usize>) -> Result<usize> {
-        let bytes = &self.buffer[part];
+    fn write(&self, bytes: &[u8]) -> Result<usize> {
         match self.kind {
             Kind::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -198,8 +197,20 @@ impl Outlet {
         Ok(piece)
     }
 
+    /// Writes what it takes of these bytes without waiting: how many. Nothing: it is full, or gone.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn offer(&mut self, bytes: &[u8]) -> Result<usize> {
+        if self.is_full || self.is_gone || bytes.is_empty() {
+            return Ok(0);
+        }
+        let written = self.write(bytes);
+        self.judge(written)
+    }
+
     /// Whether it takes nothing for now.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.is_full
     }
 
@@ -224,7 +235,8 @@ impl Outlet {
     }
 
     /// What to wait for: for room if it is full, else only for its end, which poll tells unasked.
-    pub(super) fn poll_fd(&self) -> PollFd<'_> {
+    #[must_use]
+    pub fn poll_fd(&self) -> PollFd<'_> {
         let events = if self.is_full {
             PollFlags::POLLOUT
         } else {
@@ -234,7 +246,7 @@ impl Outlet {
     }
 
     /// What poll has told.
-    pub(super) fn told(&mut self, events: PollFlags) {
+    pub fn told(&mut self, events: PollFlags) {
         self.is_gone |= events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
         self.is_full &= !events.contains(PollFlags::POLLOUT);
     }

@@ -12,7 +12,8 @@ mod start;
 
 pub use begin::{Begun, begin, run};
 pub(crate) use end::merge_cut;
-pub(crate) use setup::{make_cage, make_place, make_record, new_spec, random, take_back, uid_of};
+pub use setup::random;
+pub(crate) use setup::{make_cage, make_place, make_record, new_spec, take_back, uid_of};
 pub(crate) use start::{after_command, keystrokes_matter, result_variables};
 
 use crate::capture::{Stdio, Stream};

@@ -381,7 +381,8 @@ pub(crate) fn uid_of(command: &Command) -> u32 {
 }
 
 /// Random bits for an id: the hasher's keys come from getrandom(2).
-pub(crate) fn random() -> u64 {
+#[must_use]
+pub fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish()
 }

@@ -1,0 +1,524 @@
+//! The client: one job on another host, over as many lines as it takes. One thread, one poll loop; what follows from what is [`Course`]'s.
+
+use crate::course::{Course, Deed, Ends};
+use crate::door::Binary;
+use crate::error::{RemoteError, Result};
+use crate::frame::{Answer, Ask, Hello, PIECE, PROTOCOL, PROTOCOLS, Welcome};
+use crate::link::{Link, Ready};
+use crate::pace::Pace;
+use jobcage_ledger::log::Outlet;
+use jobcage_supervisor::foreground::random;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// So many times without an answer, and the line is broken.
+const PATIENCE: u32 = 3;
+/// How long a new line may take to the host's first word, where nobody is asked for a password.
+const DOOR: Duration = Duration::from_secs(30);
+/// What may wait for our own outlets before no more is taken off the line.
+const WAITING: usize = 4 << 20;
+
+/// How a host is reached.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The program and its words (`--ssh`); never empty.
+    pub ssh: Vec<OsString>,
+    /// The host as it was given, for people.
+    pub host: String,
+    /// `user@host`, for ssh.
+    pub target: String,
+    /// Its port, if one was given.
+    pub port: Option<u16>,
+    /// How long a broken line is tried again (`--reconnect-for`).
+    pub reconnect_for: Duration,
+    /// How often the line is asked whether it is there (`--keepalive`).
+    pub keepalive: Duration,
+    /// Whether the host may use our ssh-agent.
+    pub forward_agent: bool,
+    /// What goes there if there is no jobcage.
+    pub binary: Binary,
+}
+
+/// What is to be done there.
+#[derive(Debug)]
+pub enum What {
+    /// A job: it is started or come back to, and followed to its end.
+    Job {
+        /// Which one.
+        course: Course,
+        /// The file that becomes its standard input.
+        input: Option<File>,
+        /// Only until it runs.
+        detach: bool,
+        /// Ctrl-C and SIGTERM are for the job; else they end us alone.
+        stops: bool,
+    },
+    /// A verb with its words, to its end.
+    Verb(Vec<OsString>),
+}
+
+/// Why a job was left, though it may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// What was last said of the line.
+    pub why: String,
+    /// How long it was tried again.
+    pub tried: Duration,
+    /// Whether the host has ever said that the job was started.
+    pub is_started: bool,
+    /// Whether it was to be stopped, and has perhaps not heard of it.
+    pub is_stopped: bool,
+}
+
+/// How it ended on our side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job has ended, as far as its host knows.
+    Job(Ends),
+    /// It runs, and was to be left.
+    Started,
+    /// The line broke, and none came for so long.
+    Lost(Lost),
+    /// A signal has ended us; the job goes on, if it was started.
+    Interrupted(i32),
+    /// The verb's exit code.
+    Done(u8),
+    /// Nobody reads our output any more, and the job is not ours to stop for that.
+    OutputGone,
+}
+
+/// One call of jobcage.
+pub struct Client<'t> {
+    options: Options,
+    what: What,
+    tell: &'t dyn Fn(&str),
+    out: Outlet,
+    err: Outlet,
+    /// Output that our outlets have not taken yet.
+    waiting: VecDeque<(bool, Vec<u8>)>,
+    waiting_bytes: usize,
+    signals: SignalFd,
+    pace: Pace,
+    /// Since when there has been no line.
+    down_since: Option<Instant>,
+    /// Whether a host has ever answered.
+    has_met: bool,
+    last_words: String,
+    /// What is to be said on the line that is there.
+    unsaid: Option<Ask>,
+    end: Option<Outcome>,
+}
+
+/// When the line was last heard of, and asked.
+struct Pulse {
+    heard: Instant,
+    asked: Instant,
+}
+
+impl<'t> Client<'t> {
+    /// A client that writes to our standard output and error, and tells a person by `tell`. Blocks SIGINT, SIGTERM and SIGHUP for good.
+    ///
+    /// # Errors
+    /// If one of the two cannot be looked at.
+    pub fn new(options: Options, what: What, tell: &'t dyn Fn(&str)) -> Result<Self> {
+        let outlet = |fd| Outlet::new(fd).map_err(RemoteError::system("look at standard output"));
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        signals.thread_block().map_err(RemoteError::system("block signals"))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Self {
+            out: outlet(std::io::stdout().as_fd())?,
+            err: outlet(std::io::stderr().as_fd())?,
+            signals: SignalFd::with_flags(&signals, flags).map_err(RemoteError::system("make a signalfd"))?,
+            options,
+            what,
+            tell,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            pace: Pace::default(),
+            down_since: None,
+            has_met: false,
+            last_words: String::new(),
+            unsaid: None,
+            end: None,
+        })
+    }
+
+    /// Does it, to its end.
+    ///
+    /// # Errors
+    /// If the host cannot be reached in the first place, or something on this side fails.
+    pub fn run(mut self) -> Result<(Outcome, What)> {
+        loop {
+            let is_again = self.has_met;
+            match Link::open(&self.options, is_again, random()) {
+                Ok(link) => self.hold(link)?,
+                Err(error) if !is_again => return Err(error),
+                Err(error) => self.last_words = error.to_string(),
+            }
+            if self.end.is_none() && !self.has_met {
+                return Err(RemoteError::Unreachable {
+                    host: self.options.host.clone(),
+                    why: self.last_words,
+                });
+            }
+            if self.end.is_none() {
+                self.rest()?;
+            }
+            if let Some(end) = self.end.take() {
+                self.drain()?;
+                return Ok((end, self.what));
+            }
+        }
+    }
+
+    /// Goes on with one line for as long as it holds.
+    fn hold(&mut self, mut link: Link) -> Result<()> {
+        let now = Instant::now();
+        let mut pulse = Pulse { heard: now, asked: now };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            keepalive: self.options.keepalive,
+        };
+        let mut has_greeted = false;
+        while self.end.is_none() {
+            let turned = match self.wait(&link, &pulse) {
+                Ok(ready) => link.turn(ready),
+                Err(error) => return Err(error),
+            };
+            self.look_at_signals(Some(&mut link));
+            self.flush()?;
+            self.say_unsaid(&mut link);
+            let turn = match turned {
+                Ok(turn) => turn,
+                // The first time it is the host's own fault, for which no second try is of use.
+                Err(error) if !self.has_met => return Err(error),
+                Err(error) => {
+                    self.last_words = error.to_string();
+                    return Ok(self.breaks());
+                }
+            };
+            if link.is_open() && !has_greeted {
+                has_greeted = true;
+                if link.has_copied() {
+                    (self.tell)(&format!("{} had no jobcage of this version: copied there", self.options.host));
+                }
+                link.say(&Ask::Hello(hello));
+            }
+            if !turn.answers.is_empty() {
+                pulse.heard = Instant::now();
+            }
+            for answer in turn.answers {
+                if !self.answer(answer, &mut link)? {
+                    return Ok(self.breaks());
+                }
+            }
+            self.flush()?;
+            if self.end.is_some() {
+                return Ok(());
+            }
+            if turn.is_broken || !self.beat(&mut link, &mut pulse) {
+                self.last_words = link.end();
+                return Ok(self.breaks());
+            }
+        }
+        Ok(())
+    }
+
+    fn breaks(&mut self) {
+        if self.has_met && self.down_since.is_none() {
+            self.down_since = Some(Instant::now());
+        }
+    }
+
+    /// Asks a silent line whether it is there; `false`: it has not answered for too long.
+    fn beat(&self, link: &mut Link, pulse: &mut Pulse) -> bool {
+        let now = Instant::now();
+        if !link.is_open() {
+            return !self.has_met || now.duration_since(pulse.heard) < DOOR;
+        }
+        // While we take nothing off it, it cannot be heard.
+        if !self.is_hungry() {
+            pulse.heard = now;
+        }
+        if now.duration_since(pulse.asked) >= self.options.keepalive {
+            pulse.asked = now;
+            if link.is_idle() {
+                link.say(&Ask::Ping);
+            }
+        }
+        now.duration_since(pulse.heard) < self.options.keepalive * PATIENCE
+    }
+
+    fn is_hungry(&self) -> bool {
+        self.waiting_bytes < WAITING
+    }
+
+    /// Until something is to be done.
+    fn wait(&mut self, link: &Link, pulse: &Pulse) -> Result<Ready> {
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            self.out.poll_fd(),
+            self.err.poll_fd(),
+        ];
+        let line = link.fds(self.is_hungry());
+        let mut at = [None; 3];
+        for (slot, fd) in at.iter_mut().zip(line) {
+            *slot = fd.map(|fd| {
+                fds.push(fd);
+                fds.len() - 1
+            });
+        }
+        let next = (pulse.asked + self.options.keepalive).min(pulse.heard + self.options.keepalive * PATIENCE);
+        let next = if link.is_open() { next } else { pulse.heard + DOOR };
+        poll(&mut fds, Some(next.saturating_duration_since(Instant::now())))?;
+        let events = events(&fds);
+        drop(fds);
+        self.out.told(events[1]);
+        self.err.told(events[2]);
+        let told = |at: Option<usize>| at.is_some_and(|at| !events[at].is_empty());
+        Ok(Ready {
+            stdin: told(at[0]),
+            stdout: told(at[1]),
+            stderr: told(at[2]),
+        })
+    }
+
+    /// Heeds an answer; `false`: this line is of no more use.
+    fn answer(&mut self, answer: Answer, link: &mut Link) -> Result<bool> {
+        if let Answer::Welcome(welcome) = answer {
+            return self.welcomed(&welcome, link);
+        }
+        match (&mut self.what, answer) {
+            (What::Verb(_), Answer::Said { to_stderr, bytes }) => self.put(to_stderr, bytes),
+            (What::Verb(_), Answer::Done(code)) => self.end = Some(Outcome::Done(code)),
+            (What::Verb(_), Answer::Refused(why)) => {
+                (self.tell)(&why);
+                self.end = Some(Outcome::Done(125));
+            }
+            (What::Verb(_), _) => {}
+            (What::Job { course, detach, .. }, answer) => {
+                let is_leaving = *detach;
+                match course.heard(answer) {
+                    None => {}
+                    Some(Deed::Started) if is_leaving => self.end = Some(Outcome::Started),
+                    Some(Deed::Started) => {}
+                    Some(Deed::Write { to_stderr, bytes }) => self.put(to_stderr, bytes),
+                    Some(Deed::Missing { place, bytes }) => (self.tell)(&format!(
+                        "{bytes} bytes of {} are left out here: they were dropped at the limit of the log",
+                        jobcage_ledger::log::name(place.0, place.1)
+                    )),
+                    Some(Deed::End(ends)) => self.end = Some(Outcome::Job(ends)),
+                    Some(Deed::Break(why)) => {
+                        self.last_words = why.into();
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn welcomed(&mut self, welcome: &Welcome, link: &mut Link) -> Result<bool> {
+        if !PROTOCOLS.contains(&welcome.protocol) {
+            return Err(RemoteError::Unreachable {
+                host: self.options.host.clone(),
+                why: format!(
+                    "its jobcage {} speaks the versions {:?} of what goes over the line, and this one {PROTOCOLS:?}: install a nearer one on either \
+                     side, or give one with --remote-binary",
+                    welcome.version, welcome.known
+                ),
+            });
+        }
+        self.has_met = true;
+        if let Some(since) = self.down_since.take() {
+            (self.tell)(&format!(
+                "the line to {} is there again, after {:.1} s; nothing is lost of the output",
+                self.options.host,
+                since.elapsed().as_secs_f64()
+            ));
+        }
+        self.pace.reset();
+        match &mut self.what {
+            What::Verb(words) => link.say(&Ask::Verb(words.clone())),
+            What::Job { course, input, .. } => {
+                let asks = course.connected(welcome);
+                if matches!(asks.first(), Some(Ask::Start(_)))
+                    && let Some(file) = input
+                {
+                    send_input(file, link)?;
+                }
+                asks.iter().for_each(|ask| link.say(ask));
+            }
+        }
+        Ok(true)
+    }
+
+    fn put(&mut self, to_stderr: bool, bytes: Vec<u8>) {
+        self.waiting_bytes += bytes.len();
+        self.waiting.push_back((to_stderr, bytes));
+    }
+
+    /// Gives our outlets what they take.
+    fn flush(&mut self) -> Result<()> {
+        while let Some((to_stderr, bytes)) = self.waiting.front_mut() {
+            let outlet = if *to_stderr { &mut self.err } else { &mut self.out };
+            if outlet.is_gone() {
+                if !*to_stderr {
+                    self.output_is_gone();
+                }
+                let gone = self.waiting.pop_front().map_or(0, |(_, bytes)| bytes.len());
+                self.waiting_bytes -= gone;
+                continue;
+            }
+            let taken = outlet.offer(bytes).map_err(RemoteError::system("write the output"))?;
+            self.waiting_bytes -= taken;
+            bytes.drain(..taken);
+            if bytes.is_empty() {
+                self.waiting.pop_front();
+            } else if taken == 0 && !outlet.is_gone() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A job in the foreground would be ended by its next write. Its end is to be seen and told all the same.
+    fn output_is_gone(&mut self) {
+        match &mut self.what {
+            What::Job { course, stops: true, .. } if self.end.is_none() => {
+                if course.stops() == 0 {
+                    self.unsaid = Some(course.stop());
+                }
+            }
+            _ => self.end = self.end.take().or(Some(Outcome::OutputGone)),
+        }
+    }
+
+    fn say_unsaid(&mut self, link: &mut Link) {
+        // Without a line it is said on the next one.
+        if let Some(ask) = self.unsaid.take().filter(|_| link.is_open()) {
+            link.say(&ask);
+        }
+    }
+
+    /// Before we end: what is written to nobody yet goes out.
+    fn drain(&mut self) -> Result<()> {
+        loop {
+            self.flush()?;
+            if self.waiting.is_empty() {
+                return Ok(());
+            }
+            let mut fds = vec![self.out.poll_fd(), self.err.poll_fd()];
+            poll(&mut fds, None)?;
+            let events = events(&fds);
+            drop(fds);
+            self.out.told(events[0]);
+            self.err.told(events[1]);
+        }
+    }
+
+    /// Hears signals. `link`: the line, if there is one.
+    fn look_at_signals(&mut self, mut link: Option<&mut Link>) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
+            if Signal::try_from(signal).is_ok_and(jobcage_sys::signal::is_ignored) {
+                continue;
+            }
+            let is_open = link.as_ref().is_some_and(|link| link.is_open());
+            match &mut self.what {
+                What::Job { course, stops: true, .. } if self.has_met => {
+                    let ask = course.stop();
+                    match &mut link {
+                        Some(link) if is_open => link.say(&ask),
+                        _ if course.stops() > 1 => self.end = Some(Outcome::Lost(self.lost())),
+                        _ => (self.tell)(
+                            "there is no line: the job will be stopped as soon as there is one; the same again gives up",
+                        ),
+                    }
+                }
+                _ => self.end = Some(Outcome::Interrupted(signal)),
+            }
+        }
+    }
+
+    fn lost(&self) -> Lost {
+        let (is_started, is_stopped) = match &self.what {
+            What::Job { course, .. } => (course.is_started(), course.stops() > 0),
+            What::Verb(_) => (false, false),
+        };
+        Lost {
+            why: self.last_words.clone(),
+            tried: self.down_since.map(|since| since.elapsed()).unwrap_or_default(),
+            is_started,
+            is_stopped,
+        }
+    }
+
+    /// Between two lines.
+    fn rest(&mut self) -> Result<()> {
+        let since = *self.down_since.get_or_insert_with(Instant::now);
+        let give_up = since + self.options.reconnect_for;
+        let is_verb = matches!(self.what, What::Verb(_));
+        // What a verb has said already would be said again.
+        if is_verb || Instant::now() >= give_up {
+            self.end = Some(Outcome::Lost(self.lost()));
+            return Ok(());
+        }
+        let until = (Instant::now() + self.pace.next(random())).min(give_up);
+        while self.end.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let mut fds = vec![
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                self.out.poll_fd(),
+                self.err.poll_fd(),
+            ];
+            poll(&mut fds, Some(left))?;
+            let events = events(&fds);
+            drop(fds);
+            self.out.told(events[1]);
+            self.err.told(events[2]);
+            self.look_at_signals(None);
+            self.flush()?;
+        }
+        Ok(())
+    }
+}
+
+fn events(fds: &[PollFd<'_>]) -> Vec<PollFlags> {
+    let told = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+    told.collect()
+}
+
+fn poll(fds: &mut [PollFd<'_>], time: Option<Duration>) -> Result<()> {
+    match ppoll(fds, time.map(TimeSpec::from), None) {
+        Ok(_) | Err(jobcage_sys::Errno::EINTR) => Ok(()),
+        Err(errno) => Err(RemoteError::system("wait")(errno)),
+    }
+}
+
+/// All of it, from its beginning: a line before this one may have taken a part with it.
+fn send_input(file: &mut File, link: &mut Link) -> Result<()> {
+    let failed = |error: std::io::Error| RemoteError::System {
+        what: "read the job's standard input",
+        errno: jobcage_sys::Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+    };
+    file.rewind().map_err(failed)?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece).map_err(failed)? {
+            0 => return Ok(()),
+            n => link.say(&Ask::Input(piece[..n].to_vec())),
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! The other side of the line: a process that sshd starts and that ends with its line. It starts a job, or follows one from the bytes on that its
+//! client has; nothing of the job hangs on it. That its client lives is written down for the job's lease.
+
+use crate::door;
+use crate::error::{RemoteError, Result};
+use crate::frame::{Answer, Ask, Frames, Hello, PIECE, PROTOCOL, PROTOCOLS, Place, Resume, Start, Welcome};
+use jobcage_job::JobId;
+use jobcage_ledger::log::{Outlet, Tap, Tapped};
+use jobcage_ledger::{LedgerError, Places, Record, State, boot_id};
+use jobcage_supervisor::{asking, gc};
+use jobcage_sys::Errno;
+use jobcage_sys::clock::boot_time;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::time::TimeSpec;
+use nix::unistd::read;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What may wait for the line before no more is read of the logs.
+const QUEUE: usize = 1 << 20;
+/// A client that says nothing for so long has gone, and the line has not told.
+const SILENCE: Duration = Duration::from_secs(60);
+/// So many of its own beats it may miss, where they are slow.
+const BEATS: u32 = 4;
+
+/// What the program around us does.
+pub trait Host {
+    /// Starts the job as a captured one; `stdin`: its standard input.
+    ///
+    /// # Errors
+    /// Why it does not run, for a person.
+    fn start(&self, start: &Start, stdin: OwnedFd) -> std::result::Result<(), String>;
+
+    /// Where the records are.
+    fn places(&self) -> Places;
+}
+
+/// Says the word of the door, and then what there is to say until the client is gone.
+///
+/// # Errors
+/// If it cannot be said, or what comes is no word of ours.
+pub fn serve(token: &str, host: &dyn Host) -> Result<()> {
+    // The line's end is told by the line. A shell of the host may ignore these; its children must not.
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    let _ = signals.thread_unblock();
+    let mut line = Line::new()?;
+    line.put(door::here(token).as_bytes());
+    let Some(Ask::Hello(hello)) = line.next(None)? else {
+        return Ok(());
+    };
+    line.silence = SILENCE.max(hello.keepalive.saturating_mul(BEATS));
+    if !greet(&mut line, hello)? {
+        return line.finish();
+    }
+    let mut input = None;
+    while let Some(ask) = line.next(None)? {
+        match ask {
+            Ask::Input(bytes) => keep(&mut input, &bytes)?,
+            Ask::Start(start) => {
+                let stdin = match input.take() {
+                    Some(input) => stdin_of(input)?,
+                    None => jobcage_sys::file::open_null().map_err(RemoteError::system("open /dev/null"))?,
+                };
+                return start_and_follow(&mut line, host, &start, stdin);
+            }
+            Ask::Resume(resume) => return come_back(&mut line, host, resume),
+            Ask::Verb(words) => return perform(&mut line, &words),
+            Ask::Ping => line.say(&Answer::Pong),
+            Ask::Hello(_) | Ask::Stop(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn greet(line: &mut Line, hello: Hello) -> Result<bool> {
+    let is_spoken = PROTOCOLS.contains(&hello.protocol);
+    line.say(&Answer::Welcome(Welcome {
+        protocol: if is_spoken { hello.protocol } else { 0 },
+        known: PROTOCOLS.to_vec(),
+        version: door::BUILD.into(),
+        boot_id: boot_id()?,
+    }));
+    debug_assert!(PROTOCOLS.contains(&PROTOCOL));
+    Ok(is_spoken)
+}
+
+/// In memory or on the disk: a file without a name, which is gone with the job.
+fn keep(input: &mut Option<File>, bytes: &[u8]) -> Result<()> {
+    let failed = |what: &'static str| {
+        move |error: std::io::Error| RemoteError::System {
+            what,
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+        }
+    };
+    if input.is_none() {
+        let dir = std::env::temp_dir();
+        let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        let file = nix::fcntl::open(&dir, flags, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR);
+        *input = Some(File::from(file.map_err(RemoteError::system("make a file for the job's standard input"))?));
+    }
+    match input {
+        Some(file) => file.write_all(bytes).map_err(failed("keep the job's standard input")),
+        None => Ok(()),
+    }
+}
+
+/// To be read from its beginning, and not to be written.
+fn stdin_of(mut input: File) -> Result<OwnedFd> {
+    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    input
+        .rewind()
+        .map_err(|error| RemoteError::system("rewind the job's standard input")(errno(error)))?;
+    Ok(input.into())
+}
+
+/// Asking twice starts one job: its id is the client's, and the directory of its record is made by one of two.
+fn start_and_follow(line: &mut Line, host: &dyn Host, start: &Start, stdin: OwnedFd) -> Result<()> {
+    let is_there = || record_of(host, &start.id).map(|record| record.is_some());
+    if !is_there()?
+        && let Err(why) = host.start(start, stdin)
+        && !is_there()?
+    {
+        line.say(&Answer::Refused(why));
+        return line.finish();
+    }
+    line.say(&Answer::Started);
+    follow(line, host, &start.id, BTreeMap::new())
+}
+
+fn come_back(line: &mut Line, host: &dyn Host, resume: Resume) -> Result<()> {
+    // Its supervisor may be of another boot, or dead with all that looked after it.
+    let _ = gc::close_if_orphaned(&host.places(), &resume.id, gc::Role::Staying);
+    let points = resume.points.into_iter();
+    let points = points.map(|(step, stream, at)| ((step, stream), at)).collect();
+    line.say(&Answer::Started);
+    follow(line, host, &resume.id, points)
+}
+
+fn record_of(host: &dyn Host, id: &JobId) -> Result<Option<Record>> {
+    match host.places().open(id) {
+        Ok(record) => Ok(Some(record)),
+        Err(LedgerError::NoSuchJob(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends what the job writes, and in the end its report.
+fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, u64>) -> Result<()> {
+    let Some(record) = record_of(host, id)? else {
+        line.say(&Answer::Gone(format!("there is no job {id} any more")));
+        return line.finish();
+    };
+    let spec = match begun(line, &record)? {
+        Begun::Spec(spec) => spec,
+        Begun::Never => {
+            line.say(&Answer::Gone(format!("the job {id} was cut off before it began")));
+            return line.finish();
+        }
+        Begun::LineEnded => return Ok(()),
+    };
+    let Some(capture) = spec.capture else {
+        line.say(&Answer::Refused(format!(
+            "the job {id} is not captured: its output goes where its jobcage was started"
+        )));
+        return line.finish();
+    };
+    let mut tap = Tap::new(&record, capture, points)?;
+    let mut buffer = vec![0; PIECE];
+    let mut has_heard = true;
+    loop {
+        if spec.silence.is_some() && std::mem::take(&mut has_heard) {
+            // Of a job that is over there is nothing to write it into.
+            let _ = record.hear(boot_time());
+        }
+        let mut idle = false;
+        if line.has_room() {
+            match tap.next(&mut buffer)? {
+                Tapped::Bytes { place, offset, bytes } => line.say(&Answer::Data {
+                    place,
+                    offset,
+                    bytes: buffer[..bytes].to_vec(),
+                }),
+                Tapped::Lost { place, bytes } => line.say(&Answer::Dropped { place, bytes }),
+                Tapped::Nothing => idle = true,
+                Tapped::Over => {
+                    line.say(&ending(&record, id)?);
+                    return line.finish();
+                }
+                Tapped::Removed => {
+                    line.say(&Answer::Gone(format!("the record of the job {id} was removed meanwhile")));
+                    return line.finish();
+                }
+            }
+        }
+        let watch = if idle { tap.fd() } else { None };
+        let pause = match (idle, watch.is_some()) {
+            (false, _) if line.has_room() => Some(Duration::ZERO),
+            (true, false) => Some(Tap::PAUSE),
+            _ => None,
+        };
+        let turned = line.turn(watch, pause)?;
+        if turned.told || idle && watch_is_none(&tap) {
+            tap.woken();
+        }
+        while let Some(ask) = line.take()? {
+            match ask {
+                Ask::Ping => {
+                    has_heard = true;
+                    line.say(&Answer::Pong);
+                }
+                Ask::Stop(times) => stop(host, &record, id, times),
+                _ => {}
+            }
+        }
+        if turned.ended {
+            return Ok(());
+        }
+    }
+}
+
+fn watch_is_none(tap: &Tap<'_>) -> bool {
+    tap.fd().is_none()
+}
+
+fn ending(record: &Record, id: &JobId) -> Result<Answer> {
+    let report = record.report()?;
+    Ok(match report.map(|report| serde_json::to_string(&report)) {
+        Some(Ok(report)) => Answer::Over(report),
+        _ => Answer::Gone(format!("the record of the job {id} was removed meanwhile")),
+    })
+}
+
+enum Begun {
+    Spec(Box<jobcage_job::JobSpec>),
+    Never,
+    LineEnded,
+}
+
+/// Its record is made before the job: another process like us may be about to begin it.
+fn begun(line: &mut Line, record: &Record) -> Result<Begun> {
+    loop {
+        if let Some(spec) = record.spec()? {
+            return Ok(Begun::Spec(spec.into()));
+        }
+        if !matches!(record.state()?, State::Alive { .. } | State::Closing { .. }) {
+            return Ok(Begun::Never);
+        }
+        // Between the directory and its first file: a moment, of which nobody tells.
+        if line.turn(None, Some(Tap::PAUSE))?.ended {
+            return Ok(Begun::LineEnded);
+        }
+    }
+}
+
+/// In a thread of its own, since it waits for the end of the job, whose output is to be sent meanwhile.
+fn stop(host: &dyn Host, record: &Record, id: &JobId, times: u8) {
+    // The first wish may be said on several lines, and is one.
+    let is_known = record.asked().is_ok_and(|request| request.is_some());
+    if times < 2 && is_known {
+        return;
+    }
+    let (places, id) = (host.places(), id.clone());
+    let how = asking::How {
+        now: times > 1,
+        ..asking::How::default()
+    };
+    std::thread::spawn(move || {
+        // What it came to is in the report.
+        let _ = asking::stop(&places, &id, &how);
+    });
+}
+
+/// Another verb, as a process of its own: it dies with the line.
+fn perform(line: &mut Line, words: &[OsString]) -> Result<()> {
+    let failed = |error: std::io::Error| RemoteError::System {
+        what: "start the verb",
+        errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+    };
+    let mut child = Command::new("/proc/self/exe")
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let passed = pass_on(line, &mut child);
+    if !matches!(passed, Ok(true)) {
+        // Nobody hears it any more; our unreaped child.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(failed)?;
+    if passed? {
+        use std::os::unix::process::ExitStatusExt;
+        let code = status.code().or(status.signal().map(|signal| 128 + signal));
+        line.say(&Answer::Done(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)));
+        return line.finish();
+    }
+    Ok(())
+}
+
+/// What a child writes, until it has closed both of its ends; `false`: the line was closed before.
+fn pass_on(line: &mut Line, child: &mut Child) -> Result<bool> {
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    let mut piece = vec![0; PIECE];
+    while out.is_some() || err.is_some() {
+        let is_heard = line.has_room();
+        let fds = [out.as_ref().map(AsFd::as_fd), err.as_ref().map(AsFd::as_fd)];
+        let (told, ended) = line.turn_with(&fds.map(|fd| fd.filter(|_| is_heard)), None)?;
+        if ended {
+            return Ok(false);
+        }
+        if told[0] && pass(line, out.as_mut(), &mut piece, false) {
+            out = None;
+        }
+        if told[1] && pass(line, err.as_mut(), &mut piece, true) {
+            err = None;
+        }
+        while let Some(ask) = line.take()? {
+            if ask == Ask::Ping {
+                line.say(&Answer::Pong);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// One piece; whether that was the end.
+fn pass(line: &mut Line, from: Option<&mut impl Read>, piece: &mut [u8], to_stderr: bool) -> bool {
+    match from.map(|from| from.read(piece)) {
+        Some(Ok(n)) if n > 0 => {
+            let bytes = piece[..n].to_vec();
+            line.say(&Answer::Said { to_stderr, bytes });
+            false
+        }
+        Some(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => false,
+        _ => true,
+    }
+}
+
+/// Standard input and output, which are the line.
+struct Line {
+    out: Outlet,
+    frames: Frames,
+    queue: Vec<u8>,
+    sent: usize,
+    heard: Instant,
+    silence: Duration,
+    is_over: bool,
+    buffer: Vec<u8>,
+}
+
+/// What a turn came to.
+struct Turned {
+    /// The caller's descriptor is readable.
+    told: bool,
+    /// The line has ended.
+    ended: bool,
+}
+
+impl Line {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            out: Outlet::new(std::io::stdout().as_fd()).map_err(RemoteError::system("look at the line"))?,
+            frames: Frames::default(),
+            queue: Vec::new(),
+            sent: 0,
+            heard: Instant::now(),
+            silence: SILENCE,
+            is_over: false,
+            buffer: vec![0; PIECE],
+        })
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.len() - self.sent < QUEUE
+    }
+
+    fn say(&mut self, answer: &Answer) {
+        self.put(&answer.encode());
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if self.sent == self.queue.len() {
+            self.queue.clear();
+            self.sent = 0;
+        }
+        self.queue.extend_from_slice(bytes);
+    }
+
+    fn push(&mut self) {
+        while self.sent < self.queue.len() {
+            match self.out.offer(&self.queue[self.sent..]) {
+                Ok(0) => break,
+                Ok(n) => self.sent += n,
+                Err(_) => self.is_over = true,
+            }
+            if self.is_over {
+                break;
+            }
+        }
+        if self.sent >= QUEUE {
+            self.queue.drain(..self.sent);
+            self.sent = 0;
+        }
+        self.is_over |= self.out.is_gone();
+    }
+
+    /// What was heard already.
+    fn take(&mut self) -> Result<Option<Ask>> {
+        Ok(match self.frames.next()? {
+            Some((kind, text)) => Some(Ask::decode(kind, text)?),
+            None => None,
+        })
+    }
+
+    /// The next word; `None`: the line has ended.
+    fn next(&mut self, time: Option<Duration>) -> Result<Option<Ask>> {
+        loop {
+            if let Some(ask) = self.take()? {
+                return Ok(Some(ask));
+            }
+            if self.turn(None, time)?.ended {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn turn(&mut self, also: Option<BorrowedFd<'_>>, time: Option<Duration>) -> Result<Turned> {
+        let (told, ended) = self.turn_with(&[also], time)?;
+        Ok(Turned { told: told[0], ended })
+    }
+
+    /// Waits for the line, for others, and for a time; moves what can be moved.
+    fn turn_with<const N: usize>(
+        &mut self,
+        also: &[Option<BorrowedFd<'_>>; N],
+        time: Option<Duration>,
+    ) -> Result<([bool; N], bool)> {
+        self.push();
+        if self.is_over {
+            return Ok(([false; N], true));
+        }
+        let left = (self.heard + self.silence).saturating_duration_since(Instant::now());
+        let stdin = std::io::stdin();
+        let mut fds = vec![PollFd::new(stdin.as_fd(), PollFlags::POLLIN), self.out.poll_fd()];
+        let at: Vec<Option<usize>> = also
+            .iter()
+            .map(|fd| {
+                fd.map(|fd| {
+                    fds.push(PollFd::new(fd, PollFlags::POLLIN));
+                    fds.len() - 1
+                })
+            })
+            .collect();
+        match ppoll(&mut fds, Some(TimeSpec::from(time.unwrap_or(left).min(left))), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(RemoteError::system("wait")(errno)),
+        }
+        let events: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        drop(fds);
+        self.out.told(events[1]);
+        let mut told = [false; N];
+        for (told, at) in told.iter_mut().zip(at) {
+            *told = at.is_some_and(|at| !events[at].is_empty());
+        }
+        if !events[0].is_empty() {
+            self.hear();
+        }
+        self.push();
+        self.is_over |= self.heard.elapsed() >= self.silence;
+        Ok((told, self.is_over))
+    }
+
+    fn hear(&mut self) {
+        match read(std::io::stdin().as_fd(), &mut self.buffer) {
+            Ok(0) => self.is_over = true,
+            Ok(n) => {
+                self.heard = Instant::now();
+                self.frames.push(&self.buffer[..n]);
+            }
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => self.is_over = true,
+        }
+    }
+
+    /// Has all of it heard, and leaves when the client does.
+    fn finish(&mut self) -> Result<()> {
+        while self.next(None)?.is_some() {}
+        Ok(())
+    }
+}

@@ -1,0 +1,312 @@
+//! The verbs with `--host`, on both sides of the line.
+
+use super::run::{start_for, tell, write_report};
+use super::{Outcome, VerbError};
+use crate::cli;
+use crate::cli::request::{CageChoice, RemoteRequest, RemoteVerb, Request, RunRequest};
+use crate::config::environ::Environ;
+use jobcage_job::{CONNECTION_LOST, Ending, Guarantee, JobId, REPORT_VERSION, Report};
+use jobcage_ledger::Places;
+use jobcage_remote::{BUILD, Binary, Client, Course, Ends, Host, Lost, Options, Start, What};
+use jobcage_supervisor::foreground::random;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// jobcage failed.
+const FAILED: u8 = 125;
+
+/// A verb on another host, from this side.
+///
+/// # Errors
+/// If the host cannot be reached, or this side fails; how a job ended there is the exit code.
+pub fn remote(request: RemoteRequest) -> Outcome {
+    let (what, report) = what(&request.verb)?;
+    let options = Options {
+        ssh: request.ssh.clone(),
+        host: request.host.clone(),
+        target: request.target.clone(),
+        port: request.port,
+        reconnect_for: request.reconnect_for,
+        keepalive: request.keepalive,
+        forward_agent: false,
+        binary: Binary::find(request.binary.as_deref())?,
+    };
+    let told = |line: &str| crate::complain(&crate::render::harmless(line));
+    let (outcome, what) = Client::new(options, what, &told)?.run()?;
+    let id = match &what {
+        What::Job { course, .. } => Some(course.id()),
+        What::Verb(_) => None,
+    };
+    match (outcome, id) {
+        (jobcage_remote::Outcome::Job(ends), Some(id)) => ended(&request, id, ends, report.as_deref()),
+        (jobcage_remote::Outcome::Started, Some(id)) => super::pages::print(format!("{id}\n").as_bytes()),
+        (jobcage_remote::Outcome::Lost(lost), id) => lost_sight(&request, id, &lost, report.as_deref()),
+        (jobcage_remote::Outcome::Interrupted(signal), id) => {
+            if let (Some(id), RemoteVerb::Attach { .. }) = (id, &request.verb) {
+                crate::complain(&format_args!("the job {id} goes on; \"{}\" comes back to it", attach_words(&request, id)));
+            }
+            Ok(u8::try_from(128 + signal).unwrap_or(FAILED))
+        }
+        (jobcage_remote::Outcome::Done(code), _) => Ok(code),
+        (jobcage_remote::Outcome::OutputGone, _) => Ok(super::captured::OUTPUT_GONE),
+        (jobcage_remote::Outcome::Job(_) | jobcage_remote::Outcome::Started, None) => Ok(FAILED),
+    }
+}
+
+/// What the client is to do, and where the report goes.
+fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>), VerbError> {
+    Ok(match verb {
+        RemoteVerb::Run {
+            name,
+            words,
+            env,
+            lease,
+            stdin,
+            detach,
+            report,
+        } => {
+            let open = |path: &PathBuf| {
+                std::fs::File::open(path).map_err(|source| VerbError::Stdin {
+                    path: path.clone(),
+                    source,
+                })
+            };
+            let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+            let start = Start {
+                id: JobId::generate(name, random()),
+                lease: *lease,
+                words: words.clone(),
+                env: env.collect(),
+                forward_agent: false,
+            };
+            let what = What::Job {
+                course: Course::start(start),
+                input: stdin.as_ref().map(open).transpose()?,
+                detach: *detach,
+                stops: true,
+            };
+            (what, report.clone())
+        }
+        RemoteVerb::Attach {
+            id,
+            offset,
+            stop_on_interrupt,
+        } => {
+            let what = What::Job {
+                course: Course::attach_to(id.clone(), *offset),
+                input: None,
+                detach: false,
+                stops: *stop_on_interrupt,
+            };
+            (what, None)
+        }
+        RemoteVerb::Other { words } => (What::Verb(words.clone()), None),
+    })
+}
+
+fn ended(request: &RemoteRequest, id: &JobId, ends: Ends, to: Option<&Path>) -> Outcome {
+    let host = || request.host.clone();
+    let report = match ends {
+        Ends::Refused(why) => return refused(&format!("{}: {why}", request.host)),
+        Ends::Gone(why) => return refused(&format!("{}: {why}: how it ended is not known", request.host)),
+        Ends::Over(text) => parsed(&text)?,
+        Ends::HostLost(text) => {
+            let lost = Ending::HostLost { host: host() };
+            let known = text.map(|text| parsed(&text)).transpose()?;
+            // What its gc knows of the rest stays.
+            Report {
+                exit_code: lost.exit_code(),
+                ending: lost,
+                ..known.unwrap_or_else(|| unknown(id))
+            }
+        }
+    };
+    let report = Report {
+        host: Some(host()),
+        ..report
+    };
+    tell(&report, request.common.voice);
+    written(to, &report);
+    Ok((report.exit_code & 0xff) as u8)
+}
+
+/// The host's jobcage has failed, or ours: never the job.
+fn refused(why: &str) -> Outcome {
+    crate::complain(&crate::render::harmless(why));
+    Ok(FAILED)
+}
+
+fn parsed(text: &str) -> Result<Report, VerbError> {
+    serde_json::from_str(text).map_err(|error| {
+        jobcage_remote::RemoteError::Garbled(format!("a report that cannot be read ({error})")).into()
+    })
+}
+
+/// The job may run, or may have ended meanwhile: the last line says how to find out.
+fn lost_sight(request: &RemoteRequest, id: Option<&JobId>, lost: &Lost, to: Option<&Path>) -> Outcome {
+    let Some(id) = id else {
+        return refused(&format!("the line to {} broke: {}", request.host, lost.why));
+    };
+    let attach = attach_words(request, id);
+    let ending = Ending::ConnectionLost {
+        host: request.host.clone(),
+        why: lost.why.clone(),
+        attach: attach.clone(),
+    };
+    let report = Report {
+        host: Some(request.host.clone()),
+        exit_code: ending.exit_code(),
+        ending,
+        ..unknown(id)
+    };
+    written(to, &report);
+    let state = match (lost.is_started, lost.is_stopped) {
+        (_, true) => "was to be stopped, and may not have heard of it: its lease ends it",
+        (true, false) => "may run on",
+        (false, false) => "may have been started",
+    };
+    let line = format!(
+        "connection lost: no line to {} for {:.0} s ({}); the job {id} {state}; \"{attach}\" comes back to it",
+        request.host,
+        lost.tried.as_secs_f64(),
+        lost.why,
+    );
+    crate::complain(&crate::render::harmless(&line));
+    Ok(u8::try_from(CONNECTION_LOST).unwrap_or(FAILED))
+}
+
+fn attach_words(request: &RemoteRequest, id: &JobId) -> String {
+    format!("jobcage attach --host {} {id}", request.host)
+}
+
+/// A report of a job of which nothing is known but its id.
+fn unknown(id: &JobId) -> Report {
+    Report {
+        version: REPORT_VERSION,
+        jobcage: BUILD.into(),
+        job: id.clone(),
+        host: None,
+        name: None,
+        ending: Ending::Lost { why: String::new() },
+        status: None,
+        exit_code: i32::from(FAILED),
+        notes: Vec::new(),
+        clean: false,
+        closed_by: "client".into(),
+        started: String::new(),
+        ended: String::new(),
+        wall_seconds: 0.0,
+        boot_id: String::new(),
+        guarantee: Guarantee::default(),
+        cage: String::new(),
+        root: None,
+        steps: Vec::new(),
+        census: Default::default(),
+        escaped: Vec::new(),
+        guests: Vec::new(),
+        proof: None,
+        quarantine: None,
+        limits: Default::default(),
+        usage: Default::default(),
+    }
+}
+
+fn written(to: Option<&Path>, report: &Report) {
+    if let Some(path) = to
+        && let Err(error) = write_report(path, report)
+    {
+        crate::complain(&error);
+    }
+}
+
+/// The other side: `jobcage __remote TOKEN`.
+///
+/// # Errors
+/// If the line cannot be used.
+pub fn serve(token: &str) -> Result<(), VerbError> {
+    let request = parse(vec!["list".into()])?;
+    let Request::List(list) = request else {
+        return Ok(());
+    };
+    let host = Here {
+        places: super::places(&list.common.places),
+    };
+    Ok(jobcage_remote::serve(token, &host)?)
+}
+
+/// Words as whoever has logged in here means them.
+fn parse(words: Vec<OsString>) -> Result<Request, VerbError> {
+    let words = std::iter::once(OsString::from("jobcage")).chain(words).collect();
+    let parsed = cli::parse(words, Environ::capture(), nix::unistd::geteuid().as_raw());
+    parsed
+        .map(|parsed| parsed.request)
+        .map_err(|error| VerbError::Who(error.to_string()))
+}
+
+struct Here {
+    places: Places,
+}
+
+impl Host for Here {
+    fn start(&self, start: &Start, stdin: OwnedFd) -> Result<(), String> {
+        begin(start, &stdin).map_err(|error| error.to_string())
+    }
+
+    fn places(&self) -> Places {
+        self.places.clone()
+    }
+}
+
+fn begin(start: &Start, stdin: &OwnedFd) -> Result<(), VerbError> {
+    let run = run_of(captured_words(&start.env, true, &start.words))?;
+    let run = match &run.cage {
+        CageChoice::New { .. } => run,
+        CageChoice::Existing(_) => run_of(step_words(start, run.grace)?)?,
+    };
+    start_for(run, start.id.clone(), start.lease, stdin.as_fd())
+}
+
+fn run_of(words: Vec<OsString>) -> Result<RunRequest, VerbError> {
+    match parse(words)? {
+        Request::Run(run) => Ok(*run),
+        _ => Err(VerbError::Who("only a job can be started over the line".into())),
+    }
+}
+
+/// `run --detach`, or, of a step in a cage that is there, `run`; `values`: with the variables' values.
+fn captured_words(env: &[(OsString, OsString)], values: bool, words: &[OsString]) -> Vec<OsString> {
+    let is_step = words.iter().take_while(|word| *word != "--").any(|word| word.as_encoded_bytes().starts_with(b"--job="));
+    let is_streamed = words.iter().take_while(|word| *word != "--").any(|word| word.as_encoded_bytes().starts_with(b"--streams="));
+    let mut all: Vec<OsString> = vec!["run".into()];
+    if !is_step {
+        all.push("--detach".into());
+    }
+    if !is_step && !is_streamed {
+        all.push("--streams=split".into());
+    }
+    for (name, value) in env {
+        let mut word = OsString::from("--env=");
+        word.push(name);
+        if values {
+            word.push("=");
+            word.push(value);
+        }
+        all.push(word);
+    }
+    all.extend(words.iter().cloned());
+    all
+}
+
+/// A further step of a cage that is there has no log of its own: so it is run by a job that has one, and is no more than that step's client.
+fn step_words(start: &Start, grace: Duration) -> Result<Vec<OsString>, VerbError> {
+    const LONGER: Duration = Duration::from_secs(10);
+    let own = std::env::current_exe().map_err(|error| VerbError::Who(format!("cannot name this program: {error}")))?;
+    let mut words = captured_words(&start.env, true, &[]);
+    words.push(format!("--grace={}s", (grace + LONGER).as_secs()).into());
+    words.push("--".into());
+    words.push(own.into());
+    words.extend(captured_words(&start.env, false, &start.words));
+    Ok(words)
+}
