@@ -68,7 +68,10 @@ fn keep(places: &Places, id: &str) -> Result<u8, Box<dyn Display>> {
 
 /// The versions of what goes over a line that this program speaks, each between blanks.
 fn protocols() -> Result<u8, Box<dyn Display>> {
-    let numbers: String = jobcage_remote::PROTOCOLS.iter().map(|number| format!("{number} ")).collect();
+    let numbers: String = jobcage_remote::PROTOCOLS
+        .iter()
+        .map(|number| format!("{number} "))
+        .collect();
     let printed = crate::verbs::pages::print(format!("jobcage  {numbers}\n").as_bytes());
     printed.map_err(|error| Box::new(error) as Box<dyn Display>)
 }

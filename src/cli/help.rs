@@ -33,6 +33,7 @@ pub const COMPLETIONS: &str = "Print the completion script of a shell.";
 pub const EXIT_CODES: &str = "\
 Exit codes of `jobcage run`:
   the command's own code, or
+  123    with --host: there is no line to the host any more, and the job may run
   124    it ran out of time
   125    jobcage itself failed, or something of the job could not be killed
   126    the command cannot be run
@@ -50,12 +51,13 @@ pub const AFTER_RUN: &str = concat!(
     "--grace, then the kill. A second signal skips the grace.\n\n",
     "`none` takes back a time or a limit that a variable or a config file sets; --login=false does so for a switch.",
     "\n\n",
-    "Every option but --job, --env and --signal is also read from a variable, such as JOBCAGE_IDLE_TIMEOUT for ",
+    "Every option but --job, --env, --signal and those of another host is also read from a variable, such as JOBCAGE_IDLE_TIMEOUT for ",
     "--idle-timeout. Every option but --job is also a key, such as idle_timeout, of the config files ",
     "$XDG_CONFIG_HOME/jobcage/config.toml and /etc/jobcage/config.toml; JOBCAGE_CONFIG names another file instead ",
     "of these two. The command line is stronger than a variable, and a variable is stronger than a file.\n\n",
     "Exit codes:\n",
     "  the command's own code, or\n",
+    "  123    with --host: there is no line to the host any more, and the job may run\n",
     "  124    it ran out of time\n",
     "  125    jobcage itself failed, or something of the job could not be killed\n",
     "  126    the command cannot be run\n",

@@ -72,12 +72,19 @@ fn quietly(request: Request) -> Parsed {
 /// `argv`: the words as they were typed.
 fn mean(words: VerbWords, argv: &[OsString], environ: Environ, euid: u32) -> Result<Parsed, Error> {
     if let Some(option) = remote::without_a_host(&words) {
-        return Err(Error::value(option, "it is for a job on another host: give --host as well"));
+        return Err(Error::value(
+            option,
+            "it is for a job on another host: give --host as well",
+        ));
     }
     if remote::host_of(&words).is_some_and(|host| host.host.is_some()) {
         // Variables and files of this host say nothing about another one.
         let layers = Layers::read(&environ, Scope::Places)?;
-        let door = Door { layers: &layers, environ: &environ, euid };
+        let door = Door {
+            layers: &layers,
+            environ: &environ,
+            euid,
+        };
         return Ok(quietly(Request::Remote(Box::new(door.remote(words, argv)?))));
     }
     // It asks for nothing that an option's variable or a file could say.

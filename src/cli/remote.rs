@@ -13,8 +13,8 @@ use super::meaning::{Door, job_id};
 use super::pick::{self, only};
 use super::request::{RemoteRequest, RemoteVerb, Secret};
 use super::values::{parse_bool, parse_clock};
-use crate::config::Origin;
 use super::words::{self, AttachWords, HostWords, LineWords, RunWords, VerbWords};
+use crate::config::Origin;
 
 /// `--reconnect-for`, unless it is given.
 pub const RECONNECT_FOR: Duration = Duration::from_secs(300);
@@ -25,7 +25,19 @@ pub const LEASE: Duration = Duration::from_secs(600);
 
 /// Options of `run` that are this side's business.
 const OURS: &[&str] = &[
-    "host", "ssh", "remote_binary", "lease", "reconnect_for", "keepalive", "quiet", "verbose", "report", "stdin", "detach", "log", "env",
+    "host",
+    "ssh",
+    "remote_binary",
+    "lease",
+    "reconnect_for",
+    "keepalive",
+    "quiet",
+    "verbose",
+    "report",
+    "stdin",
+    "detach",
+    "log",
+    "env",
 ];
 
 /// The host that words name.
@@ -92,8 +104,15 @@ impl Door<'_> {
                     remote_binary: host.remote_binary.clone(),
                 });
                 let verb = argv.get(1).cloned();
-                let words = verb.into_iter().chain(forwarded(&["host", "ssh", "remote_binary"])?).collect();
-                (host.unwrap_or_default(), Default::default(), RemoteVerb::Other { words })
+                let words = verb
+                    .into_iter()
+                    .chain(forwarded(&["host", "ssh", "remote_binary"])?)
+                    .collect();
+                (
+                    host.unwrap_or_default(),
+                    Default::default(),
+                    RemoteVerb::Other { words },
+                )
             }
         };
         let (target, port) = address(host.host.unwrap_or_default())?;
@@ -104,7 +123,8 @@ impl Door<'_> {
             target,
             port,
             binary: host.remote_binary.map(Into::into),
-            reconnect_for: only("--reconnect-for", line.reconnect_for, pick::text(parse_time))?.unwrap_or(RECONNECT_FOR),
+            reconnect_for: only("--reconnect-for", line.reconnect_for, pick::text(parse_time))?
+                .unwrap_or(RECONNECT_FOR),
             keepalive: only("--keepalive", line.keepalive, pick::text(parse_clock))?.unwrap_or(KEEPALIVE),
             verb,
         })
@@ -117,14 +137,25 @@ impl Door<'_> {
                 "with --host a key would have to leave this machine; give the job what it needs with --env, or the host a key of its own",
             ));
         }
-        let switch = |flag, word: Option<OsString>| Ok::<_, Error>(only(flag, word, pick::text(parse_bool))?.unwrap_or(false));
+        let switch = |flag, word: Option<OsString>| {
+            Ok::<_, Error>(only(flag, word, pick::text(parse_bool))?.unwrap_or(false))
+        };
+        let detach = switch("--detach", w.capture.detach)?;
+        let lease = only("--lease", w.lease, pick::text(parse_time))?;
+        // Whoever leaves a job will not be heard of.
+        let lease = lease.unwrap_or(if detach { Duration::ZERO } else { LEASE });
         Ok(RemoteVerb::Run {
-            name: w.cage.name.or_else(|| w.command.first().cloned()).map(short_name).unwrap_or_default(),
+            name: w
+                .cage
+                .name
+                .or_else(|| w.command.first().cloned())
+                .map(short_name)
+                .unwrap_or_default(),
             words,
             env: self.variables(w.step.env)?,
-            lease: only("--lease", w.lease, pick::text(parse_time))?.map_or(Some(LEASE), |lease| (!lease.is_zero()).then_some(lease)),
+            lease: (!lease.is_zero()).then_some(lease),
             stdin: w.capture.stdin.map(Into::into),
-            detach: switch("--detach", w.capture.detach)?,
+            detach,
             report: w.report.map(Into::into),
         })
     }
@@ -145,7 +176,10 @@ impl Door<'_> {
 
 fn attach_there(w: AttachWords) -> Result<RemoteVerb, Error> {
     if w.begin.tail.is_some() {
-        return Err(Error::value("--tail", "with --host it is for \"jobcage logs\" alone: give --offset"));
+        return Err(Error::value(
+            "--tail",
+            "with --host it is for \"jobcage logs\" alone: give --offset",
+        ));
     }
     Ok(RemoteVerb::Attach {
         id: job_id("ID", &w.id)?,
@@ -156,7 +190,9 @@ fn attach_there(w: AttachWords) -> Result<RemoteVerb, Error> {
 
 /// The last part of a path decorates the id, as it does on this host.
 fn short_name(word: OsString) -> String {
-    let name = std::path::Path::new(&word).file_name().map(OsStr::to_string_lossy);
+    let name = std::path::Path::new(&word)
+        .file_name()
+        .map(OsStr::to_string_lossy);
     name.unwrap_or_default().into_owned()
 }
 
@@ -169,7 +205,11 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 fn address(given: OsString) -> Result<(String, Option<u16>), Error> {
     let wrong = |why: &str| Error::value("--host", why.to_owned());
     let text = given.into_string().map_err(|_| wrong("it is no text"))?;
-    let is_plain = |text: &str| !text.is_empty() && !text.starts_with('-') && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    let is_plain = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with('-')
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
     let (target, port) = match text.rsplit_once(':') {
         Some((before, port)) if !before.contains(':') || before.ends_with(']') => {
             let port = port.parse().ok().filter(|port: &u16| *port > 0);
@@ -196,7 +236,10 @@ fn ssh_words(given: Option<OsString>) -> Result<Vec<OsString>, Error> {
         .map(|word| OsStr::from_bytes(word).to_owned())
         .collect();
     if words.is_empty() {
-        return Err(Error::value("--ssh", "it is empty: write a program and its options"));
+        return Err(Error::value(
+            "--ssh",
+            "it is empty: write a program and its options",
+        ));
     }
     Ok(words)
 }
@@ -209,7 +252,12 @@ pub(super) fn again(command: &clap::Command, matches: &clap::ArgMatches, skipped
         if skipped.contains(&id) || !matches!(matches.value_source(id), Some(ValueSource::CommandLine)) {
             continue;
         }
-        let values: Vec<OsString> = matches.get_raw(id).into_iter().flatten().map(OsStr::to_owned).collect();
+        let values: Vec<OsString> = matches
+            .get_raw(id)
+            .into_iter()
+            .flatten()
+            .map(OsStr::to_owned)
+            .collect();
         match (arg.get_long(), arg.get_action()) {
             (Some(long), ArgAction::SetTrue) => options.push(format!("--{long}").into()),
             (Some(long), _) => options.extend(values.into_iter().map(|value| {
@@ -240,7 +288,18 @@ mod tests {
         assert_eq!(ok("me@h.example:2222"), ("me@h.example".into(), Some(2222)));
         assert_eq!(ok("[::1]:22"), ("::1".into(), Some(22)));
         assert_eq!(ok("me@fe80::1"), ("me@fe80::1".into(), None));
-        for bad in ["", "-oProxyCommand=x", "me@-x", "a b", "h:", "h:0", "h:x", "h\n", "@", "me@"] {
+        for bad in [
+            "",
+            "-oProxyCommand=x",
+            "me@-x",
+            "a b",
+            "h:",
+            "h:0",
+            "h:x",
+            "h\n",
+            "@",
+            "me@",
+        ] {
             assert!(address(bad.into()).is_err(), "{bad:?}");
         }
     }
@@ -249,15 +308,41 @@ mod tests {
     fn words_go_on_as_they_were_meant() {
         let argv = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
         let words = argv(&[
-            "jobcage", "run", "--host", "h", "--timeout=5", "--login", "--after", "--host x", "--rlimit", "a=1", "--rlimit=b=2", "--", "make", "--", "-x",
+            "jobcage",
+            "run",
+            "--host",
+            "h",
+            "--timeout=5",
+            "--login",
+            "--after",
+            "--host x",
+            "--rlimit",
+            "a=1",
+            "--rlimit=b=2",
+            "--",
+            "make",
+            "--",
+            "-x",
         ]);
         let forwarded = words::forwarded(&words, OURS).unwrap();
         let mut options = forwarded.clone();
         let command = options.split_off(options.iter().position(|word| word == "--").unwrap());
         options.sort();
-        assert_eq!(options, argv(&["--after=--host x", "--login=true", "--rlimit=a=1", "--rlimit=b=2", "--timeout=5"]));
+        assert_eq!(
+            options,
+            argv(&[
+                "--after=--host x",
+                "--login=true",
+                "--rlimit=a=1",
+                "--rlimit=b=2",
+                "--timeout=5"
+            ])
+        );
         assert_eq!(command, argv(&["--", "make", "--", "-x"]));
         let stop = argv(&["jobcage", "stop", "--host=h", "--now", "a-00000000"]);
-        assert_eq!(words::forwarded(&stop, &["host"]).unwrap(), argv(&["stop", "--now", "a-00000000"])[1..]);
+        assert_eq!(
+            words::forwarded(&stop, &["host"]).unwrap(),
+            argv(&["stop", "--now", "a-00000000"])[1..]
+        );
     }
 }

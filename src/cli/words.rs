@@ -230,7 +230,7 @@ pub struct RunWords {
     pub capture: CaptureWords,
     #[command(flatten)]
     pub host: HostWords,
-    /// The job on the other host ends by itself when nobody was heard of for this time. The default is 10m; 0: never.
+    /// The job on the other host ends by itself when nobody was heard of for this time. The default is 10m, and never with --detach; 0: never.
     #[arg(long, value_name = "TIME", help_heading = "Another host")]
     pub lease: Option<OsString>,
     #[command(flatten)]

@@ -1,9 +1,10 @@
 //! The verbs with `--host`, on both sides of the line.
 
+use super::captured::OUTPUT_GONE;
 use super::run::{start_for, tell, write_report};
 use super::{Outcome, VerbError};
 use crate::cli;
-use crate::cli::request::{CageChoice, RemoteRequest, RemoteVerb, Request, RunRequest};
+use crate::cli::request::{CageChoice, RemoteRequest, RemoteVerb, Request, RunRequest, Voice};
 use crate::config::environ::Environ;
 use jobcage_job::{CONNECTION_LOST, Ending, Guarantee, JobId, REPORT_VERSION, Report};
 use jobcage_ledger::Places;
@@ -33,24 +34,35 @@ pub fn remote(request: RemoteRequest) -> Outcome {
         forward_agent: false,
         binary: Binary::find(request.binary.as_deref())?,
     };
-    let told = |line: &str| crate::complain(&crate::render::harmless(line));
-    let (outcome, what) = Client::new(options, what, &told)?.run()?;
-    let id = match &what {
+    let is_quiet = request.common.voice == Voice::Quiet;
+    let told = |line: &str| {
+        if !is_quiet {
+            crate::complain(&crate::render::harmless(line));
+        }
+    };
+    let call = Client::new(options, what, &told)?.run()?;
+    let id = match &call.what {
         What::Job { course, .. } => Some(course.id()),
         What::Verb(_) => None,
     };
-    match (outcome, id) {
-        (jobcage_remote::Outcome::Job(ends), Some(id)) => ended(&request, id, ends, report.as_deref()),
+    match (call.outcome, id) {
+        (jobcage_remote::Outcome::Job(ends), Some(id)) => {
+            let code = ended(&request, id, ends, report.as_deref())?;
+            Ok(if call.is_output_gone { OUTPUT_GONE } else { code })
+        }
         (jobcage_remote::Outcome::Started, Some(id)) => super::pages::print(format!("{id}\n").as_bytes()),
         (jobcage_remote::Outcome::Lost(lost), id) => lost_sight(&request, id, &lost, report.as_deref()),
         (jobcage_remote::Outcome::Interrupted(signal), id) => {
             if let (Some(id), RemoteVerb::Attach { .. }) = (id, &request.verb) {
-                crate::complain(&format_args!("the job {id} goes on; \"{}\" comes back to it", attach_words(&request, id)));
+                crate::complain(&format_args!(
+                    "the job {id} goes on; \"{}\" comes back to it",
+                    attach_words(&request, id)
+                ));
             }
             Ok(u8::try_from(128 + signal).unwrap_or(FAILED))
         }
         (jobcage_remote::Outcome::Done(code), _) => Ok(code),
-        (jobcage_remote::Outcome::OutputGone, _) => Ok(super::captured::OUTPUT_GONE),
+        (jobcage_remote::Outcome::OutputGone, _) => Ok(OUTPUT_GONE),
         (jobcage_remote::Outcome::Job(_) | jobcage_remote::Outcome::Started, None) => Ok(FAILED),
     }
 }
@@ -73,7 +85,9 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>), VerbError> {
                     source,
                 })
             };
-            let env = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+            let env = env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.expose().to_owned()));
             let start = Start {
                 id: JobId::generate(name, random()),
                 lease: *lease,
@@ -277,8 +291,14 @@ fn run_of(words: Vec<OsString>) -> Result<RunRequest, VerbError> {
 
 /// `run --detach`, or, of a step in a cage that is there, `run`; `values`: with the variables' values.
 fn captured_words(env: &[(OsString, OsString)], values: bool, words: &[OsString]) -> Vec<OsString> {
-    let is_step = words.iter().take_while(|word| *word != "--").any(|word| word.as_encoded_bytes().starts_with(b"--job="));
-    let is_streamed = words.iter().take_while(|word| *word != "--").any(|word| word.as_encoded_bytes().starts_with(b"--streams="));
+    let is_step = words
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word.as_encoded_bytes().starts_with(b"--job="));
+    let is_streamed = words
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word.as_encoded_bytes().starts_with(b"--streams="));
     let mut all: Vec<OsString> = vec!["run".into()];
     if !is_step {
         all.push("--detach".into());
@@ -302,7 +322,8 @@ fn captured_words(env: &[(OsString, OsString)], values: bool, words: &[OsString]
 /// A further step of a cage that is there has no log of its own: so it is run by a job that has one, and is no more than that step's client.
 fn step_words(start: &Start, grace: Duration) -> Result<Vec<OsString>, VerbError> {
     const LONGER: Duration = Duration::from_secs(10);
-    let own = std::env::current_exe().map_err(|error| VerbError::Who(format!("cannot name this program: {error}")))?;
+    let own = std::env::current_exe()
+        .map_err(|error| VerbError::Who(format!("cannot name this program: {error}")))?;
     let mut words = captured_words(&start.env, true, &[]);
     words.push(format!("--grace={}s", (grace + LONGER).as_secs()).into());
     words.push("--".into());

@@ -42,7 +42,12 @@ pub fn run(request: RunRequest) -> Outcome {
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn start_for(request: RunRequest, id: JobId, silence: Option<Duration>, stdin: BorrowedFd<'_>) -> Result<(), VerbError> {
+pub fn start_for(
+    request: RunRequest,
+    id: JobId,
+    silence: Option<Duration>,
+    stdin: BorrowedFd<'_>,
+) -> Result<(), VerbError> {
     let (mut job, _) = job(request)?;
     job.id = Some(id);
     job.silence = silence;
@@ -107,7 +112,14 @@ fn job(request: RunRequest) -> Result<(Job, Rest), VerbError> {
         labels: BTreeMap::new(),
         guests,
     };
-    Ok((job, Rest { common: request.common, capture: request.capture, report: request.report }))
+    Ok((
+        job,
+        Rest {
+            common: request.common,
+            capture: request.capture,
+            report: request.report,
+        },
+    ))
 }
 
 /// Without `--detach` the job is ours: it ends with us, whatever becomes of us.

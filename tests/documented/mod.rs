@@ -33,6 +33,12 @@ fn endings() -> Vec<Ending> {
         Ending::Cancelled(Cause::Stop { pid: 1, uid: 0 }),
         Ending::NeverStarted(never),
         Ending::Lost { why: String::new() },
+        Ending::ConnectionLost {
+            host: String::new(),
+            why: String::new(),
+            attach: String::new(),
+        },
+        Ending::HostLost { host: String::new() },
     ]
 }
 
@@ -115,7 +121,7 @@ fn report() -> Report {
         version: 1,
         jobcage: String::new(),
         job: "main-00000000".parse().unwrap(),
-        host: None,
+        host: Some(String::new()),
         name: Some(String::new()),
         ending: Ending::OutOfMemory,
         status: Some(ExitStatus::Code(0)),

@@ -422,7 +422,11 @@ impl Record {
     /// If it cannot be read.
     pub fn heard(&self) -> Result<Option<Duration>> {
         match file::read_at(self.dir.as_fd(), HEARD) {
-            Ok(text) => Ok(text.try_into().ok().map(u64::from_le_bytes).map(Duration::from_nanos)),
+            Ok(text) => Ok(text
+                .try_into()
+                .ok()
+                .map(u64::from_le_bytes)
+                .map(Duration::from_nanos)),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(LedgerError::io("read", &self.path.join(HEARD), errno)),
         }

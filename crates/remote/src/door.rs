@@ -74,13 +74,19 @@ impl Binary {
         })?;
         let is_for = architecture(&bytes);
         if is_for != Some(arch) {
-            let unreachable = |why| RemoteError::Unreachable { host: host.into(), why };
+            let unreachable = |why| RemoteError::Unreachable {
+                host: host.into(),
+                why,
+            };
             return Err(unreachable(match is_for {
                 Some(ours) => format!(
                     "there is no jobcage that speaks the version {PROTOCOL}, and this one is for {ours}, not for {arch}: install one \
                      there, or give one with --remote-binary"
                 ),
-                None => format!("{} is no program for Linux (--remote-binary)", self.path.display()),
+                None => format!(
+                    "{} is no program for Linux (--remote-binary)",
+                    self.path.display()
+                ),
             }));
         }
         let mut sum = String::new();
@@ -116,7 +122,9 @@ pub(crate) enum Said {
 
 /// The first word of the door in what has come so far, and where it ends.
 pub(crate) fn find(bytes: &[u8], token: &str) -> Option<(Said, usize)> {
-    let at = bytes.windows(token.len()).position(|window| window == token.as_bytes())?;
+    let at = bytes
+        .windows(token.len())
+        .position(|window| window == token.as_bytes())?;
     let rest = &bytes[at + token.len()..];
     let end = rest.iter().position(|byte| *byte == b'\n')?;
     let line = String::from_utf8_lossy(&rest[..end]);
@@ -147,7 +155,10 @@ mod tests {
     #[test]
     fn noise_is_passed_over() {
         let said = |text: &str| find(text.as_bytes(), "T0K").map(|(said, _)| said);
-        assert_eq!(said("Welcome!\n\nT0K need x86_64\n"), Some(Said::Need("x86_64".into())));
+        assert_eq!(
+            said("Welcome!\n\nT0K need x86_64\n"),
+            Some(Said::Need("x86_64".into()))
+        );
         assert_eq!(said("no line end: T0K send\nrest"), Some(Said::Send));
         assert_eq!(said("\nT0K here\n"), Some(Said::Here));
         assert_eq!(said("\nT0K he"), None);

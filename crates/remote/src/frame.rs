@@ -94,14 +94,20 @@ pub(crate) enum Answer {
         bytes: Vec<u8>,
     },
     /// So many bytes of a log were dropped before they could be read.
-    Dropped { place: Place, bytes: u64 },
+    Dropped {
+        place: Place,
+        bytes: u64,
+    },
     Pong,
     /// The job is over: its report, as the host has it.
     Over(String),
     /// The job is over or never was, and there is no report.
     Gone(String),
     /// What another verb has written.
-    Said { to_stderr: bool, bytes: Vec<u8> },
+    Said {
+        to_stderr: bool,
+        bytes: Vec<u8>,
+    },
     /// How it ended.
     Done(u8),
 }
@@ -250,7 +256,9 @@ fn encode_place((step, stream): Place, number: u64) -> Vec<u8> {
 const HEAD: usize = 13;
 
 fn decode_place(text: &[u8]) -> Result<(Place, u64, &[u8]), Garbled> {
-    let (head, rest) = text.split_at_checked(HEAD).ok_or_else(|| garbled("a short piece"))?;
+    let (head, rest) = text
+        .split_at_checked(HEAD)
+        .ok_or_else(|| garbled("a short piece"))?;
     let stream = match head[4] {
         0 => Stream::Merged,
         1 => Stream::Stdout,

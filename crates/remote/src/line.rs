@@ -95,6 +95,17 @@ pub enum Outcome {
     OutputGone,
 }
 
+/// What came of a call.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was to be done.
+    pub what: What,
+    /// Nobody reads our standard output any more.
+    pub is_output_gone: bool,
+}
+
 /// One call of jobcage.
 pub struct Client<'t> {
     options: Options,
@@ -121,6 +132,7 @@ pub struct Client<'t> {
 struct Pulse {
     heard: Instant,
     asked: Instant,
+    has_greeted: bool,
 }
 
 impl<'t> Client<'t> {
@@ -130,8 +142,12 @@ impl<'t> Client<'t> {
     /// If one of the two cannot be looked at.
     pub fn new(options: Options, what: What, tell: &'t dyn Fn(&str)) -> Result<Self> {
         let outlet = |fd| Outlet::new(fd).map_err(RemoteError::system("look at standard output"));
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-        signals.thread_block().map_err(RemoteError::system("block signals"))?;
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+            .into_iter()
+            .collect();
+        signals
+            .thread_block()
+            .map_err(RemoteError::system("block signals"))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self {
             out: outlet(std::io::stdout().as_fd())?,
@@ -155,7 +171,7 @@ impl<'t> Client<'t> {
     ///
     /// # Errors
     /// If the host cannot be reached in the first place, or something on this side fails.
-    pub fn run(mut self) -> Result<(Outcome, What)> {
+    pub fn run(mut self) -> Result<Ended> {
         loop {
             let is_again = self.has_met;
             match Link::open(&self.options, is_again, random()) {
@@ -174,7 +190,11 @@ impl<'t> Client<'t> {
             }
             if let Some(end) = self.end.take() {
                 self.drain()?;
-                return Ok((end, self.what));
+                return Ok(Ended {
+                    outcome: end,
+                    what: self.what,
+                    is_output_gone: self.out.is_gone(),
+                });
             }
         }
     }
@@ -182,60 +202,69 @@ impl<'t> Client<'t> {
     /// Goes on with one line for as long as it holds.
     fn hold(&mut self, mut link: Link) -> Result<()> {
         let now = Instant::now();
-        let mut pulse = Pulse { heard: now, asked: now };
-        let hello = Hello {
-            protocol: PROTOCOL,
-            keepalive: self.options.keepalive,
+        let mut pulse = Pulse {
+            heard: now,
+            asked: now,
+            has_greeted: false,
         };
-        let mut has_greeted = false;
         while self.end.is_none() {
-            let turned = match self.wait(&link, &pulse) {
-                Ok(ready) => link.turn(ready),
-                Err(error) => return Err(error),
-            };
-            self.look_at_signals(Some(&mut link));
-            self.flush()?;
-            self.say_unsaid(&mut link);
-            let turn = match turned {
-                Ok(turn) => turn,
+            match self.turn(&mut link, &mut pulse) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.last_words = link.end();
+                    break;
+                }
                 // The first time it is the host's own fault, for which no second try is of use.
                 Err(error) if !self.has_met => return Err(error),
-                Err(error) => {
+                Err(error @ (RemoteError::Garbled(_) | RemoteError::Unreachable { .. })) => {
                     self.last_words = error.to_string();
-                    return Ok(self.breaks());
+                    break;
                 }
-            };
-            if link.is_open() && !has_greeted {
-                has_greeted = true;
-                if link.has_copied() {
-                    (self.tell)(&format!("{} had no jobcage of this version: copied there", self.options.host));
-                }
-                link.say(&Ask::Hello(hello));
+                // On this side: no other line is of use.
+                Err(error) => return Err(error),
             }
-            if !turn.answers.is_empty() {
-                pulse.heard = Instant::now();
-            }
-            for answer in turn.answers {
-                if !self.answer(answer, &mut link)? {
-                    return Ok(self.breaks());
-                }
-            }
-            self.flush()?;
-            if self.end.is_some() {
-                return Ok(());
-            }
-            if turn.is_broken || !self.beat(&mut link, &mut pulse) {
-                self.last_words = link.end();
-                return Ok(self.breaks());
-            }
+        }
+        if self.has_met && self.down_since.is_none() {
+            self.down_since = Some(Instant::now());
         }
         Ok(())
     }
 
-    fn breaks(&mut self) {
-        if self.has_met && self.down_since.is_none() {
-            self.down_since = Some(Instant::now());
+    /// One turn of a line; `false`: it has broken.
+    fn turn(&mut self, link: &mut Link, pulse: &mut Pulse) -> Result<bool> {
+        let ready = self.wait(link, pulse)?;
+        let turn = link.turn(ready)?;
+        self.look_at_signals(Some(link));
+        if link.is_open() && !pulse.has_greeted {
+            pulse.has_greeted = true;
+            self.greet(link);
         }
+        if turn.has_come {
+            pulse.heard = Instant::now();
+        }
+        for answer in turn.answers {
+            self.answer(answer, link)?;
+            // What comes behind the last word is not for us.
+            if self.end.is_some() {
+                break;
+            }
+        }
+        self.flush()?;
+        self.say_unsaid(link);
+        Ok(self.end.is_some() || !turn.is_broken && self.beat(link, pulse))
+    }
+
+    fn greet(&self, link: &mut Link) {
+        if link.has_copied() {
+            (self.tell)(&format!(
+                "{} had no jobcage of this version: copied there",
+                self.options.host
+            ));
+        }
+        link.say(&Ask::Hello(Hello {
+            protocol: PROTOCOL,
+            keepalive: self.options.keepalive,
+        }));
     }
 
     /// Asks a silent line whether it is there; `false`: it has not answered for too long.
@@ -276,7 +305,8 @@ impl<'t> Client<'t> {
                 fds.len() - 1
             });
         }
-        let next = (pulse.asked + self.options.keepalive).min(pulse.heard + self.options.keepalive * PATIENCE);
+        let next =
+            (pulse.asked + self.options.keepalive).min(pulse.heard + self.options.keepalive * PATIENCE);
         let next = if link.is_open() { next } else { pulse.heard + DOOR };
         poll(&mut fds, Some(next.saturating_duration_since(Instant::now())))?;
         let events = events(&fds);
@@ -291,18 +321,14 @@ impl<'t> Client<'t> {
         })
     }
 
-    /// Heeds an answer; `false`: this line is of no more use.
-    fn answer(&mut self, answer: Answer, link: &mut Link) -> Result<bool> {
+    /// Heeds an answer.
+    fn answer(&mut self, answer: Answer, link: &mut Link) -> Result<()> {
         if let Answer::Welcome(welcome) = answer {
             return self.welcomed(&welcome, link);
         }
         match (&mut self.what, answer) {
             (What::Verb(_), Answer::Said { to_stderr, bytes }) => self.put(to_stderr, bytes),
             (What::Verb(_), Answer::Done(code)) => self.end = Some(Outcome::Done(code)),
-            (What::Verb(_), Answer::Refused(why)) => {
-                (self.tell)(&why);
-                self.end = Some(Outcome::Done(125));
-            }
             (What::Verb(_), _) => {}
             (What::Job { course, detach, .. }, answer) => {
                 let is_leaving = *detach;
@@ -316,17 +342,14 @@ impl<'t> Client<'t> {
                         jobcage_ledger::log::name(place.0, place.1)
                     )),
                     Some(Deed::End(ends)) => self.end = Some(Outcome::Job(ends)),
-                    Some(Deed::Break(why)) => {
-                        self.last_words = why.into();
-                        return Ok(false);
-                    }
+                    Some(Deed::Break(why)) => return Err(RemoteError::Garbled(why.into())),
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
-    fn welcomed(&mut self, welcome: &Welcome, link: &mut Link) -> Result<bool> {
+    fn welcomed(&mut self, welcome: &Welcome, link: &mut Link) -> Result<()> {
         if !PROTOCOLS.contains(&welcome.protocol) {
             return Err(RemoteError::Unreachable {
                 host: self.options.host.clone(),
@@ -358,7 +381,7 @@ impl<'t> Client<'t> {
                 asks.iter().for_each(|ask| link.say(ask));
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn put(&mut self, to_stderr: bool, bytes: Vec<u8>) {
@@ -378,7 +401,9 @@ impl<'t> Client<'t> {
                 self.waiting_bytes -= gone;
                 continue;
             }
-            let taken = outlet.offer(bytes).map_err(RemoteError::system("write the output"))?;
+            let taken = outlet
+                .offer(bytes)
+                .map_err(RemoteError::system("write the output"))?;
             self.waiting_bytes -= taken;
             bytes.drain(..taken);
             if bytes.is_empty() {
@@ -393,7 +418,9 @@ impl<'t> Client<'t> {
     /// A job in the foreground would be ended by its next write. Its end is to be seen and told all the same.
     fn output_is_gone(&mut self) {
         match &mut self.what {
-            What::Job { course, stops: true, .. } if self.end.is_none() => {
+            What::Job {
+                course, stops: true, ..
+            } if self.end.is_none() => {
                 if course.stops() == 0 {
                     self.unsaid = Some(course.stop());
                 }
@@ -434,7 +461,9 @@ impl<'t> Client<'t> {
             }
             let is_open = link.as_ref().is_some_and(|link| link.is_open());
             match &mut self.what {
-                What::Job { course, stops: true, .. } if self.has_met => {
+                What::Job {
+                    course, stops: true, ..
+                } if self.has_met => {
                     let ask = course.stop();
                     match &mut link {
                         Some(link) if is_open => link.say(&ask),

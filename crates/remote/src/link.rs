@@ -59,6 +59,8 @@ pub(crate) struct Ready {
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     pub answers: Vec<Answer>,
+    /// Something has come, if only a part of an answer.
+    pub has_come: bool,
     /// The line has ended.
     pub is_broken: bool,
 }
@@ -88,11 +90,15 @@ impl Link {
         let token = format!("jobcage-{random:016x}");
         let mut words = words(options, again);
         words.push(options.binary.command(&token));
-        let args: Vec<CString> = words.iter().filter_map(|word| CString::new(word.as_bytes()).ok()).collect();
+        let args: Vec<CString> = words
+            .iter()
+            .filter_map(|word| CString::new(word.as_bytes()).ok())
+            .collect();
         let pair = || pipe2(OFlag::O_CLOEXEC).map_err(RemoteError::system("make a pipe"));
         let ((their_in, stdin), (stdout, their_out), (stderr, their_err)) = (pair()?, pair()?, pair()?);
         for ours in [&stdin, &stdout, &stderr] {
-            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(RemoteError::system("prepare a pipe"))?;
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+                .map_err(RemoteError::system("prepare a pipe"))?;
         }
         let path = std::env::var_os("PATH");
         let program = args.first().cloned().unwrap_or_default();
@@ -100,7 +106,11 @@ impl Link {
             programs: candidates(&program, path.as_deref().map(OsStr::as_bytes)),
             args,
             env: environment(),
-            stdio: [Some(their_in.as_fd()), Some(their_out.as_fd()), Some(their_err.as_fd())],
+            stdio: [
+                Some(their_in.as_fd()),
+                Some(their_out.as_fd()),
+                Some(their_err.as_fd()),
+            ],
             // A Ctrl-C is for us: it must not end the line by which the job is told of it.
             signal_mask: Some([Signal::SIGINT, Signal::SIGQUIT].into_iter().collect::<SigSet>()),
             dies_with_us: true,
@@ -135,7 +145,11 @@ impl Link {
     pub(crate) fn fds(&self, hungry: bool) -> [Option<PollFd<'_>>; 3] {
         let fd = |fd, events, wanted: bool| wanted.then(|| PollFd::new(fd, events));
         [
-            fd(self.stdin.as_fd(), PollFlags::POLLOUT, self.sent < self.queue.len()),
+            fd(
+                self.stdin.as_fd(),
+                PollFlags::POLLOUT,
+                self.sent < self.queue.len(),
+            ),
             fd(self.stdout.as_fd(), PollFlags::POLLIN, hungry),
             fd(self.stderr.as_fd(), PollFlags::POLLIN, !self.is_silent),
         ]
@@ -179,7 +193,7 @@ impl Link {
             self.hear_ssh();
         }
         if ready.stdout {
-            turn.is_broken = self.hear(&mut turn.answers)?;
+            turn.is_broken = self.hear(&mut turn)?;
         }
         Ok(turn)
     }
@@ -214,13 +228,14 @@ impl Link {
     }
 
     /// Takes what has come; whether that was the end.
-    fn hear(&mut self, answers: &mut Vec<Answer>) -> Result<bool> {
+    fn hear(&mut self, turn: &mut Turn) -> Result<bool> {
         let n = match read(&self.stdout, &mut self.buffer) {
             Ok(0) => return Ok(true),
             Ok(n) => n,
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(false),
             Err(_) => return Ok(true),
         };
+        turn.has_come = true;
         if self.is_open {
             self.frames.push(&self.buffer[..n]);
         } else {
@@ -230,7 +245,7 @@ impl Link {
         while self.is_open
             && let Some((kind, text)) = self.frames.next()?
         {
-            answers.push(Answer::decode(kind, text)?);
+            turn.answers.push(Answer::decode(kind, text)?);
         }
         Ok(false)
     }
@@ -261,7 +276,10 @@ impl Link {
         if self.noise.len() > NOISE {
             return Err(RemoteError::Unreachable {
                 host: self.host.clone(),
-                why: format!("it prints and prints before jobcage begins: {}", self.first_noise()),
+                why: format!(
+                    "it prints and prints before jobcage begins: {}",
+                    self.first_noise()
+                ),
             });
         }
         Ok(())
@@ -270,7 +288,10 @@ impl Link {
     fn first_noise(&self) -> String {
         let text = String::from_utf8_lossy(&self.noise[..self.noise.len().min(SAID)]).into_owned();
         let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-        format!("{:?}", line.unwrap_or_default().chars().take(80).collect::<String>())
+        format!(
+            "{:?}",
+            line.unwrap_or_default().chars().take(80).collect::<String>()
+        )
     }
 
     /// Ends it, and tells what is known of why it broke: the last lines of ssh and of the host's shell, harmless to a terminal.
@@ -285,15 +306,30 @@ impl Link {
             }
         }
         if let Some((_, errno)) = self.child.failure().filter(|_| ended.is_some()) {
-            return format!("cannot start {:?}: {} (--ssh names another one)", self.program, errno.desc());
+            return format!(
+                "cannot start {:?}: {} (--ssh names another one)",
+                self.program,
+                errno.desc()
+            );
         }
-        let lines: Vec<&str> = self.said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = self
+            .said
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
         let last = lines[lines.len().saturating_sub(3)..].join("; ");
-        let said: String = last.chars().map(|c| if c.is_control() { '?' } else { c }).take(400).collect();
+        let said: String = last
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .take(400)
+            .collect();
         match (said.is_empty(), self.noise.is_empty(), ended) {
             (false, ..) => said,
             (true, false, _) => format!("it said {} and nothing of jobcage", self.first_noise()),
-            (true, true, Some(wait::Change::Exited(code))) => format!("ssh ended with {code} and said nothing"),
+            (true, true, Some(wait::Change::Exited(code))) => {
+                format!("ssh ended with {code} and said nothing")
+            }
             (true, true, Some(wait::Change::Killed(signal))) => format!("ssh was ended by signal {signal}"),
             (true, true, _) => "nothing was heard of it any more".into(),
         }

@@ -3,7 +3,7 @@
 
 use crate::door;
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Frames, Hello, PIECE, PROTOCOL, PROTOCOLS, Place, Resume, Start, Welcome};
+use crate::frame::{Answer, Ask, Frames, Hello, PIECE, PROTOCOLS, Place, Resume, Start, Welcome};
 use jobcage_job::JobId;
 use jobcage_ledger::log::{Outlet, Tap, Tapped};
 use jobcage_ledger::{LedgerError, Places, Record, State, boot_id};
@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeSpec;
 use nix::unistd::read;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -31,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 const BEATS: u32 = 4;
 
 /// What the program around us does.
-pub trait Host {
+pub trait Host: Sync {
     /// Starts the job as a captured one; `stdin`: its standard input.
     ///
     /// # Errors
@@ -87,7 +87,6 @@ fn greet(line: &mut Line, hello: Hello) -> Result<bool> {
         version: door::BUILD.into(),
         boot_id: boot_id()?,
     }));
-    debug_assert!(PROTOCOLS.contains(&PROTOCOL));
     Ok(is_spoken)
 }
 
@@ -102,11 +101,19 @@ fn keep(input: &mut Option<File>, bytes: &[u8]) -> Result<()> {
     if input.is_none() {
         let dir = std::env::temp_dir();
         let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
-        let file = nix::fcntl::open(&dir, flags, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR);
-        *input = Some(File::from(file.map_err(RemoteError::system("make a file for the job's standard input"))?));
+        let file = nix::fcntl::open(
+            &dir,
+            flags,
+            nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
+        );
+        *input = Some(File::from(
+            file.map_err(RemoteError::system("make a file for the job's standard input"))?,
+        ));
     }
     match input {
-        Some(file) => file.write_all(bytes).map_err(failed("keep the job's standard input")),
+        Some(file) => file
+            .write_all(bytes)
+            .map_err(failed("keep the job's standard input")),
         None => Ok(()),
     }
 }
@@ -123,15 +130,48 @@ fn stdin_of(mut input: File) -> Result<OwnedFd> {
 /// Asking twice starts one job: its id is the client's, and the directory of its record is made by one of two.
 fn start_and_follow(line: &mut Line, host: &dyn Host, start: &Start, stdin: OwnedFd) -> Result<()> {
     let is_there = || record_of(host, &start.id).map(|record| record.is_some());
-    if !is_there()?
-        && let Err(why) = host.start(start, stdin)
-        && !is_there()?
-    {
-        line.say(&Answer::Refused(why));
-        return line.finish();
+    if !is_there()? {
+        match begin(line, host, start, stdin)? {
+            None => return Ok(()),
+            Some(Err(why)) if !is_there()? => {
+                line.say(&Answer::Refused(why));
+                return line.finish();
+            }
+            Some(_) => {}
+        }
     }
     line.say(&Answer::Started);
     follow(line, host, &start.id, BTreeMap::new())
+}
+
+/// Starts the job, which may take its time, and is there for the line meanwhile. `None`: that has ended, and what comes of the job is seen by whoever
+/// comes next.
+fn begin(
+    line: &mut Line,
+    host: &dyn Host,
+    start: &Start,
+    stdin: OwnedFd,
+) -> Result<Option<std::result::Result<(), String>>> {
+    let (done, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(RemoteError::system("make a pipe"))?;
+    std::thread::scope(|threads| {
+        let beginning = threads.spawn(move || {
+            let begun = host.start(start, stdin);
+            drop(tell);
+            begun
+        });
+        loop {
+            let turned = line.turn(Some(done.as_fd()), None)?;
+            if turned.told {
+                let failed = || Err("jobcage has failed while it started the job".into());
+                return Ok(Some(beginning.join().unwrap_or_else(|_| failed())));
+            }
+            // Whoever has started cannot be stopped half-way: it is waited for at the end of the scope.
+            if turned.ended {
+                return Ok(None);
+            }
+            line.beat()?;
+        }
+    })
 }
 
 fn come_back(line: &mut Line, host: &dyn Host, resume: Resume) -> Result<()> {
@@ -194,7 +234,9 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
                     return line.finish();
                 }
                 Tapped::Removed => {
-                    line.say(&Answer::Gone(format!("the record of the job {id} was removed meanwhile")));
+                    line.say(&Answer::Gone(format!(
+                        "the record of the job {id} was removed meanwhile"
+                    )));
                     return line.finish();
                 }
             }
@@ -299,7 +341,9 @@ fn perform(line: &mut Line, words: &[OsString]) -> Result<()> {
     if passed? {
         use std::os::unix::process::ExitStatusExt;
         let code = status.code().or(status.signal().map(|signal| 128 + signal));
-        line.say(&Answer::Done(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)));
+        line.say(&Answer::Done(
+            code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125),
+        ));
         return line.finish();
     }
     Ok(())
@@ -348,6 +392,8 @@ fn pass(line: &mut Line, from: Option<&mut impl Read>, piece: &mut [u8], to_stde
 struct Line {
     out: Outlet,
     frames: Frames,
+    /// Heard, and not heeded yet.
+    later: VecDeque<Ask>,
     queue: Vec<u8>,
     sent: usize,
     heard: Instant,
@@ -369,6 +415,7 @@ impl Line {
         Ok(Self {
             out: Outlet::new(std::io::stdout().as_fd()).map_err(RemoteError::system("look at the line"))?,
             frames: Frames::default(),
+            later: VecDeque::new(),
             queue: Vec::new(),
             sent: 0,
             heard: Instant::now(),
@@ -414,10 +461,25 @@ impl Line {
 
     /// What was heard already.
     fn take(&mut self) -> Result<Option<Ask>> {
+        // What came before.
+        if let Some(ask) = self.later.pop_front() {
+            return Ok(Some(ask));
+        }
         Ok(match self.frames.next()? {
             Some((kind, text)) => Some(Ask::decode(kind, text)?),
             None => None,
         })
+    }
+
+    /// Answers that we are there; other words wait.
+    fn beat(&mut self) -> Result<()> {
+        while let Some((kind, text)) = self.frames.next()? {
+            match Ask::decode(kind, text)? {
+                Ask::Ping => self.say(&Answer::Pong),
+                other => self.later.push_back(other),
+            }
+        }
+        Ok(())
     }
 
     /// The next word; `None`: the line has ended.
@@ -459,11 +521,18 @@ impl Line {
                 })
             })
             .collect();
-        match ppoll(&mut fds, Some(TimeSpec::from(time.unwrap_or(left).min(left))), None) {
+        match ppoll(
+            &mut fds,
+            Some(TimeSpec::from(time.unwrap_or(left).min(left))),
+            None,
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(RemoteError::system("wait")(errno)),
         }
-        let events: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        let events: Vec<PollFlags> = fds
+            .iter()
+            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
+            .collect();
         drop(fds);
         self.out.told(events[1]);
         let mut told = [false; N];

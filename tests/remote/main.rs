@@ -1,0 +1,15 @@
+//! Jobs on another host, over real ssh and a real sshd: on this machine, behind a door of ours that can break each line at each byte, and in a
+//! network namespace whose link goes down.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod broken;
+mod cancel;
+mod door;
+mod endings;
+mod hosts;
+mod rig;
+mod same;
+mod space;
+mod verbs;
