@@ -107,7 +107,7 @@ fn no_break_costs_a_byte() {
         return;
     }
     let mut random = Random::of("remote-broken");
-    let rounds = if full_sweep() { 200 } else { 10 };
+    let rounds = if full_sweep() { 200 } else { 6 };
     let mut rig = Rig::new("remote-broken");
     rig.run(&[], &["true"]).expect(0);
     let (mut breaks, mut lines) = (0, 0);
