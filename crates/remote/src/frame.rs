@@ -15,7 +15,7 @@ pub const PROTOCOLS: &[u32] = &[1];
 /// The longest frame: words and environment of a job, which the kernel gives a program at most 6 MiB of.
 const MOST: usize = 16 << 20;
 /// The longest piece of output in one frame.
-pub(crate) const PIECE: usize = 1 << 16;
+pub(crate) const PIECE: usize = 1 << 17;
 
 /// A log of a job: its step and its stream.
 pub(crate) type Place = (u32, Stream);
@@ -252,6 +252,15 @@ fn encode_place((step, stream): Place, number: u64) -> Vec<u8> {
     head
 }
 
+/// Puts [`Answer::Data`] behind what is there: output is copied no oftener than that.
+pub(crate) fn put_data(queue: &mut Vec<u8>, place: Place, offset: u64, bytes: &[u8]) {
+    queue.push(b'd');
+    let length = u32::try_from(HEAD + bytes.len()).unwrap_or(u32::MAX);
+    queue.extend_from_slice(&length.to_le_bytes());
+    queue.extend_from_slice(&encode_place(place, offset));
+    queue.extend_from_slice(bytes);
+}
+
 /// How long such a head is.
 const HEAD: usize = 13;
 
@@ -281,9 +290,9 @@ impl Answer {
             Self::Started => frame(b's', &[]),
             Self::Refused(why) => frame(b'r', why.as_bytes()),
             Self::Data { place, offset, bytes } => {
-                let mut text = encode_place(*place, *offset);
-                text.extend_from_slice(bytes);
-                frame(b'd', &text)
+                let mut whole = Vec::new();
+                put_data(&mut whole, *place, *offset, bytes);
+                whole
             }
             Self::Dropped { place, bytes } => frame(b'l', &encode_place(*place, *bytes)),
             Self::Pong => frame(b'p', &[]),
@@ -327,22 +336,36 @@ impl Answer {
 /// Puts frames together from whatever pieces they come in.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
+    /// Room for what comes; what has come is between the two.
     bytes: Vec<u8>,
     at: usize,
+    end: usize,
 }
 
 impl Frames {
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        if self.at > 0 {
-            self.bytes.drain(..self.at);
-            self.at = 0;
+    /// Where so much more can be put; [`Frames::filled`] says how much was.
+    pub(crate) fn room(&mut self, size: usize) -> &mut [u8] {
+        self.bytes.copy_within(self.at..self.end, 0);
+        self.end -= self.at;
+        self.at = 0;
+        if self.bytes.len() < self.end + size {
+            self.bytes.resize(self.end + size, 0);
         }
-        self.bytes.extend_from_slice(bytes);
+        &mut self.bytes[self.end..self.end + size]
+    }
+
+    pub(crate) fn filled(&mut self, size: usize) {
+        self.end += size;
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.filled(bytes.len());
     }
 
     /// The next whole frame: its kind and what is in it.
     pub(crate) fn next(&mut self) -> Result<Option<(u8, &[u8])>, Garbled> {
-        let Some((head, rest)) = self.bytes[self.at..].split_at_checked(5) else {
+        let Some((head, rest)) = self.bytes[self.at..self.end].split_at_checked(5) else {
             return Ok(None);
         };
         let length = head[1..].try_into().map(u32::from_le_bytes).unwrap_or_default() as usize;

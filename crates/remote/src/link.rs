@@ -19,6 +19,8 @@ use std::os::unix::ffi::OsStrExt;
 const NOISE: usize = 1 << 18;
 /// What is kept of what ssh says.
 const SAID: usize = 4096;
+/// What the pipe from ssh takes.
+const PIPE: i32 = 1 << 19;
 /// What is read at once.
 const CHUNK: usize = 1 << 18;
 
@@ -100,6 +102,8 @@ impl Link {
             fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
                 .map_err(RemoteError::system("prepare a pipe"))?;
         }
+        // Fewer turns for much output; a limit of this user's leaves it as it is.
+        let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE));
         let path = std::env::var_os("PATH");
         let program = args.first().cloned().unwrap_or_default();
         let plan = Plan {
@@ -137,7 +141,7 @@ impl Link {
             said: String::new(),
             upload: None,
             is_copied: false,
-            buffer: vec![0; CHUNK],
+            buffer: vec![0; SAID],
         })
     }
 
@@ -229,7 +233,12 @@ impl Link {
 
     /// Takes what has come; whether that was the end.
     fn hear(&mut self, turn: &mut Turn) -> Result<bool> {
-        let n = match read(&self.stdout, &mut self.buffer) {
+        let place = if self.is_open {
+            self.frames.room(CHUNK)
+        } else {
+            &mut self.buffer[..]
+        };
+        let n = match read(&self.stdout, place) {
             Ok(0) => return Ok(true),
             Ok(n) => n,
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(false),
@@ -237,7 +246,7 @@ impl Link {
         };
         turn.has_come = true;
         if self.is_open {
-            self.frames.push(&self.buffer[..n]);
+            self.frames.filled(n);
         } else {
             self.noise.extend_from_slice(&self.buffer[..n]);
             self.pass_the_door()?;

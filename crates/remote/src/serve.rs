@@ -3,14 +3,14 @@
 
 use crate::door;
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Frames, Hello, PIECE, PROTOCOLS, Place, Resume, Start, Welcome};
+use crate::frame::{Answer, Ask, Frames, Hello, PIECE, PROTOCOLS, Place, Resume, Start, Welcome, put_data};
 use jobcage_job::JobId;
 use jobcage_ledger::log::{Outlet, Tap, Tapped};
 use jobcage_ledger::{LedgerError, Places, Record, State, boot_id};
 use jobcage_supervisor::{asking, gc};
 use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeSpec;
@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// What may wait for the line before no more is read of the logs.
 const QUEUE: usize = 1 << 20;
+/// What the pipe to sshd takes.
+const PIPE: i32 = 1 << 19;
 /// A client that says nothing for so long has gone, and the line has not told.
 const SILENCE: Duration = Duration::from_secs(60);
 /// So many of its own beats it may miss, where they are slow.
@@ -222,11 +224,7 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
         let mut idle = false;
         if line.has_room() {
             match tap.next(&mut buffer)? {
-                Tapped::Bytes { place, offset, bytes } => line.say(&Answer::Data {
-                    place,
-                    offset,
-                    bytes: buffer[..bytes].to_vec(),
-                }),
+                Tapped::Bytes { place, offset, bytes } => line.data(place, offset, &buffer[..bytes]),
                 Tapped::Lost { place, bytes } => line.say(&Answer::Dropped { place, bytes }),
                 Tapped::Nothing => idle = true,
                 Tapped::Over => {
@@ -248,8 +246,11 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
             _ => None,
         };
         let turned = line.turn(watch, pause)?;
-        if turned.told || idle && watch_is_none(&tap) {
+        if turned.told || idle && tap.fd().is_none() {
             tap.woken();
+            if let Some(rest) = tap.rest() {
+                line.turn(None, Some(rest))?;
+            }
         }
         while let Some(ask) = line.take()? {
             match ask {
@@ -265,10 +266,6 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
             return Ok(());
         }
     }
-}
-
-fn watch_is_none(tap: &Tap<'_>) -> bool {
-    tap.fd().is_none()
 }
 
 fn ending(record: &Record, id: &JobId) -> Result<Answer> {
@@ -399,7 +396,6 @@ struct Line {
     heard: Instant,
     silence: Duration,
     is_over: bool,
-    buffer: Vec<u8>,
 }
 
 /// What a turn came to.
@@ -412,6 +408,8 @@ struct Turned {
 
 impl Line {
     fn new() -> Result<Self> {
+        // Fewer turns for the same output; where sshd has given us a socket, it has its own size.
+        let _ = fcntl(std::io::stdout(), FcntlArg::F_SETPIPE_SZ(PIPE));
         Ok(Self {
             out: Outlet::new(std::io::stdout().as_fd()).map_err(RemoteError::system("look at the line"))?,
             frames: Frames::default(),
@@ -421,7 +419,6 @@ impl Line {
             heard: Instant::now(),
             silence: SILENCE,
             is_over: false,
-            buffer: vec![0; PIECE],
         })
     }
 
@@ -434,11 +431,19 @@ impl Line {
     }
 
     fn put(&mut self, bytes: &[u8]) {
+        self.queue().extend_from_slice(bytes);
+    }
+
+    fn data(&mut self, place: Place, offset: u64, bytes: &[u8]) {
+        put_data(self.queue(), place, offset, bytes);
+    }
+
+    fn queue(&mut self) -> &mut Vec<u8> {
         if self.sent == self.queue.len() {
             self.queue.clear();
             self.sent = 0;
         }
-        self.queue.extend_from_slice(bytes);
+        &mut self.queue
     }
 
     fn push(&mut self) {
@@ -548,11 +553,11 @@ impl Line {
     }
 
     fn hear(&mut self) {
-        match read(std::io::stdin().as_fd(), &mut self.buffer) {
+        match read(std::io::stdin().as_fd(), self.frames.room(PIECE)) {
             Ok(0) => self.is_over = true,
             Ok(n) => {
                 self.heard = Instant::now();
-                self.frames.push(&self.buffer[..n]);
+                self.frames.filled(n);
             }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) => self.is_over = true,

@@ -1,6 +1,7 @@
 //! Who takes the output of a job as pieces that carry their place, to send them on. It never waits: its caller has other things to
 //! listen to, and asks [`Tap::fd`] when there is more.
 
+use super::pace::{Pace, ROUND};
 use super::sources::{End, Sources, Start, Wanted, io};
 use super::watch::{LOOK_AGAIN, Watch};
 use crate::error::Result;
@@ -8,7 +9,7 @@ use crate::record::Record;
 use jobcage_job::{CaptureSpec, Stream};
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A log of a job: its step and its stream.
 pub type Place = (u32, Stream);
@@ -51,6 +52,7 @@ pub struct Tap<'a> {
     last: Option<Place>,
     watch: Watch,
     is_armed: bool,
+    pace: Pace,
 }
 
 impl<'a> Tap<'a> {
@@ -66,6 +68,7 @@ impl<'a> Tap<'a> {
             last: None,
             watch: Watch::new(record.dir()),
             is_armed: false,
+            pace: Pace::new(Instant::now()),
         };
         tap.meet();
         Ok(tap)
@@ -83,6 +86,11 @@ impl<'a> Tap<'a> {
     /// To be called when [`Tap::fd`] is readable: it tells once.
     pub fn woken(&mut self) {
         self.is_armed = false;
+    }
+
+    /// Whether to wait so long before the next look: who takes each line of many by itself is slower than their writer.
+    pub fn rest(&mut self) -> Option<Duration> {
+        self.pace.is_to_rest(Instant::now()).then_some(ROUND)
     }
 
     /// Takes the next piece. A log of a later step has its turn when the earlier ones have nothing.
