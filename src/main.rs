@@ -71,6 +71,7 @@ fn perform(request: Request) -> verbs::Outcome {
         Request::Man(request) => verbs::pages::man(&request),
         Request::Completions(request) => verbs::pages::completions(request),
         Request::Remote(request) => verbs::remote(*request),
+        Request::Hosts(request) => verbs::hosts(*request),
         Request::Print(text) => verbs::pages::print(text.as_bytes()),
     }
 }

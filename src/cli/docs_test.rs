@@ -169,6 +169,7 @@ fn every_option_of_a_job_is_in_the_table() {
                     "lease",
                     "reconnect-for",
                     "keepalive",
+                    "fail-fast",
                 ]
                 .contains(long)
             })

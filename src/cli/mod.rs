@@ -77,7 +77,7 @@ fn mean(words: VerbWords, argv: &[OsString], environ: Environ, euid: u32) -> Res
             "it is for a job on another host: give --host as well",
         ));
     }
-    if remote::host_of(&words).is_some_and(|host| host.host.is_some()) {
+    if remote::host_of(&words).is_some_and(|host| !host.host.is_empty()) {
         // Variables and files of this host say nothing about another one.
         let layers = Layers::read(&environ, Scope::Places)?;
         let door = Door {
@@ -85,7 +85,7 @@ fn mean(words: VerbWords, argv: &[OsString], environ: Environ, euid: u32) -> Res
             environ: &environ,
             euid,
         };
-        return Ok(quietly(Request::Remote(Box::new(door.remote(words, argv)?))));
+        return Ok(quietly(door.elsewhere(words, argv)?));
     }
     // It asks for nothing that an option's variable or a file could say.
     let words = match words {

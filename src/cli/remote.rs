@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::error::Error;
 use super::meaning::{Door, job_id};
 use super::pick::{self, only};
-use super::request::{RemoteRequest, RemoteVerb, Secret};
+use super::request::{HostsRequest, RemoteRequest, RemoteVerb, Request, Secret};
 use super::values::{parse_bool, parse_clock};
 use super::words::{self, AttachWords, HostWords, LineWords, RunWords, VerbWords};
 use crate::config::Origin;
@@ -36,6 +36,7 @@ const OURS: &[&str] = &[
     "report",
     "stdin",
     "detach",
+    "fail_fast",
     "log",
     "env",
 ];
@@ -66,9 +67,13 @@ pub fn without_a_host(words: &VerbWords) -> Option<&'static str> {
         let time = w.reconnect_for.is_some().then_some("--reconnect-for");
         time.or(w.keepalive.is_some().then_some("--keepalive"))
     };
-    let host = host_of(words).filter(|host| host.host.is_none())?;
+    let host = host_of(words).filter(|host| host.host.is_empty())?;
     of_host(host).or_else(|| match words {
-        VerbWords::Run(w) => of_line(&w.line).or(w.lease.is_some().then_some("--lease")),
+        VerbWords::Run(w) => {
+            let lease = w.lease.is_some().then_some("--lease");
+            let fail_fast = w.fail_fast.is_some().then_some("--fail-fast");
+            of_line(&w.line).or(lease).or(fail_fast)
+        }
         VerbWords::Attach(w) => of_line(&w.line),
         _ => None,
     })
@@ -79,7 +84,35 @@ impl Door<'_> {
     ///
     /// # Errors
     /// If what is this side's business cannot be meant.
-    pub fn remote(&self, words: VerbWords, argv: &[OsString]) -> Result<RemoteRequest, Error> {
+    pub fn elsewhere(&self, words: VerbWords, argv: &[OsString]) -> Result<Request, Error> {
+        match words {
+            VerbWords::Run(w) if w.host.host.len() > 1 => {
+                Ok(Request::Hosts(Box::new(self.side_by_side(*w, argv)?)))
+            }
+            words => Ok(Request::Remote(Box::new(self.remote(words, argv)?))),
+        }
+    }
+
+    fn side_by_side(&self, w: RunWords, argv: &[OsString]) -> Result<HostsRequest, Error> {
+        if w.job.is_some() {
+            return Err(Error::value("--job", "a job is on one host: give that one alone"));
+        }
+        let words = words::forwarded(argv, &["host", "report", "fail_fast"]);
+        let named = |host: OsString| {
+            let (target, port) = address(host)?;
+            Ok(port.map_or_else(|| target.clone(), |port| format!("{target}:{port}")))
+        };
+        Ok(HostsRequest {
+            hosts: w.host.host.into_iter().map(named).collect::<Result<_, Error>>()?,
+            words: words.map_err(|error| Error::usage(&error, Some("run")))?,
+            fail_fast: only("--fail-fast", w.fail_fast, pick::text(parse_bool))?.unwrap_or(false),
+            report: w.report.map(Into::into),
+            common: self.common(w.common)?,
+        })
+    }
+
+    /// Of one host.
+    fn remote(&self, words: VerbWords, argv: &[OsString]) -> Result<RemoteRequest, Error> {
         let forwarded = |skipped: &[&str]| {
             let words = words::forwarded(argv, skipped);
             words.map_err(|error| Error::usage(&error, argv.get(1).and_then(|verb| verb.to_str())))
@@ -115,7 +148,9 @@ impl Door<'_> {
                 )
             }
         };
-        let (target, port) = address(host.host.unwrap_or_default())?;
+        let [host_given] = <[OsString; 1]>::try_from(host.host)
+            .map_err(|_| Error::value("--host", "only `run` takes several hosts: give one"))?;
+        let (target, port) = address(host_given)?;
         Ok(RemoteRequest {
             common: self.common(common)?,
             ssh: ssh_words(host.ssh)?,

@@ -52,8 +52,25 @@ pub enum Request {
     Completions(CompletionsRequest),
     /// Any of those with `--host`.
     Remote(Box<RemoteRequest>),
+    /// `run` with several of them.
+    Hosts(Box<HostsRequest>),
     /// A text that was asked for (`--help`, `--version`): to standard output, exit code 0.
     Print(String),
+}
+
+/// One job on several hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostsRequest {
+    /// Places and voice of this side.
+    pub common: Common,
+    /// The hosts, as they were given; at least two.
+    pub hosts: Vec<String>,
+    /// The words behind the verb for each of them, but for the host and the report.
+    pub words: Vec<OsString>,
+    /// `--fail-fast`.
+    pub fail_fast: bool,
+    /// `--report`: a file of this side for all reports.
+    pub report: Option<PathBuf>,
 }
 
 /// A verb on another host.

@@ -32,8 +32,10 @@ pub struct CommonWords {
 #[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct HostWords {
     /// Do it on this host, over ssh. It needs no jobcage there: without one of this version, this one is copied.
+    ///
+    /// For `run` it may be given more than once: the job runs on all of them, side by side.
     #[arg(long, value_name = "[USER@]HOST[:PORT]", value_hint = ValueHint::Hostname, help_heading = "Another host")]
-    pub host: Option<OsString>,
+    pub host: Vec<OsString>,
     /// The ssh to use, and its options, with blanks between: "ssh -F FILE". The default is ssh.
     #[arg(long, value_name = "WORDS", help_heading = "Another host")]
     pub ssh: Option<OsString>,
@@ -235,6 +237,10 @@ pub struct RunWords {
     pub lease: Option<OsString>,
     #[command(flatten)]
     pub line: LineWords,
+    /// Of several hosts: when the job has failed on one, stop it on the others.
+    #[arg(long, help_heading = "Another host",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub fail_fast: Option<OsString>,
     #[command(flatten)]
     pub identity: IdentityWords,
     #[command(flatten)]

@@ -9,6 +9,7 @@ mod cancel;
 mod door;
 mod endings;
 mod hosts;
+mod many;
 mod rig;
 mod same;
 mod space;

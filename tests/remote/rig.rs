@@ -214,7 +214,7 @@ pub fn configure(world: &World, more: &str, env: &[(&str, &str)]) -> PathBuf {
     }
     let text = format!(
         "HostKey {dir}/hostkey\nAuthorizedKeysFile {dir}/userkey.pub\nPidFile none\nUsePAM no\nStrictModes no\n\
-         PermitRootLogin prohibit-password\nMaxStartups 100\nSetEnv{set}\n{more}\n"
+         PermitRootLogin prohibit-password\nMaxStartups 100\nAcceptEnv WHO\nSetEnv{set}\n{more}\n"
     );
     let file = world.dir.join("sshd.conf");
     fs::write(&file, text).unwrap();
@@ -227,7 +227,7 @@ pub fn write_client_config(world: &World, address: &str, port: u16) {
     let key = fs::read_to_string(world.dir.join("hostkey.pub")).unwrap();
     fs::write(world.dir.join("known"), format!("there {key}")).unwrap();
     let text = format!(
-        "Host there\n HostName {address}\n HostKeyAlias there\n Port {port}\n User root\n IdentityFile {dir}/userkey\n IdentitiesOnly yes\n \
+        "Host there\n SetEnv WHO=a\nHost there2\n SetEnv WHO=b\nHost there there2\n HostName {address}\n HostKeyAlias there\n Port {port}\n User root\n IdentityFile {dir}/userkey\n IdentitiesOnly yes\n \
          UserKnownHostsFile {dir}/known\n GlobalKnownHostsFile none\n StrictHostKeyChecking yes\n BatchMode yes\n"
     );
     fs::write(world.dir.join("ssh.conf"), text).unwrap();
