@@ -70,9 +70,13 @@ fn one_failure_stops_the_others_only_where_it_shall() {
     let done = rig.run(BOTH, &["sh", "-c", &script]).expect(7);
     assert_eq!(done.text(), "there2 | on");
     let options = [BOTH, &["--fail-fast"]].concat();
-    let done = rig
-        .run(&options, &["sh", "-c", "[ $WHO = b ] || exit 7; exec sleep 300"])
-        .expect(7);
+    // Not before the other one has begun.
+    let gate = rig.world.dir.join("begun");
+    let script = format!(
+        "[ $WHO = a ] || {{ touch {0}; exec sleep 300; }}; while [ ! -e {0} ]; do sleep 0.02; done; exit 7",
+        gate.display()
+    );
+    let done = rig.run(&options, &["sh", "-c", &script]).expect(7);
     let told = done.told();
     assert!(
         told.lines()

@@ -201,6 +201,9 @@ pub fn configure(world: &World, more: &str, env: &[(&str, &str)]) -> PathBuf {
         ("JOBCAGE_STATE_DIR", format!("{dir}/state")),
         ("JOBCAGE_CONFIG", format!("{dir}/config.toml")),
         ("XDG_CACHE_HOME", format!("{dir}/cache")),
+        // A bash that finds itself started by sshd reads its user's .bashrc, unless it is not the first shell. What stands there is this machine's,
+        // and may leave locks behind where its session is killed.
+        ("SHLVL", "1".into()),
     ];
     let own = own
         .iter()
