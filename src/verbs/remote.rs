@@ -31,7 +31,6 @@ pub fn remote(request: RemoteRequest) -> Outcome {
         port: request.port,
         reconnect_for: request.reconnect_for,
         keepalive: request.keepalive,
-        forward_agent: false,
         binary: Binary::find(request.binary.as_deref())?,
     };
     let is_quiet = request.common.voice == Voice::Quiet;
@@ -93,7 +92,6 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>), VerbError> {
                 lease: *lease,
                 words: words.clone(),
                 env: env.collect(),
-                forward_agent: false,
             };
             let what = What::Job {
                 course: Course::start(start),

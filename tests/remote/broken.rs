@@ -107,7 +107,7 @@ fn no_break_costs_a_byte() {
         return;
     }
     let mut random = Random::of("remote-broken");
-    let rounds = if full_sweep() { 200 } else { 6 };
+    let rounds = if full_sweep() { 200 } else { 4 };
     let mut rig = Rig::new("remote-broken");
     rig.run(&[], &["true"]).expect(0);
     let (mut breaks, mut lines) = (0, 0);
@@ -155,7 +155,7 @@ fn a_job_is_started_once_wherever_the_line_breaks() {
         return;
     }
     let mut random = Random::of("remote-start");
-    let rounds = if full_sweep() { 100 } else { 8 };
+    let rounds = if full_sweep() { 100 } else { 5 };
     let rig = Rig::new("remote-start");
     rig.run(&[], &["true"]).expect(0);
     let file = rig.world.dir.join("begun");

@@ -102,7 +102,6 @@ impl Course {
                 let points = self.points.iter();
                 asks.push(Ask::Resume(Resume {
                     id: self.id.clone(),
-                    boot_id: self.boot_id.clone(),
                     points: points.map(|((step, stream), at)| (*step, *stream, *at)).collect(),
                 }));
             }
@@ -181,7 +180,6 @@ mod tests {
             lease: None,
             words: Vec::new(),
             env: Vec::new(),
-            forward_agent: false,
         })
     }
 

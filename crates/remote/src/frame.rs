@@ -31,8 +31,6 @@ pub struct Start {
     pub words: Vec<OsString>,
     /// Variables that the client gives it.
     pub env: Vec<(OsString, OsString)>,
-    /// Whether the ssh-agent of the connection is to be there for it.
-    pub forward_agent: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,16 +38,12 @@ struct StartHead {
     id: JobId,
     lease: Option<Duration>,
     words: usize,
-    #[serde(default)]
-    forward_agent: bool,
 }
 
 /// Where a client stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Resume {
     pub id: JobId,
-    /// The boot in which the job was started, as far as the client knows.
-    pub boot_id: Option<String>,
     /// The next byte of each log that it has met.
     pub points: Vec<(u32, Stream, u64)>,
 }
@@ -173,7 +167,6 @@ impl Start {
             id: self.id.clone(),
             lease: self.lease,
             words: self.words.len(),
-            forward_agent: self.forward_agent,
         });
         text.push(b'\n');
         strings(self.words.iter(), &mut text);
@@ -200,7 +193,6 @@ impl Start {
             lease: head.lease,
             words,
             env: pairs,
-            forward_agent: head.forward_agent,
         })
     }
 }
@@ -402,23 +394,16 @@ mod tests {
             prop::option::of(any::<u32>()),
             prop::collection::vec(word(), 0..5),
             prop::collection::vec((word(), word()), 0..5),
-            any::<bool>(),
         )
-            .prop_map(|(id, lease, words, env, forward_agent)| Start {
+            .prop_map(|(id, lease, words, env)| Start {
                 id,
                 lease: lease.map(|seconds| Duration::from_secs(seconds.into())),
                 words,
                 env,
-                forward_agent,
             });
-        let resume = (
-            id(),
-            prop::option::of("[a-f0-9-]{0,36}"),
-            prop::collection::vec((place(), any::<u64>()), 0..4),
-        )
-            .prop_map(|(id, boot_id, points)| Resume {
+        let resume =
+            (id(), prop::collection::vec((place(), any::<u64>()), 0..4)).prop_map(|(id, points)| Resume {
                 id,
-                boot_id,
                 points: points
                     .into_iter()
                     .map(|((step, stream), at)| (step, stream, at))

@@ -41,8 +41,6 @@ pub struct Options {
     pub reconnect_for: Duration,
     /// How often the line is asked whether it is there (`--keepalive`).
     pub keepalive: Duration,
-    /// Whether the host may use our ssh-agent.
-    pub forward_agent: bool,
     /// What goes there if there is no jobcage.
     pub binary: Binary,
 }
