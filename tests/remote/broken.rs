@@ -21,12 +21,12 @@ fn said(word: &str) -> String {
     [before, between, after].concat()
 }
 
-/// What jobcage itself tells is no output of the job.
+/// What jobcage itself tells is no output of the job. It may come in the middle of a line of that, where a piece has ended.
 fn without_ours(err: &str) -> String {
-    let lines = err
-        .split_inclusive('\n')
-        .filter(|line| !line.starts_with("jobcage: "));
-    lines.collect()
+    let mut pieces = err.split("jobcage: ");
+    let first = pieces.next().unwrap_or_default();
+    let behind = pieces.filter_map(|piece| Some(piece.split_once('\n')?.1));
+    [first].into_iter().chain(behind).collect()
 }
 
 /// What breaks a line.
@@ -132,7 +132,7 @@ fn no_break_costs_a_byte() {
             ended
                 .err
                 .lines()
-                .filter(|l| l.starts_with("jobcage"))
+                .filter(|l| l.contains("jobcage: "))
                 .collect::<Vec<_>>()
                 .join("\n")
         );
