@@ -100,7 +100,12 @@ impl Kept {
         if self.state() != State::Running || now < until {
             return Ok(());
         }
-        let heard = self.whole.record.heard()?.unwrap_or_default();
+        let heard = self.whole.record.heard().unwrap_or_else(|error| {
+            // Whoever cannot be heard of is not: nothing is to live for ever over a damaged disk.
+            self.note(format!("when its client was last heard of cannot be read: {error}"));
+            None
+        });
+        let heard = heard.unwrap_or_default();
         let until = heard.saturating_add(silence);
         self.silence_until = (now < until).then_some(until);
         match self.silence_until {
