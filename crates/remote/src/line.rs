@@ -26,6 +26,10 @@ const DOOR: Duration = Duration::from_secs(30);
 /// What may wait for our own outlets before no more is taken off the line.
 const WAITING: usize = 4 << 20;
 
+/// What is told of a wish that nobody hears.
+const NO_LINE: &str =
+    "there is no line: the job will be stopped as soon as there is one; the same again gives up";
+
 /// How a host is reached.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -222,8 +226,12 @@ impl<'t> Client<'t> {
                 Err(error) => return Err(error),
             }
         }
-        if self.has_met && self.down_since.is_none() {
+        if self.end.is_none() && self.has_met && self.down_since.is_none() {
             self.down_since = Some(Instant::now());
+            // It was perhaps said to a line that nobody heard any more.
+            if matches!(&self.what, What::Job { course, .. } if course.stops() > 0) {
+                (self.tell)(NO_LINE);
+            }
         }
         Ok(())
     }
@@ -466,9 +474,7 @@ impl<'t> Client<'t> {
                     match &mut link {
                         Some(link) if is_open => link.say(&ask),
                         _ if course.stops() > 1 => self.end = Some(Outcome::Lost(self.lost())),
-                        _ => (self.tell)(
-                            "there is no line: the job will be stopped as soon as there is one; the same again gives up",
-                        ),
+                        _ => (self.tell)(NO_LINE),
                     }
                 }
                 _ => self.end = Some(Outcome::Interrupted(signal)),

@@ -102,7 +102,9 @@ impl Kept {
         }
         let heard = self.whole.record.heard().unwrap_or_else(|error| {
             // Whoever cannot be heard of is not: nothing is to live for ever over a damaged disk.
-            self.note(format!("when its client was last heard of cannot be read: {error}"));
+            self.note(format!(
+                "when its client was last heard of cannot be read: {error}"
+            ));
             None
         });
         let heard = heard.unwrap_or_default();
