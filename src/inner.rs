@@ -23,6 +23,7 @@ pub fn perform(words: &[OsString]) -> Option<Result<u8, Box<dyn Display>>> {
         "__scope" => scope(word(2) == Some("system")),
         "__leader" => leader(),
         "__remote" => done(crate::verbs::serve(word(2).unwrap_or_default())),
+        "__close-remotes" => done(crate::verbs::close_remotes()),
         "__protocols" => protocols(),
         _ => return None,
     })

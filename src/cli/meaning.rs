@@ -176,6 +176,9 @@ impl Door<'_> {
             identity: self.identity(w.identity)?,
             grace: self.grace(w.grace)?,
             lease_pid: pick::value(self.layers, Opt::LeasePid, w.lease_pid, parse_pid)?,
+            lease: pick::only("--lease", w.lease, pick::text(super::remote::parse_time))?
+                .filter(|lease| !lease.is_zero()),
+            id: w.id.map(|id| job_id("--id", &id)).transpose()?,
         })
     }
 

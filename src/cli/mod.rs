@@ -28,6 +28,7 @@ use error::Error;
 pub use gitlab_job::Refused;
 use meaning::Door;
 pub use meaning::GRACE;
+pub use remote::KEEPALIVE;
 use request::{CompletionsRequest, ManRequest, Request, Voice};
 pub use shim::shim;
 use words::VerbWords;

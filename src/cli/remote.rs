@@ -13,7 +13,7 @@ use super::meaning::{Door, job_id};
 use super::pick::{self, only};
 use super::request::{HostsRequest, RemoteRequest, RemoteVerb, Request, Secret};
 use super::values::{parse_bool, parse_clock};
-use super::words::{self, AttachWords, HostWords, LineWords, RunWords, VerbWords};
+use super::words::{self, AttachWords, CreateWords, HostWords, LineWords, RunWords, VerbWords};
 use crate::config::Origin;
 
 /// `--reconnect-for`, unless it is given.
@@ -125,6 +125,14 @@ impl Door<'_> {
                 let (host, common) = (std::mem::take(&mut w.host), std::mem::take(&mut w.common));
                 (host, common, self.run_there(w, forwarded(OURS)?)?)
             }
+            VerbWords::Create(mut w) => {
+                let (host, common) = (std::mem::take(&mut w.host), std::mem::take(&mut w.common));
+                (
+                    host,
+                    common,
+                    create_there(*w, forwarded(&["host", "ssh", "remote_binary", "lease", "id"])?)?,
+                )
+            }
             VerbWords::Attach(mut w) => {
                 line = std::mem::take(&mut w.line);
                 let (host, common) = (std::mem::take(&mut w.host), std::mem::take(&mut w.common));
@@ -209,6 +217,15 @@ impl Door<'_> {
     }
 }
 
+fn create_there(w: CreateWords, words: Vec<OsString>) -> Result<RemoteVerb, Error> {
+    let lease = only("--lease", w.lease, pick::text(parse_time))?.unwrap_or(LEASE);
+    Ok(RemoteVerb::Create {
+        name: w.cage.name.map(short_name).unwrap_or_default(),
+        words,
+        lease: (!lease.is_zero()).then_some(lease),
+    })
+}
+
 fn attach_there(w: AttachWords) -> Result<RemoteVerb, Error> {
     if w.begin.tail.is_some() {
         return Err(Error::value(
@@ -232,7 +249,7 @@ fn short_name(word: OsString) -> String {
 }
 
 /// 0 is a time, too.
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }
 

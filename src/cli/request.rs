@@ -116,6 +116,15 @@ pub enum RemoteVerb {
         /// `--report`: a file of this side.
         report: Option<PathBuf>,
     },
+    /// `create`.
+    Create {
+        /// Decorates the id.
+        name: String,
+        /// The words behind the verb, for the other side.
+        words: Vec<OsString>,
+        /// `--lease`; `None`: for ever.
+        lease: Option<Duration>,
+    },
     /// `attach`.
     Attach {
         /// The job.
@@ -325,6 +334,10 @@ pub struct CreateRequest {
     pub grace: Duration,
     /// `--lease-pid`: the process whose end is the end of the cage. Greater than 0.
     pub lease_pid: Option<i32>,
+    /// `--lease`: how long it waits for a step. `None`: for ever.
+    pub lease: Option<Duration>,
+    /// Its id, where somebody has chosen one.
+    pub id: Option<JobId>,
 }
 
 /// `jobcage gitlab`.

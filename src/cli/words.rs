@@ -288,6 +288,12 @@ pub struct CreateWords {
     /// End the cage when the process with this pid ends.
     #[arg(long, value_name = "PID", help_heading = "The job")]
     pub lease_pid: Option<OsString>,
+    /// End the cage when no step has run in it for this time. Without it, it waits for ever; with --host for 10m, and 0 is for ever.
+    #[arg(long, value_name = "TIME", help_heading = "The job")]
+    pub lease: Option<OsString>,
+    /// The name that a client on another host has given it.
+    #[arg(long, value_name = "ID", hide = true)]
+    pub id: Option<OsString>,
     #[command(flatten)]
     pub cage: CageWords,
     #[command(flatten)]

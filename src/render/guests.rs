@@ -53,6 +53,9 @@ pub fn one(guest: &GuestReport) -> String {
     if guest.kind == "exec" {
         return of_the_hook(guest);
     }
+    if guest.kind == "remote" {
+        return on_another_host(guest);
+    }
     let what = match (guest.kind.as_str(), guest.what.as_str()) {
         (kind @ ("virtualbox" | "libvirt"), "vm") => machine_word(kind),
         ("virtualbox", "disk") => "VirtualBox disk",
@@ -87,7 +90,9 @@ pub fn one(guest: &GuestReport) -> String {
             "gone with the job's place; its tool had failed: {}",
             harmless(why)
         ),
-        (Outcome::Spared, why) => format!("not touched: {}", harmless(why.as_deref().unwrap_or_default())),
+        (Outcome::Spared | Outcome::Leased, why) => {
+            format!("not touched: {}", harmless(why.as_deref().unwrap_or_default()))
+        }
         (Outcome::Left, why) => format!(
             "LEFT, {bytes}: {}; \"jobcage gc\" tries again",
             harmless(why.as_deref().unwrap_or_default())
@@ -104,6 +109,19 @@ fn deleted(bytes: u64) -> String {
     }
 }
 
+/// A job that the job had elsewhere.
+fn on_another_host(guest: &GuestReport) -> String {
+    let id = harmless(guest.id.as_deref().unwrap_or_default());
+    let why = guest.why.as_deref().map(harmless);
+    let fate = match (guest.outcome, why) {
+        (Outcome::Deleted, None) => "ended".to_owned(),
+        (Outcome::Deleted, Some(why)) => format!("ended: {why}"),
+        (Outcome::Leased | Outcome::Spared, why) => format!("not ended: {}", why.unwrap_or_default()),
+        (Outcome::Left, why) => format!("LEFT: {}; \"jobcage gc\" tries again", why.unwrap_or_default()),
+    };
+    format!("the job {id} on {}: {fate}", harmless(&guest.name))
+}
+
 /// What the site's own hook tells, in its words.
 fn of_the_hook(guest: &GuestReport) -> String {
     let id = guest.id.as_ref();
@@ -112,7 +130,7 @@ fn of_the_hook(guest: &GuestReport) -> String {
     let why = harmless(guest.why.as_deref().unwrap_or_default());
     let fate = match guest.outcome {
         Outcome::Deleted => deleted(guest.bytes),
-        Outcome::Spared => format!("not touched: {why}"),
+        Outcome::Spared | Outcome::Leased => format!("not touched: {why}"),
         Outcome::Left if guest.bytes == 0 => format!("LEFT: {why}; \"jobcage gc\" tries again"),
         Outcome::Left => format!("LEFT, {bytes}: {why}; \"jobcage gc\" tries again"),
     };

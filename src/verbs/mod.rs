@@ -15,6 +15,7 @@ mod look;
 pub mod pages;
 mod reboot;
 mod remote;
+mod remotes;
 mod run;
 mod stop_all;
 mod wait;
@@ -31,6 +32,7 @@ pub use keys::read as read_keys;
 pub use logs::logs;
 pub use look::{guests, list, show};
 pub use remote::{remote, serve};
+pub use remotes::close as close_remotes;
 pub use run::{create, run, tell};
 pub use wait::wait;
 

@@ -1,6 +1,7 @@
 //! The verbs with `--host`, on both sides of the line.
 
 use super::captured::OUTPUT_GONE;
+use super::remotes;
 use super::run::{start_for, tell, write_report};
 use super::{Outcome, VerbError};
 use crate::cli;
@@ -8,7 +9,7 @@ use crate::cli::request::{CageChoice, RemoteRequest, RemoteVerb, Request, RunReq
 use crate::config::environ::Environ;
 use jobcage_job::{CONNECTION_LOST, Ending, Guarantee, JobId, REPORT_VERSION, Report};
 use jobcage_ledger::Places;
-use jobcage_remote::{BUILD, Binary, Client, Course, Ends, Host, Lost, Options, Start, What};
+use jobcage_remote::{BUILD, Binary, Client, Course, Ends, Host, Lost, Options, RemoteError, Start, What};
 use jobcage_supervisor::foreground::random;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,7 +24,7 @@ const FAILED: u8 = 125;
 /// # Errors
 /// If the host cannot be reached, or this side fails; how a job ended there is the exit code.
 pub fn remote(request: RemoteRequest) -> Outcome {
-    let (what, report) = what(&request.verb)?;
+    let (what, report, opens) = what(&request.verb)?;
     let options = Options {
         ssh: request.ssh.clone(),
         host: request.host.clone(),
@@ -32,6 +33,7 @@ pub fn remote(request: RemoteRequest) -> Outcome {
         reconnect_for: request.reconnect_for,
         keepalive: request.keepalive,
         binary: Binary::find(request.binary.as_deref())?,
+        from: None,
     };
     let is_quiet = request.common.voice == Voice::Quiet;
     let told = |line: &str| {
@@ -39,10 +41,19 @@ pub fn remote(request: RemoteRequest) -> Outcome {
             crate::complain(&crate::render::harmless(line));
         }
     };
-    let call = Client::new(options, what, &told)?.run()?;
+    if let Some((id, lease)) = &opens {
+        remotes::opened(&request, id, *lease, &told);
+    }
+    let called = Client::new(options, what, &told)?.run();
+    if let (Err(RemoteError::Unreachable { .. }), Some((id, _))) = (&called, &opens) {
+        // It was never begun.
+        remotes::closed(id);
+    }
+    let call = called?;
+    note_ends(&request.verb, &call.outcome, opens.map(|(id, _)| id));
     let id = match &call.what {
         What::Job { course, .. } => Some(course.id()),
-        What::Verb(_) => None,
+        What::Close { .. } | What::Verb(_) => None,
     };
     match (call.outcome, id) {
         (jobcage_remote::Outcome::Job(ends), Some(id)) => {
@@ -66,8 +77,24 @@ pub fn remote(request: RemoteRequest) -> Outcome {
     }
 }
 
-/// What the client is to do, and where the report goes.
-fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>), VerbError> {
+/// In a job: what is over there needs not be told to end.
+fn note_ends(verb: &RemoteVerb, outcome: &jobcage_remote::Outcome, opened: Option<JobId>) {
+    let over = match (verb, outcome) {
+        (RemoteVerb::Run { .. }, jobcage_remote::Outcome::Job(_)) => opened,
+        (RemoteVerb::Create { .. }, jobcage_remote::Outcome::Done(code)) if *code != 0 => opened,
+        (verb, jobcage_remote::Outcome::Done(0)) => remotes::ends(verb),
+        _ => None,
+    };
+    if let Some(id) = over {
+        remotes::closed(&id);
+    }
+}
+
+/// A job that a verb makes there, and its lease.
+type Opens = Option<(JobId, Option<Duration>)>;
+
+/// What the client is to do, where the report goes, and which job it makes.
+fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>, Opens), VerbError> {
     Ok(match verb {
         RemoteVerb::Run {
             name,
@@ -87,8 +114,9 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>), VerbError> {
             let env = env
                 .iter()
                 .map(|(name, value)| (name.clone(), value.expose().to_owned()));
+            let id = JobId::generate(name, random());
             let start = Start {
-                id: JobId::generate(name, random()),
+                id: id.clone(),
                 lease: *lease,
                 words: words.clone(),
                 env: env.collect(),
@@ -99,7 +127,7 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>), VerbError> {
                 detach: *detach,
                 stops: true,
             };
-            (what, report.clone())
+            (what, report.clone(), Some((id, *lease)))
         }
         RemoteVerb::Attach {
             id,
@@ -112,9 +140,19 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>), VerbError> {
                 detach: false,
                 stops: *stop_on_interrupt,
             };
-            (what, None)
+            (what, None, None)
         }
-        RemoteVerb::Other { words } => (What::Verb(words.clone()), None),
+        RemoteVerb::Create { name, words, lease } => {
+            let id = JobId::generate(if name.is_empty() { "job" } else { name }, random());
+            let own = [
+                "create".to_owned(),
+                format!("--id={id}"),
+                format!("--lease={}s", lease.unwrap_or_default().as_secs_f64()),
+            ];
+            let words = own.into_iter().map(OsString::from).chain(words.iter().cloned());
+            (What::Verb(words.collect()), None, Some((id, *lease)))
+        }
+        RemoteVerb::Other { words } => (What::Verb(words.clone()), None, None),
     })
 }
 

@@ -186,6 +186,8 @@ pub fn create(request: CreateRequest) -> Outcome {
         agent: keys::read(request.cage.ssh_agent.as_deref())?,
         grace: request.grace,
         lease_pid: request.lease_pid,
+        silence: request.lease,
+        id: request.id,
     })?;
     if request.common.voice != Voice::Quiet {
         for note in &created.notes {

@@ -108,3 +108,42 @@ fn a_cleanup_before_the_holder_dies_is_the_end() {
     assert_eq!(world.call(&["show", &id, "--json"]).expect(0).json(), before);
     world.assert_nothing_left();
 }
+
+/// `create --lease`: for so long it waits for its next step, and no longer.
+#[test]
+fn the_watcher_closes_a_cage_that_has_waited_too_long() {
+    let mut world = World::new("lease-wait");
+    let id = create(&world, &["--lease", "1s"]);
+    let cage = world.cages()[0].clone();
+    let job = format!("--job={id}");
+    // A step that takes longer than that is waited for, and what it leaves is not.
+    let script = "sleep 2.5; sleep 300 >/dev/null 2>&1 & exit 3";
+    world.call(&["run", &job, "--", "sh", "-c", script]).expect(3);
+    assert!(cage.exists());
+    assert!(cgroup::wait_gone(&cage, PATIENCE), "nobody has closed it");
+    let record = world.dir.join("state").join(&id);
+    assert!(cgroup::wait_change(&record, PATIENCE, || record
+        .join("report.json")
+        .exists()));
+    let shown = world.call(&["show", &id, "--json"]).expect(0).json();
+    assert_eq!(
+        shown["report"]["ending"],
+        json!({"kind": "cancelled", "by": "silence"}),
+        "{shown:#}"
+    );
+    world.assert_nothing_left();
+}
+
+/// Without a watcher the next gc does it, and not before its time.
+#[test]
+fn gc_knows_a_cage_that_still_waits() {
+    let mut world = World::new("lease-wait-gc");
+    let waiting = create(&world, &["--lease", "10m"]);
+    let tired = create(&world, &["--lease", "10ms"]);
+    world.kill_watchers();
+    world.call(&["gc"]);
+    assert!(world.call(&["show", &tired, "--json"]).expect(0).json()["report"]["ending"]["by"] == "silence");
+    assert_eq!(world.cages().len(), 1);
+    world.call(&["cleanup", &waiting]).expect(0);
+    world.assert_nothing_left();
+}

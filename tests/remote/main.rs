@@ -10,6 +10,8 @@ mod door;
 mod endings;
 mod hosts;
 mod many;
+mod netns;
+mod registered;
 mod rig;
 mod same;
 mod space;

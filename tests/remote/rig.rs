@@ -1,6 +1,7 @@
 //! A host to log in to: an sshd of the test's own, with keys of its own, whose sessions live in the test's world; and before it a door.
 
 use crate::door::Door;
+use crate::netns::Space;
 use crate::support::call::{Done, to_end};
 use crate::support::needs::{Need, met};
 use crate::support::process::{Process, connected_to};
@@ -65,6 +66,16 @@ impl Sshd {
         // Read to its end: a full pipe would stop it.
         std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::sink()));
         Self(child)
+    }
+
+    /// One in a network namespace, with a client's configuration for it.
+    pub fn start_in(world: &World, space: &Space) -> Self {
+        let file = configure(world, &format!("ListenAddress {}:22", space.there()), &[]);
+        let mut server = world.command("nsenter");
+        server.args([space.enter().as_str(), "/usr/sbin/sshd"]);
+        let sshd = Self::start(server, &file);
+        write_client_config(world, &space.there(), 22);
+        sshd
     }
 
     pub fn pid(&self) -> i32 {

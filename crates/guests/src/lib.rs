@@ -16,6 +16,7 @@ mod lxc;
 mod place;
 mod podman;
 mod qemu;
+mod remote;
 mod tools;
 mod vagrant;
 mod vagrant_index;
@@ -27,6 +28,8 @@ mod xdg;
 pub use place::{
     beside, make, of_earlier_boots, remove_orphan, remove_unused, settle, size_of_orphan, variables,
 };
+
+pub use remote::{REMOTES_TRY, RemoteFate, close_remotes, is_remote, tells_remotes};
 
 use engine::{Fate, Found, Work, fate};
 use jobcage_cage::Dir;
@@ -102,7 +105,7 @@ pub(crate) trait Kind: Sync {
         self.tools().iter().any(|tool| Path::new(tool).exists())
     }
 
-    /// Whether all of it lives in the cage and ends with it: it needs neither a tool nor a place, and can be root's.
+    /// Whether all of it that is here lives in the cage and ends with it: it needs no place, and can be root's.
     fn is_of_the_cage(&self) -> bool {
         false
     }
@@ -179,7 +182,7 @@ pub(crate) trait Kind: Sync {
     }
 }
 
-const KINDS: [&dyn Kind; 7] = [
+const KINDS: [&dyn Kind; 8] = [
     &virtualbox::VirtualBox,
     &vagrant::Vagrant,
     &libvirt::Libvirt,
@@ -187,6 +190,7 @@ const KINDS: [&dyn Kind; 7] = [
     &docker::Docker,
     &lxc::Lxc,
     &qemu::Qemu,
+    &remote::Remote,
 ];
 
 /// The kinds of a job, with their modes.

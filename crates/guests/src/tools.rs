@@ -173,6 +173,20 @@ impl Pass<'_> {
         })
     }
 
+    /// The same for a program that reads its standard input.
+    ///
+    /// # Errors
+    /// As [`Pass::call`].
+    pub(crate) fn call_with(&self, words: &[&str], stdin: BorrowedFd<'_>, limit: Duration) -> Result<String> {
+        self.ask(Start {
+            words,
+            identity: self.tools.identity.clone(),
+            env: self.tools.env.clone(),
+            stdin: Some(stdin),
+            limit,
+        })
+    }
+
     /// The same as whoever we are, which may be root: only for what nobody but we can have written.
     ///
     /// # Errors

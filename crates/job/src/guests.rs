@@ -88,6 +88,8 @@ pub enum Outcome {
     Left,
     /// It is there as it was, and is to be: it is not known to be the job's alone.
     Spared,
+    /// On another host, where it has been told to end, or could not be: it ends there by itself.
+    Leased,
 }
 
 /// One thing that a job had, and what became of it.
@@ -95,7 +97,7 @@ pub enum Outcome {
 pub struct GuestReport {
     /// Whose it is, by the name of its kind; `files` for the directory with all that no tool knew.
     pub kind: String,
-    /// `vm`, `disk`, `settings` (a machine's), `container`, `network`, `volume`, `storage`, `registry` or `directory`.
+    /// `vm`, `disk`, `settings` (a machine's), `container`, `network`, `volume`, `storage`, `registry`, `directory`, or `job` (on another host).
     pub what: String,
     /// Its name, which the job gave it: control characters are escaped where it is shown.
     pub name: String,

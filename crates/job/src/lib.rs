@@ -9,6 +9,7 @@ pub mod handed;
 mod id;
 mod limits;
 mod main_end;
+mod remotes;
 mod report;
 mod spec;
 mod stop;
@@ -19,6 +20,7 @@ pub use guests::{GuestMode, GuestPlace, GuestReport, Outcome};
 pub use id::{IdError, JobId};
 pub use limits::{Controller, CpuMax, IoLimit, Limit, Limits};
 pub use main_end::{MainEnd, STATUS_VERSION};
+pub use remotes::{MOST_REMOTES, RemoteJob, RemoteNote, open_remotes};
 pub use report::{
     Census, CensusMethod, Death, EnforcedLimit, Escape, FoundBy, Guarantee, Kill, Left, LogGap, LogReport,
     Proof, Quarantine, REPORT_VERSION, Report, Root, Stall, StepReport, Stream, Usage,

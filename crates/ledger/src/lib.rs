@@ -14,4 +14,4 @@ mod wishes;
 
 pub use dirs::Places;
 pub use error::{LedgerError, Result};
-pub use record::{Lock, Record, State, boot_id, open_base};
+pub use record::{Attended, Lock, Record, State, boot_id, open_base};

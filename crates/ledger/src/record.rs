@@ -9,6 +9,7 @@
 //! closing       present from the moment at which the whole job is being ended from outside
 //! stop.json     who asked for the end, and how it shall be
 //! heard         when a client of a job with a lease was last heard of, by the clock that counts suspension
+//! remotes.json  jobs on other hosts that are being told to end
 //! wanted        somebody waits for the report, so a clean end keeps it
 //! report.json   the last file
 //! ```
@@ -16,13 +17,13 @@
 use crate::error::{LedgerError, Result};
 use crate::handed;
 use jobcage_job::{
-    AFTER_VERSION, AfterMark, Census, GuestReport, JobId, JobSpec, MainEnd, REPORT_VERSION, Report,
-    SPEC_VERSION, STATUS_VERSION, StepReport,
+    AFTER_VERSION, AfterMark, Census, GuestReport, JobId, JobSpec, MainEnd, REPORT_VERSION, RemoteJob,
+    Report, SPEC_VERSION, STATUS_VERSION, StepReport,
 };
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
 use jobcage_sys::lock::{self, Holder, Purpose};
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
@@ -43,6 +44,7 @@ const AFTER: &str = "after.json";
 const CENSUS: &str = "census.json";
 const HEARD: &str = "heard";
 const GIVEN_BACK: &str = "given-back.json";
+const REMOTES: &str = "remotes.json";
 
 /// The record of one job, open.
 #[derive(Debug)]
@@ -51,6 +53,12 @@ pub struct Record {
     pub(crate) path: PathBuf,
     pub(crate) id: JobId,
     pub(crate) durability: Durability,
+}
+
+/// Somebody is there for a job that would end if it were alone for too long.
+#[derive(Debug)]
+pub struct Attended {
+    _lock: Flock<OwnedFd>,
 }
 
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
@@ -404,6 +412,22 @@ impl Record {
         self.read(GIVEN_BACK, 0)
     }
 
+    /// Writes which jobs on other hosts are to be told to end: their notes go with the job's directory, and whoever comes next may have to tell them again.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn write_remotes(&self, remotes: &[RemoteJob]) -> Result<()> {
+        self.write_as(REMOTES, &remotes, self.durability)
+    }
+
+    /// What [`Record::write_remotes`] has written; none, if nobody has.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub fn remotes(&self) -> Result<Vec<RemoteJob>> {
+        Ok(self.read(REMOTES, 0)?.unwrap_or_default())
+    }
+
     /// Writes that a client was heard of at this time since boot: eight bytes in place, since a disk that is full must not end a job.
     ///
     /// # Errors
@@ -414,6 +438,34 @@ impl Record {
         let file = openat(self.dir.as_fd(), HEARD, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
         let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         pwrite(&file, &nanos.to_le_bytes(), 0).map(drop).map_err(failed)
+    }
+
+    /// Shows, until it is dropped or this process ends, that somebody is there ([`Record::is_attended`]).
+    ///
+    /// # Errors
+    /// If the file of [`Record::hear`] is not there or cannot be locked.
+    pub fn attend(&self) -> Result<Attended> {
+        let failed = |errno| LedgerError::io("lock", &self.path.join(HEARD), errno);
+        let file = self.open_heard().map_err(failed)?;
+        let lock = Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, errno)| failed(errno))?;
+        Ok(Attended { _lock: lock })
+    }
+
+    /// Whether somebody holds an [`Attended`].
+    #[must_use]
+    pub fn is_attended(&self) -> bool {
+        let lock = |file| {
+            Flock::lock(file, FlockArg::LockExclusiveNonblock)
+                .err()
+                .map(|(_, errno)| errno)
+        };
+        self.open_heard()
+            .is_ok_and(|file| lock(file) == Some(Errno::EWOULDBLOCK))
+    }
+
+    fn open_heard(&self) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        openat(self.dir.as_fd(), HEARD, flags, Mode::empty())
     }
 
     /// When a client was last heard of. `None`: never.

@@ -70,6 +70,8 @@ pub(crate) enum Ask {
     Ping,
     /// The job is to be stopped: so often was it asked. From the second time on without the grace.
     Stop(u8),
+    /// A job is to end, whoever has begun it: its end, and how it was.
+    Close(JobId),
     /// Another verb, with its words.
     Verb(Vec<OsString>),
 }
@@ -206,6 +208,7 @@ impl Ask {
             Self::Resume(resume) => frame(b'R', &json(resume)),
             Self::Ping => frame(b'P', &[]),
             Self::Stop(times) => frame(b'C', &[*times]),
+            Self::Close(id) => frame(b'E', id.as_str().as_bytes()),
             Self::Verb(words) => {
                 let mut text = Vec::new();
                 strings(words.iter(), &mut text);
@@ -222,6 +225,11 @@ impl Ask {
             b'R' => Self::Resume(from_json(text)?),
             b'P' => Self::Ping,
             b'C' => Self::Stop(text.first().copied().unwrap_or(1)),
+            b'E' => Self::Close(
+                String::from_utf8_lossy(text)
+                    .parse()
+                    .map_err(|error| garbled(format!("a job's name ({error})")))?,
+            ),
             b'V' => Self::Verb(from_strings(text)?),
             other => return Err(garbled(format!("a frame of the kind {other}"))),
         })
@@ -419,6 +427,7 @@ mod tests {
             resume.prop_map(Ask::Resume),
             Just(Ask::Ping),
             any::<u8>().prop_map(Ask::Stop),
+            id().prop_map(Ask::Close),
             prop::collection::vec(word(), 0..5).prop_map(Ask::Verb),
         ]
     }

@@ -18,5 +18,5 @@ pub use course::{Course, Ends};
 pub use door::{BUILD, Binary};
 pub use error::RemoteError;
 pub use frame::{PROTOCOL, PROTOCOLS, Start};
-pub use line::{Client, Ended, Lost, Options, Outcome, What};
+pub use line::{Client, Ended, From, Lost, Options, Outcome, What};
 pub use serve::{Host, serve};

@@ -6,6 +6,7 @@ use crate::error::{RemoteError, Result};
 use crate::frame::{Answer, Ask, Hello, PIECE, PROTOCOL, PROTOCOLS, Welcome};
 use crate::link::{Link, Ready};
 use crate::pace::Pace;
+use jobcage_job::JobId;
 use jobcage_ledger::log::Outlet;
 use jobcage_supervisor::foreground::random;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -17,6 +18,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// So many times without an answer, and the line is broken.
@@ -47,6 +50,17 @@ pub struct Options {
     pub keepalive: Duration,
     /// What goes there if there is no jobcage.
     pub binary: Binary,
+    /// Where ssh is started, and by which socket it finds an agent, if not as we were.
+    pub from: Option<From>,
+}
+
+/// The surroundings of a call that is no more.
+#[derive(Debug, Clone)]
+pub struct From {
+    /// Its directory.
+    pub dir: OsString,
+    /// Its agent's socket; `None`: it had none.
+    pub agent: Option<OsString>,
 }
 
 /// What is to be done there.
@@ -62,6 +76,13 @@ pub enum What {
         detach: bool,
         /// Ctrl-C and SIGTERM are for the job; else they end us alone.
         stops: bool,
+    },
+    /// The end of a job, whoever has begun it there.
+    Close {
+        /// Which one.
+        id: JobId,
+        /// Becomes true once the host's jobcage has been told.
+        is_told: Arc<AtomicBool>,
     },
     /// A verb with its words, to its end.
     Verb(Vec<OsString>),
@@ -333,6 +354,13 @@ impl<'t> Client<'t> {
             return self.welcomed(&welcome, link);
         }
         match (&mut self.what, answer) {
+            (What::Close { is_told, .. }, Answer::Started) => is_told.store(true, Ordering::Relaxed),
+            (What::Close { .. }, Answer::Over(report)) => self.end = Some(Outcome::Job(Ends::Over(report))),
+            (What::Close { .. }, Answer::Gone(why)) => self.end = Some(Outcome::Job(Ends::Gone(why))),
+            (What::Close { .. }, Answer::Refused(why)) => {
+                self.end = Some(Outcome::Job(Ends::Refused(why)));
+            }
+            (What::Close { .. }, _) => {}
             (What::Verb(_), Answer::Said { to_stderr, bytes }) => self.put(to_stderr, bytes),
             (What::Verb(_), Answer::Done(code)) => self.end = Some(Outcome::Done(code)),
             (What::Verb(_), _) => {}
@@ -377,6 +405,7 @@ impl<'t> Client<'t> {
         self.pace.reset();
         match &mut self.what {
             What::Verb(words) => link.say(&Ask::Verb(words.clone())),
+            What::Close { id, .. } => link.say(&Ask::Close(id.clone())),
             What::Job { course, input, .. } => {
                 let asks = course.connected(welcome);
                 if matches!(asks.first(), Some(Ask::Start(_)))
@@ -485,7 +514,7 @@ impl<'t> Client<'t> {
     fn lost(&self) -> Lost {
         let (is_started, is_stopped) = match &self.what {
             What::Job { course, .. } => (course.is_started(), course.stops() > 0),
-            What::Verb(_) => (false, false),
+            What::Close { .. } | What::Verb(_) => (false, false),
         };
         Lost {
             why: self.last_words.clone(),

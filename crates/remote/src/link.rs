@@ -3,7 +3,7 @@
 use crate::door::{self, Binary, Said};
 use crate::error::{RemoteError, Result};
 use crate::frame::{Answer, Ask, Frames};
-use crate::line::Options;
+use crate::line::{From, Options};
 use jobcage_supervisor::candidates;
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::{Errno, pidfd, wait};
@@ -106,7 +106,8 @@ impl Link {
         let plan = Plan {
             programs: candidates(&program, path.as_deref().map(OsStr::as_bytes)),
             args,
-            env: environment(),
+            env: environment(options.from.as_ref()),
+            dir: dir_of(options.from.as_ref()),
             stdio: [
                 Some(their_in.as_fd()),
                 Some(their_out.as_fd()),
@@ -367,12 +368,21 @@ impl Drop for Link {
     }
 }
 
-fn environment() -> Vec<CString> {
-    let vars = std::env::vars_os().map(|(name, value)| {
+/// Ours, with the agent of the call that it is for.
+fn environment(from: Option<&From>) -> Vec<CString> {
+    const AGENT: &str = "SSH_AUTH_SOCK";
+    let own = std::env::vars_os().filter(|(name, _)| from.is_none() || name != AGENT);
+    let agent = from.and_then(|from| from.agent.clone());
+    let vars = own.chain(agent.map(|socket| (OsString::from(AGENT), socket)));
+    let vars = vars.map(|(name, value)| {
         let mut whole = name.into_encoded_bytes();
         whole.push(b'=');
         whole.extend_from_slice(value.as_bytes());
         CString::new(whole)
     });
     vars.filter_map(std::result::Result::ok).collect()
+}
+
+fn dir_of(from: Option<&From>) -> Option<CString> {
+    from.and_then(|from| CString::new(from.dir.as_bytes()).ok())
 }

@@ -4,10 +4,11 @@
 use crate::door;
 use crate::error::{RemoteError, Result};
 use crate::frame::{Answer, Ask, Frames, Hello, PIECE, PROTOCOLS, Place, Resume, Start, Welcome, put_data};
-use jobcage_job::JobId;
+use jobcage_job::{JobId, Report};
 use jobcage_ledger::log::{Outlet, Tap, Tapped};
 use jobcage_ledger::{LedgerError, Places, Record, State, boot_id};
-use jobcage_supervisor::{asking, gc};
+use jobcage_supervisor::asking::{self, Stopped};
+use jobcage_supervisor::gc;
 use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -73,6 +74,7 @@ pub fn serve(token: &str, host: &dyn Host) -> Result<()> {
                 return start_and_follow(&mut line, host, &start, stdin);
             }
             Ask::Resume(resume) => return come_back(&mut line, host, resume),
+            Ask::Close(id) => return close(&mut line, host, &id),
             Ask::Verb(words) => return perform(&mut line, &words),
             Ask::Ping => line.say(&Answer::Pong),
             Ask::Hello(_) | Ask::Stop(_) => {}
@@ -146,34 +148,63 @@ fn start_and_follow(line: &mut Line, host: &dyn Host, start: &Start, stdin: Owne
     follow(line, host, &start.id, BTreeMap::new())
 }
 
-/// Starts the job, which may take its time, and is there for the line meanwhile. `None`: that has ended, and what comes of the job is seen by whoever
-/// comes next.
+/// Starts the job. `None`: the line has ended, and what comes of the job is seen by whoever comes next.
 fn begin(
     line: &mut Line,
     host: &dyn Host,
     start: &Start,
     stdin: OwnedFd,
 ) -> Result<Option<std::result::Result<(), String>>> {
+    let begun = beside(line, move || host.start(start, stdin))?;
+    Ok(begun.map(|begun| begun.unwrap_or_else(|| Err("jobcage has failed while it started the job".into()))))
+}
+
+/// Does what may take its time, and is there for the line meanwhile. `None`: that has ended; `Some(None)`: jobcage has failed over it.
+fn beside<T: Send>(line: &mut Line, work: impl FnOnce() -> T + Send) -> Result<Option<Option<T>>> {
     let (done, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(RemoteError::system("make a pipe"))?;
     std::thread::scope(|threads| {
-        let beginning = threads.spawn(move || {
-            let begun = host.start(start, stdin);
+        let working = threads.spawn(move || {
+            let came = work();
             drop(tell);
-            begun
+            came
         });
         loop {
             let turned = line.turn(Some(done.as_fd()), None)?;
             if turned.told {
-                let failed = || Err("jobcage has failed while it started the job".into());
-                return Ok(Some(beginning.join().unwrap_or_else(|_| failed())));
+                return Ok(Some(working.join().ok()));
             }
-            // Whoever has started cannot be stopped half-way: it is waited for at the end of the scope.
+            // Whoever has begun cannot be stopped half-way: it is waited for at the end of the scope.
             if turned.ended {
                 return Ok(None);
             }
             line.beat()?;
         }
     })
+}
+
+/// Has a job end, and says how it was. Should the line end meanwhile, the job does all the same.
+fn close(line: &mut Line, host: &dyn Host, id: &JobId) -> Result<()> {
+    line.say(&Answer::Started);
+    let Some(closed) = beside(line, || end(host, id))? else {
+        return Ok(());
+    };
+    line.say(&match closed {
+        Some(Ok(Some(report))) => over(&report, id),
+        Some(Ok(None)) => Answer::Gone(format!("there is no job {id}")),
+        Some(Err(why)) => Answer::Refused(why.to_string()),
+        None => Answer::Refused("jobcage has failed over it".into()),
+    });
+    line.finish()
+}
+
+/// `None`: there is none, or it never began.
+fn end(host: &dyn Host, id: &JobId) -> Result<Option<Box<Report>>> {
+    match asking::stop(&host.places(), id, &asking::How::default()) {
+        Ok(Stopped::Asked(report)) => Ok(report),
+        Ok(Stopped::Closed(report) | Stopped::Over(report)) => Ok(Some(report)),
+        Err(_) if record_of(host, id)?.is_none() => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
 }
 
 fn come_back(line: &mut Line, host: &dyn Host, resume: Resume) -> Result<()> {
@@ -269,11 +300,15 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
 }
 
 fn ending(record: &Record, id: &JobId) -> Result<Answer> {
-    let report = record.report()?;
-    Ok(match report.map(|report| serde_json::to_string(&report)) {
-        Some(Ok(report)) => Answer::Over(report),
-        _ => Answer::Gone(format!("the record of the job {id} was removed meanwhile")),
-    })
+    let removed = || Answer::Gone(format!("the record of the job {id} was removed meanwhile"));
+    Ok(record.report()?.map_or_else(removed, |report| over(&report, id)))
+}
+
+fn over(report: &Report, id: &JobId) -> Answer {
+    match serde_json::to_string(report) {
+        Ok(report) => Answer::Over(report),
+        Err(error) => Answer::Gone(format!("the report of the job {id} cannot be written: {error}")),
+    }
 }
 
 enum Begun {

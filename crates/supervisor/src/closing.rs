@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 use crate::host;
+use crate::remotes;
 use crate::witness::{self, Seen};
 use jiff::Timestamp;
 use jobcage_cage::{
@@ -44,6 +45,21 @@ pub fn end_cage(cage: Option<&Cage>, detail: bool, seen: Seen<'_>) -> Result<Clo
     if let Some(cage) = cage {
         empty_and_remove(cage, detail, seen, &mut closed)?;
     }
+    Ok(closed)
+}
+
+/// [`end_cage`] of a whole job: its jobs on other hosts are told to end before, and who was there is written down.
+///
+/// # Errors
+/// As [`end_cage`].
+pub fn end_job(cage: Option<&Cage>, detail: bool, record: &Record, spec: &JobSpec) -> Result<Closed> {
+    let mut told = Closed::default();
+    if let Some(above) = Path::new(&spec.cage).parent().filter(|_| cage.is_some()) {
+        remotes::tell(above, record, spec, &mut told);
+    }
+    let mut closed = end_cage(cage, detail, &mut witness::of(record, spec))?;
+    closed.guests.extend(told.guests);
+    closed.notes.extend(told.notes);
     Ok(closed)
 }
 
@@ -152,6 +168,7 @@ pub(crate) fn give_back_later(places: &Places, record: &Record, spec: &JobSpec, 
 
 fn give_back_in(above: &Path, record: &Record, spec: &JobSpec, closed: &mut Closed) {
     if spec.guests.is_some() && closed.quarantine.is_none() {
+        remotes::tell(above, record, spec, closed);
         let census = witness::all(record, &closed.emptied.census);
         let earlier = record.given_back().ok().flatten();
         let mut given = jobcage_guests::give_back(spec, above, &census, earlier);
@@ -166,7 +183,7 @@ fn give_back_in(above: &Path, record: &Record, spec: &JobSpec, closed: &mut Clos
         }
         jobcage_guests::remove_place(spec, &mut given);
         let settled = jobcage_guests::settle(spec, record.path(), !given.guests.is_empty());
-        closed.guests = given.guests;
+        closed.guests.extend(given.guests);
         closed.notes.extend(given.notes);
         closed.notes.extend(settled.err().map(|why| why.to_string()));
     }

@@ -13,8 +13,8 @@ use crate::prune::{self, Keep, Pruned};
 use crate::session;
 use crate::sessions;
 use crate::signals::Signals;
+use crate::unheard::{self, Wait};
 use crate::watcher::{self, Lease, lease};
-use crate::witness;
 use jobcage_cage::{Cage, Patience, empty};
 use jobcage_job::{CreatedBy, Ending, JobId, JobSpec, Report};
 use jobcage_ledger::{Places, Record, State, boot_id};
@@ -143,7 +143,7 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
     match record.state()? {
         State::Alive { .. } => return Ok(None),
         State::Closing { by } => return wait_for_closing(by),
-        State::Over(report) if role == Role::Hurrying && left_guests::waits_for_hook(&report) => {
+        State::Over(report) if role == Role::Hurrying && left_guests::waits_for_others(&report) => {
             return Ok(None);
         }
         State::Over(report) => return look_again(places, &record, &report),
@@ -185,6 +185,8 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
             record.remove()?;
             Ok(Some(Done::Swept(id.clone())))
         }
+        // A step has ended meanwhile, and was heard of.
+        State::Unattended(spec) if !is_orphan(&record, &spec)? => Ok(None),
         State::Unattended(spec) => {
             let same_boot = spec.boot_id == boot_id()?;
             let mut why = Vec::new();
@@ -242,7 +244,8 @@ fn is_orphan(record: &Record, spec: &JobSpec) -> Result<bool> {
     Ok(spec.created_by.is_tended()
         || record.is_closing()
         || spec.boot_id != boot_id()?
-        || matches!(lease(spec), Lease::Over))
+        || matches!(lease(spec), Lease::Over)
+        || unheard::look(record, spec) == Wait::Over)
 }
 
 fn close_lost(
@@ -257,7 +260,10 @@ fn close_lost(
             why: "the host went down".into(),
         }
     } else if spec.created_by == CreatedBy::Create {
-        Ending::Cancelled(jobcage_job::Cause::Lease)
+        Ending::Cancelled(match lease(spec) {
+            Lease::None | Lease::Held(_) => jobcage_job::Cause::Silence,
+            _ => jobcage_job::Cause::Lease,
+        })
     } else {
         Ending::Lost {
             why: "its supervisor died".into(),
@@ -270,7 +276,7 @@ fn close_lost(
         None
     };
     let limits = closing::limits(spec, cage.as_ref());
-    let mut closed = closing::end_cage(cage.as_ref(), true, &mut witness::of(record, spec))?;
+    let mut closed = closing::end_job(cage.as_ref(), true, record, spec)?;
     if same_boot {
         closing::look_outside(spec, Outside::Unknown, &mut closed);
     }

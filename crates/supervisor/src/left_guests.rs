@@ -27,10 +27,11 @@ pub(crate) fn is_left(report: &Report) -> bool {
     report.quarantine.is_none() && report.is_unfinished()
 }
 
-/// Whether nothing but the site's hook can give back what is left of a job.
-pub(crate) fn waits_for_hook(report: &Report) -> bool {
+/// Whether nothing but the site's hook or another host can give back what is left of a job: that may take its time.
+pub(crate) fn waits_for_others(report: &Report) -> bool {
     let mut left = report.guests.iter().filter(|guest| guest.is_left());
-    is_left(report) && left.all(jobcage_guests::is_of_the_hook)
+    is_left(report)
+        && left.all(|guest| jobcage_guests::is_of_the_hook(guest) || jobcage_guests::is_remote(guest))
 }
 
 /// Another try at what a job has left. `None`: it has left nothing, or somebody else is at it.

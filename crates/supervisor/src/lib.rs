@@ -23,18 +23,20 @@ pub mod machine;
 mod package;
 pub mod prune;
 mod quiet;
+mod remotes;
 pub mod session;
 pub mod sessions;
 mod signals;
 mod sockets;
 mod step;
+mod unheard;
 pub mod watcher;
 mod wish;
 mod witness;
 
 pub use jobcage_guests::{
-    beside, is_here as guest_is_here, is_of_the_cage as guest_is_of_the_cage, look as look_at_guests,
-    modes as guest_modes, usual as usual_guests,
+    REMOTES_TRY, RemoteFate, beside, is_here as guest_is_here, is_of_the_cage as guest_is_of_the_cage,
+    look as look_at_guests, modes as guest_modes, usual as usual_guests,
 };
 
 pub use error::{Failure, Result};

@@ -7,8 +7,7 @@ use crate::error::{Failure, Result};
 use crate::foreground::{make_cage, make_place, make_record, random, take_back};
 use crate::hand::{self, Hand};
 use crate::job::{Command, GuestHome, Job};
-use crate::witness;
-use crate::{gc, host, journal, kept, watcher};
+use crate::{gc, host, journal, kept, unheard, watcher};
 use jobcage_cage::{Cage, Process};
 use jobcage_job::{
     Cause, CreatedBy, Ending, JobId, JobSpec, LeaseHolder, Limits, Report, SPEC_VERSION, StepReport,
@@ -46,6 +45,10 @@ pub struct Create {
     pub grace: Duration,
     /// The process whose end is the job's.
     pub lease_pid: Option<i32>,
+    /// How long it waits for a step; `None`: for ever.
+    pub silence: Option<Duration>,
+    /// Its id; `None`: a new one.
+    pub id: Option<JobId>,
 }
 
 /// A cage that was made.
@@ -92,7 +95,7 @@ fn try_create(request: &Create) -> Result<Created> {
         grace: request.grace,
         limits: request.limits.clone(),
         lease,
-        silence: None,
+        silence: request.silence,
         after: false,
         ssh_agent: request.agent.is_some(),
         after_reboot: None,
@@ -101,7 +104,14 @@ fn try_create(request: &Create) -> Result<Created> {
         labels: BTreeMap::new(),
     };
     let word = request.name.as_deref().unwrap_or("job");
-    let make_spec = || make_spec(JobId::generate(word, random()));
+    let make_spec = || {
+        make_spec(
+            request
+                .id
+                .clone()
+                .unwrap_or_else(|| JobId::generate(word, random())),
+        )
+    };
     // Systemd removes a scope, cages and all, when the last process in it ends; that would be this one.
     if found.kind == jobcage_cage::Kind::UserScope {
         return Err(Failure::Refused(
@@ -114,6 +124,7 @@ fn try_create(request: &Create) -> Result<Created> {
     let root = jobcage_cage::Dir::open(found.dir.path())?;
     let hand = Hand::make(place.as_ref(), &spec, &mut notes);
     let made = make_place(&spec, &mut notes).and_then(|()| {
+        unheard::begin(&record, &spec)?;
         let (cage, _) = make_cage(found, &spec, request.best_effort)?;
         let command = Command {
             env: host::environment(&["PATH", "HOME"]),
@@ -128,7 +139,7 @@ fn try_create(request: &Create) -> Result<Created> {
         return Err(failure);
     }
     drop(lock);
-    if spec.lease.is_some() {
+    if spec.lease.is_some() || spec.silence.is_some() {
         jobcage_ledger::open_base(&request.places.runtime)?;
         watcher::announce_lease(&request.places, &root, &spec.id)?;
     }
@@ -237,7 +248,7 @@ pub(crate) fn close_created(
         None
     };
     let limits = closing::limits(spec, cage.as_ref());
-    let mut closed = closing::end_cage(cage.as_ref(), true, &mut witness::of(record, spec))?;
+    let mut closed = closing::end_job(cage.as_ref(), true, record, spec)?;
     closing::look_outside(spec, Outside::Unknown, &mut closed);
     hand::forget(spec, &mut closed.notes);
     let mut steps = record.steps()?;

@@ -8,10 +8,20 @@ mod support;
 #[allow(dead_code, reason = "single calls are the other target's")]
 mod runner;
 
+#[path = "../../remote/door.rs"]
+#[allow(dead_code, reason = "the tests of other hosts need more of it")]
+mod door;
+#[path = "../../remote/netns.rs"]
+mod netns;
+#[path = "../../remote/rig.rs"]
+#[allow(dead_code, reason = "the tests of other hosts need more of it")]
+mod rig;
+
 mod attend;
 mod build;
 mod call;
 mod contract;
+mod deploy;
 mod drivers;
 mod environment;
 mod hub;
@@ -68,7 +78,7 @@ fn main() -> ExitCode {
     ];
     trials.extend(pipelines.map(|(name, test)| trial(format!("pipeline::{name}"), Box::new(test))));
     trials.extend(old.map(|(name, test)| trial(format!("old_driver::{name}"), Box::new(test))));
-    let each: [(&str, Play); 9] = [
+    let each: [(&str, Play); 11] = [
         ("contract::surroundings", contract::surroundings),
         ("jobcage::success", drivers::success),
         ("jobcage::failure", drivers::failure),
@@ -81,6 +91,8 @@ fn main() -> ExitCode {
         ),
         ("jobcage::runner_sigterm", drivers::runner_sigterm),
         ("jobcage::runner_sigkill", drivers::runner_sigkill),
+        ("deploy::success", deploy::success),
+        ("deploy::cancel_without_a_line", deploy::cancel_without_a_line),
     ];
     for generation in Generation::BOTH {
         for (name, test) in each {

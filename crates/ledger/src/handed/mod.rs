@@ -5,6 +5,7 @@
 //! <runtime>.env/    ours, 0711: the job's user passes through; /dev/shm/jobcage-UID.env if the former is no tmpfs
 //!   <job>/          0700, the job's user's
 //!     env  path     0600, the job's user's
+//!     remotes        the same, from its first line on: jobs on other hosts
 //! ```
 //!
 //! The job's user may put anything into it and may be hostile. So nothing there is followed, waited for or believed.
@@ -17,7 +18,7 @@ pub use place::HandedPlace;
 
 use crate::error::{LedgerError, Result};
 use jobcage_job::handed::{Handed, HandedFile, WrongLine, wrong_lines};
-use jobcage_job::{JobId, JobSpec};
+use jobcage_job::{JobId, JobSpec, RemoteJob, open_remotes};
 use jobcage_sys::file::open_distrusted;
 use jobcage_sys::sweep;
 use jobcage_sys::{Errno, Result as SysResult};
@@ -32,6 +33,9 @@ use std::path::{Path, PathBuf};
 
 /// The longest of the two files that is read.
 pub const MAX_FILE: usize = 1024 * 1024;
+
+/// The file beside the two in which processes of the job note the jobs that they have on other hosts.
+const REMOTES: &str = "remotes";
 
 /// The directory of one job, open.
 #[derive(Debug)]
@@ -94,6 +98,16 @@ impl HandedDir {
         }
     }
 
+    /// The jobs on other hosts that this one has noted and not seen the end of, and how many lines were skipped.
+    ///
+    /// # Errors
+    /// Why the file is ignored.
+    pub fn remotes(&self) -> std::result::Result<(Vec<RemoteJob>, usize), String> {
+        // Most jobs have none.
+        let text = read_if_there(self.dir.as_fd(), REMOTES, self.uid)?;
+        Ok(text.map(|text| open_remotes(&text)).unwrap_or_default())
+    }
+
     /// Reads what was handed on so far. A file that cannot be read is ignored as a whole.
     #[must_use]
     pub fn read(&self) -> Reading {
@@ -150,12 +164,18 @@ fn is_regular(stat: &FileStat) -> bool {
 
 /// A regular file of this user, whole; else why not.
 fn read_file(dir: BorrowedFd<'_>, name: &str, uid: u32) -> std::result::Result<Vec<u8>, String> {
+    read_if_there(dir, name, uid)?.ok_or_else(|| "the file is gone".into())
+}
+
+fn read_if_there(dir: BorrowedFd<'_>, name: &str, uid: u32) -> std::result::Result<Option<Vec<u8>>, String> {
     let told = |errno| match errno {
-        Errno::ENOENT => "the file is gone".to_owned(),
         Errno::ELOOP => "it is a symbolic link".to_owned(),
         errno => format!("it cannot be read: {}", errno.desc()),
     };
-    let file = open_distrusted(dir, name, OFlag::O_RDONLY).map_err(told)?;
+    let file = match open_distrusted(dir, name, OFlag::O_RDONLY) {
+        Err(Errno::ENOENT) => return Ok(None),
+        other => other.map_err(told)?,
+    };
     let stat = fstat(&file).map_err(told)?;
     if !is_regular(&stat) {
         return Err("it is no regular file".into());
@@ -168,7 +188,7 @@ fn read_file(dir: BorrowedFd<'_>, name: &str, uid: u32) -> std::result::Result<V
         ));
     }
     let text = read_at_most(file.as_fd(), MAX_FILE).map_err(told)?;
-    text.ok_or_else(|| "it is larger than 1 MiB".into())
+    text.map(Some).ok_or_else(|| "it is larger than 1 MiB".into())
 }
 
 fn end_line(dir: BorrowedFd<'_>, name: &str, uid: u32) -> SysResult<()> {

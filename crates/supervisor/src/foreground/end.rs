@@ -12,6 +12,7 @@ use crate::leaving::{self, Leaving};
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
 use crate::step::exit_status;
+use crate::unheard;
 use crate::witness;
 use jobcage_cage::{Dir, Emptied, Mount, Patience, cgroup_of, empty, empty_seen, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, Report, StepKind, StepReport};
@@ -208,8 +209,8 @@ impl Supervision<'_> {
             }
         } else {
             let detail = self.job.detail || !matches!(self.machine.ending(), Some(Ending::Exited { .. }));
-            let mut witness = witness::of(&self.setup.record, &self.setup.spec);
-            closing::end_cage(Some(&self.setup.cage), detail, &mut witness)?
+            let setup = &self.setup;
+            closing::end_job(Some(&setup.cage), detail, &setup.record, &setup.spec)?
         };
         // Before the look outside: a zombie of ours is no descendant that lives.
         self.reap_the_killed()?;
@@ -336,6 +337,7 @@ impl Supervision<'_> {
         let Setup {
             record, lock, keeper, ..
         } = self.setup;
+        unheard::leave(&record, self.setup.attended);
         if let Target::Beside(_) = target {
             self.setup.cage.remove_exec_leaf(&self.setup.leaf);
         } else if let Target::Existing(_) = target {

@@ -9,12 +9,14 @@ use crate::job::{Command, Job, Target};
 use crate::keeper::{KEEPERS, Keeper};
 use crate::package;
 use crate::session::Guest;
+use crate::unheard;
 use crate::watcher::{self, Watch};
 use crate::witness;
 use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
     AfterReboot, Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
+use jobcage_ledger::Attended;
 use jobcage_ledger::handed::HandedPlace;
 use jobcage_ledger::{Lock, Record, boot_id};
 use jobcage_sys::Errno;
@@ -37,6 +39,8 @@ pub(super) struct Setup {
     pub(super) notes: Vec<String>,
     /// The supervisor of the session that this is a step of.
     pub(super) guest: Option<Guest>,
+    /// Shows to the lease of a cage of another that this step runs.
+    pub(super) attended: Option<Attended>,
     /// What its steps hand on to each other.
     pub(super) hand: Option<Hand>,
     /// The command with what was handed on to it, or, for the after phase, to that.
@@ -93,6 +97,7 @@ fn try_new_cage(
             // Without an after phase it is the agent's alone.
             hand: hand.filter(|_| after),
             guest: None,
+            attended: None,
             command: None,
             spec,
             record,
@@ -358,6 +363,7 @@ fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)>
 /// What is somebody else's, but for the leaf.
 fn of_another(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
     Setup {
+        attended: unheard::attend(&record, &spec),
         command: None,
         guest: None,
         hand: None,

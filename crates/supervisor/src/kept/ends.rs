@@ -315,11 +315,7 @@ impl Kept {
         let detail = self.whole.job.detail
             || !matches!(self.whole.phase.machine.ending(), Some(Ending::Exited { .. }));
         let whole = &self.whole;
-        let mut closed = closing::end_cage(
-            whole.cage.as_ref(),
-            detail,
-            &mut witness::of(&whole.record, &whole.spec),
-        )?;
+        let mut closed = closing::end_job(whole.cage.as_ref(), detail, &whole.record, &whole.spec)?;
         // The killed tell their ends before the look outside.
         self.hear_of_the_dead(closed.quarantine.is_none())?;
         if self.is_session() {

@@ -228,6 +228,7 @@ fn end(record: &Record, spec: &JobSpec, cage: Option<&Cage>, closed: &mut Closed
     }
     later.usage = before.usage;
     later.escaped.splice(..0, before.escaped);
+    later.guests.splice(..0, before.guests);
     later.notes.splice(..0, before.notes);
     later.quarantine = before.quarantine.or(later.quarantine);
     *closed = later;

@@ -14,6 +14,7 @@ pub(crate) use client::{register_or_note, renew};
 use crate::error::{Failure, Result};
 use crate::host;
 use crate::quiet::rest;
+use crate::unheard::{self, Wait};
 use jobcage_cage::{Dir, HOLD, Process};
 use jobcage_job::{Controller, JobId, JobSpec, LeaseHolder};
 use jobcage_ledger::{LedgerError, Places, State};
@@ -22,6 +23,7 @@ use jobcage_sys::wait::Change;
 use jobcage_sys::{Errno, file, pidfd, wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, MsgFlags, sockopt};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -59,6 +61,8 @@ enum Kind {
     Supervisor(#[expect(dead_code, reason = "held, not read")] OwnedFd),
     /// Whoever holds the lease of a job of `jobcage create`.
     Lease,
+    /// The moment at which such a job has waited too long for a step, unless one comes.
+    Silence,
     /// A closing that we have started.
     Closing(Child),
 }
@@ -102,16 +106,18 @@ pub fn watch(places: &Places, scope: bool) -> Result<()> {
                         watched.extend(start_closing(places, one.id));
                     }
                 }
+                Kind::Silence => watched.extend(watch_silence(places, one.id)),
                 Kind::Supervisor(_) | Kind::Lease => watched.extend(start_closing(places, one.id)),
             }
         }
         if newcomer {
-            watched.extend(accept(places, &listener));
+            accept(places, &listener, &mut watched);
         }
     }
 }
 
-fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
+/// Hears a newcomer; one that says what we do not know is none.
+fn accept(places: &Places, listener: &OwnedFd, watched: &mut Vec<Watched>) -> Option<()> {
     let connection = jobcage_sys::socket::accept(listener.as_fd()).ok()?;
     let peer = socket::getsockopt(&connection, sockopt::PeerCredentials).ok()?;
     // The socket's directory lets nobody else in; asked again, since root can change modes.
@@ -127,7 +133,8 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
     if let Some(id) = message.strip_prefix(LEASE) {
         let id: JobId = id.parse().ok()?;
         let spec = places.open(&id).and_then(|record| record.spec()).ok()??;
-        return watch_lease(places, id, &spec);
+        watched.extend(watch_leases(places, &id, &spec));
+        return Some(());
     }
     let id = message.parse().ok()?;
     let process = match pidfd::open(peer.pid()) {
@@ -135,10 +142,41 @@ fn accept(places: &Places, listener: &OwnedFd) -> Option<Watched> {
         // Ended already, or a kernel without pidfds: the connection tells as well.
         Err(_) => connection.try_clone().ok()?,
     };
-    Some(Watched {
+    watched.push(Watched {
         id,
         process,
         kind: Kind::Supervisor(connection),
+    });
+    Some(())
+}
+
+/// Both leases of a job of `jobcage create`, if it has them.
+fn watch_leases(places: &Places, id: &JobId, spec: &JobSpec) -> impl Iterator<Item = Watched> {
+    let silence = watch_silence(places, id.clone());
+    watch_lease(places, id.clone(), spec).into_iter().chain(silence)
+}
+
+/// Wakes us when a job may have waited too long for a step; closes it, if it has.
+fn watch_silence(places: &Places, id: JobId) -> Option<Watched> {
+    let record = places.open(&id).ok()?;
+    let spec = record.spec().ok()??;
+    if let Ok(State::Over(_) | State::NeverBegun) = record.state() {
+        return None;
+    }
+    let left = match unheard::look(&record, &spec) {
+        Wait::None => return None,
+        Wait::Left(left) => left,
+        Wait::Over => return start_closing(places, id),
+    };
+    // By the clock that counts suspension, as the lease itself.
+    let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC).ok()?;
+    timer
+        .set(Expiration::OneShot(left.into()), TimerSetTimeFlags::empty())
+        .ok()?;
+    Some(Watched {
+        id,
+        process: timer.as_fd().try_clone_to_owned().ok()?,
+        kind: Kind::Silence,
     })
 }
 
@@ -183,14 +221,14 @@ fn leases_and_orphans(places: &Places) -> Vec<Watched> {
         let Ok(record) = places.open(&id) else { continue };
         match record.state() {
             Ok(State::Unattended(spec)) if !spec.created_by.is_tended() => {
-                watched.extend(watch_lease(places, id, &spec));
+                watched.extend(watch_leases(places, &id, &spec));
             }
             Ok(State::Unattended(_)) => watched.extend(start_closing(places, id)),
             Ok(State::Alive { .. } | State::Closing { .. }) => {
                 if let Ok(Some(spec)) = record.spec()
                     && !spec.created_by.is_tended()
                 {
-                    watched.extend(watch_lease(places, id, &spec));
+                    watched.extend(watch_leases(places, &id, &spec));
                 }
             }
             Ok(State::Over(_) | State::NeverBegun) | Err(_) => {}
