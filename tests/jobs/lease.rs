@@ -139,8 +139,10 @@ fn the_watcher_closes_a_cage_that_has_waited_too_long() {
 fn gc_knows_a_cage_that_still_waits() {
     let mut world = World::new("lease-wait-gc");
     let waiting = create(&world, &["--lease", "10m"]);
-    let tired = create(&world, &["--lease", "10ms"]);
+    let tired = create(&world, &["--lease", "10s"]);
     world.kill_watchers();
+    // As if nobody had come since the boot.
+    std::fs::write(world.dir.join("state").join(&tired).join("heard"), [0; 8]).unwrap();
     world.call(&["gc"]);
     assert!(world.call(&["show", &tired, "--json"]).expect(0).json()["report"]["ending"]["by"] == "silence");
     assert_eq!(world.cages().len(), 1);
