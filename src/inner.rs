@@ -23,6 +23,8 @@ pub fn perform(words: &[OsString]) -> Option<Result<u8, Box<dyn Display>>> {
         "__scope" => scope(word(2) == Some("system")),
         "__leader" => leader(),
         "__remote" => done(crate::verbs::serve(word(2).unwrap_or_default())),
+        "__pack" => done(crate::verbs::pack_here(words.get(2)?)),
+        "__unpack" => done(crate::verbs::unpack_here(words.get(2)?)),
         "__close-remotes" => done(crate::verbs::close_remotes()),
         "__protocols" => protocols(),
         _ => return None,

@@ -35,6 +35,8 @@ const OURS: &[&str] = &[
     "verbose",
     "report",
     "stdin",
+    "send",
+    "fetch",
     "detach",
     "fail_fast",
     "log",
@@ -72,7 +74,9 @@ pub fn without_a_host(words: &VerbWords) -> Option<&'static str> {
         VerbWords::Run(w) => {
             let lease = w.lease.is_some().then_some("--lease");
             let fail_fast = w.fail_fast.is_some().then_some("--fail-fast");
-            of_line(&w.line).or(lease).or(fail_fast)
+            let send = (!w.send.is_empty()).then_some("--send");
+            let fetch = (!w.fetch.is_empty()).then_some("--fetch");
+            of_line(&w.line).or(lease).or(fail_fast).or(send).or(fetch)
         }
         VerbWords::Attach(w) => of_line(&w.line),
         _ => None,
@@ -184,6 +188,12 @@ impl Door<'_> {
             Ok::<_, Error>(only(flag, word, pick::text(parse_bool))?.unwrap_or(false))
         };
         let detach = switch("--detach", w.capture.detach)?;
+        if detach && !w.fetch.is_empty() {
+            return Err(Error::value(
+                "--fetch",
+                "nobody waits for the end of a job with --detach",
+            ));
+        }
         let lease = only("--lease", w.lease, pick::text(parse_time))?;
         // Whoever leaves a job will not be heard of.
         let lease = lease.unwrap_or(if detach { Duration::ZERO } else { LEASE });
@@ -198,6 +208,14 @@ impl Door<'_> {
             env: self.variables(w.step.env)?,
             lease: (!lease.is_zero()).then_some(lease),
             stdin: w.capture.stdin.map(Into::into),
+            send: files("--send", w.send)?
+                .into_iter()
+                .map(|(path, dest)| (path.into(), dest))
+                .collect(),
+            fetch: files("--fetch", w.fetch)?
+                .into_iter()
+                .map(|(path, dest)| (path, dest.into()))
+                .collect(),
             detach,
             report: w.report.map(Into::into),
         })
@@ -215,6 +233,22 @@ impl Door<'_> {
         }
         Ok(set)
     }
+}
+
+/// Each with its directory on the other side.
+fn files(flag: &'static str, given: Vec<OsString>) -> Result<Vec<(OsString, OsString)>, Error> {
+    let split = |word: OsString| {
+        let bytes = word.as_bytes();
+        let (path, dest) = match bytes.iter().position(|byte| *byte == b':') {
+            Some(at) => (&bytes[..at], &bytes[at + 1..]),
+            None => (bytes, &b"."[..]),
+        };
+        if path.is_empty() || dest.is_empty() {
+            return Err(Error::value(flag, "write it as PATH or PATH:DEST"));
+        }
+        Ok((OsStr::from_bytes(path).into(), OsStr::from_bytes(dest).into()))
+    };
+    given.into_iter().map(split).collect()
 }
 
 fn create_there(w: CreateWords, words: Vec<OsString>) -> Result<RemoteVerb, Error> {

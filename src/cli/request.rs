@@ -111,6 +111,10 @@ pub enum RemoteVerb {
         lease: Option<Duration>,
         /// `--stdin`: a file of this side.
         stdin: Option<PathBuf>,
+        /// `--send`: files of this side, each with the directory there.
+        send: Vec<(PathBuf, OsString)>,
+        /// `--fetch`: files of the other side, each with the directory here.
+        fetch: Vec<(OsString, PathBuf)>,
         /// `--detach`.
         detach: bool,
         /// `--report`: a file of this side.

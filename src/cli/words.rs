@@ -235,6 +235,14 @@ pub struct RunWords {
     /// The job on the other host ends by itself when nobody was heard of for this time. The default is 10m, and never with --detach; 0: never.
     #[arg(long, value_name = "TIME", help_heading = "Another host")]
     pub lease: Option<OsString>,
+    /// Send this file or directory before the job starts, into the directory DEST there; by default, that of the job.
+    ///
+    /// With modes and times, and with owners where root takes them. Of PATH/. the content is sent.
+    #[arg(long, value_name = "PATH[:DEST]", help_heading = "Another host")]
+    pub send: Vec<OsString>,
+    /// Fetch this file or directory when the job is over, however it ended, into the directory DEST here; by default, the present one.
+    #[arg(long, value_name = "PATH[:DEST]", help_heading = "Another host")]
+    pub fetch: Vec<OsString>,
     #[command(flatten)]
     pub line: LineWords,
     /// Of several hosts: when the job has failed on one, stop it on the others.

@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -83,12 +84,28 @@ fn reports_dir() -> std::io::Result<PathBuf> {
     Ok(dir)
 }
 
+/// What each of them fetches comes into a directory of its own.
+fn own_words(words: &[OsString], host: &str) -> Vec<OsString> {
+    let host = host.replace('/', "_");
+    let options = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let own = |(at, word): (usize, &OsString)| {
+        let bytes = word.as_encoded_bytes();
+        let mut word = word.clone();
+        if at < options && bytes.starts_with(b"--fetch=") {
+            word.push(if bytes.contains(&b':') { "/" } else { ":" });
+            word.push(&host);
+        }
+        word
+    };
+    words.iter().enumerate().map(own).collect()
+}
+
 fn start(host: &str, width: usize, request: &HostsRequest, report: PathBuf) -> std::io::Result<Part> {
     let mut child = Command::new("/proc/self/exe")
         .arg("run")
         .arg(format!("--host={host}"))
         .arg(format!("--report={}", report.display()))
-        .args(&request.words)
+        .args(own_words(&request.words, host))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

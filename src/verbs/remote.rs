@@ -1,6 +1,7 @@
 //! The verbs with `--host`, on both sides of the line.
 
 use super::captured::OUTPUT_GONE;
+use super::job_files;
 use super::remotes;
 use super::run::{start_for, tell, write_report};
 use super::{Outcome, VerbError};
@@ -9,9 +10,12 @@ use crate::cli::request::{CageChoice, RemoteRequest, RemoteVerb, Request, RunReq
 use crate::config::environ::Environ;
 use jobcage_job::{CONNECTION_LOST, Ending, Guarantee, JobId, REPORT_VERSION, Report};
 use jobcage_ledger::Places;
-use jobcage_remote::{BUILD, Binary, Client, Course, Ends, Host, Lost, Options, RemoteError, Start, What};
+use jobcage_remote::{
+    BUILD, Binary, Client, Course, Ends, Host, Lost, Options, RemoteError, Start, Wanted, What, pack, spool,
+};
 use jobcage_supervisor::foreground::random;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,7 +62,15 @@ pub fn remote(request: RemoteRequest) -> Outcome {
     match (call.outcome, id) {
         (jobcage_remote::Outcome::Job(ends), Some(id)) => {
             let code = ended(&request, id, ends, report.as_deref())?;
-            Ok(if call.is_output_gone { OUTPUT_GONE } else { code })
+            for missing in &call.missing {
+                crate::complain(&crate::render::harmless(missing));
+            }
+            Ok(match code {
+                _ if call.is_output_gone => OUTPUT_GONE,
+                // The job's own failure says more.
+                0 if !call.missing.is_empty() => FAILED,
+                code => code,
+            })
         }
         (jobcage_remote::Outcome::Started, Some(id)) => super::pages::print(format!("{id}\n").as_bytes()),
         (jobcage_remote::Outcome::Lost(lost), id) => lost_sight(&request, id, &lost, report.as_deref()),
@@ -102,6 +114,8 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>, Opens), VerbError> 
             env,
             lease,
             stdin,
+            send,
+            fetch,
             detach,
             report,
         } => {
@@ -122,8 +136,16 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>, Opens), VerbError> 
                 env: env.collect(),
             };
             let what = What::Job {
-                course: Course::start(start),
+                course: Course::start(start).into(),
                 input: stdin.as_ref().map(open).transpose()?,
+                send: send.iter().map(packed).collect::<Result<_, _>>()?,
+                fetch: fetch
+                    .iter()
+                    .map(|(path, to)| Wanted {
+                        path: path.clone(),
+                        to: to.clone(),
+                    })
+                    .collect(),
                 detach: *detach,
                 stops: true,
             };
@@ -135,8 +157,10 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>, Opens), VerbError> 
             stop_on_interrupt,
         } => {
             let what = What::Job {
-                course: Course::attach_to(id.clone(), *offset),
+                course: Course::attach_to(id.clone(), *offset).into(),
                 input: None,
+                send: Vec::new(),
+                fetch: Vec::new(),
                 detach: false,
                 stops: *stop_on_interrupt,
             };
@@ -154,6 +178,21 @@ fn what(verb: &RemoteVerb) -> Result<(What, Option<PathBuf>, Opens), VerbError> 
         }
         RemoteVerb::Other { words } => (What::Verb(words.clone()), None, None),
     })
+}
+
+/// An archive of files of this side, for a directory there.
+fn packed((path, dest): &(PathBuf, OsString)) -> Result<(OsString, std::fs::File), VerbError> {
+    let failed = |why: String| VerbError::Who(format!("cannot send {} (--send): {why}", path.display()));
+    let file = spool().map_err(failed)?;
+    let into = file.try_clone().map_err(|error| failed(error.to_string()))?;
+    let skipped = pack(path, into).map_err(|error| failed(error.to_string()))?;
+    if skipped > 0 {
+        crate::complain(&format_args!(
+            "{skipped} in {} are neither file, directory nor link: they are left out",
+            path.display()
+        ));
+    }
+    Ok((dest.clone(), file))
 }
 
 fn ended(request: &RemoteRequest, id: &JobId, ends: Ends, to: Option<&Path>) -> Outcome {
@@ -304,6 +343,14 @@ impl Host for Here {
         begin(start, &stdin).map_err(|error| error.to_string())
     }
 
+    fn unpack(&self, words: &[OsString], dir: &OsStr, files: File) -> Result<(), String> {
+        job_files::unpack(words, dir, files).map_err(|error| error.to_string())
+    }
+
+    fn pack(&self, words: &[OsString], path: &OsStr) -> Result<(File, u64), String> {
+        job_files::pack(words, path).map_err(|error| error.to_string())
+    }
+
     fn places(&self) -> Places {
         self.places.clone()
     }
@@ -318,7 +365,7 @@ fn begin(start: &Start, stdin: &OwnedFd) -> Result<(), VerbError> {
     start_for(run, start.id.clone(), start.lease, stdin.as_fd())
 }
 
-fn run_of(words: Vec<OsString>) -> Result<RunRequest, VerbError> {
+pub(super) fn run_of(words: Vec<OsString>) -> Result<RunRequest, VerbError> {
     match parse(words)? {
         Request::Run(run) => Ok(*run),
         _ => Err(VerbError::Who("only a job can be started over the line".into())),
@@ -326,7 +373,11 @@ fn run_of(words: Vec<OsString>) -> Result<RunRequest, VerbError> {
 }
 
 /// `run --detach`, or, of a step in a cage that is there, `run`; `values`: with the variables' values.
-fn captured_words(env: &[(OsString, OsString)], values: bool, words: &[OsString]) -> Vec<OsString> {
+pub(super) fn captured_words(
+    env: &[(OsString, OsString)],
+    values: bool,
+    words: &[OsString],
+) -> Vec<OsString> {
     let is_step = words
         .iter()
         .take_while(|word| *word != "--")

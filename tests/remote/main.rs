@@ -8,6 +8,7 @@ mod broken;
 mod cancel;
 mod door;
 mod endings;
+mod files;
 mod hosts;
 mod many;
 mod netns;

@@ -3,6 +3,7 @@
 use crate::frame::{Answer, Ask, Place, Resume, Start, Welcome};
 use jobcage_job::{JobId, Stream};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 /// How a job on another host ended for its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,11 @@ impl Course {
         &self.id
     }
 
+    /// The words that it is started with; none, if somebody else has done that.
+    pub(crate) fn words(&self) -> &[OsString] {
+        self.start.as_ref().map_or(&[], |start| &start.words)
+    }
+
     /// Whether the host has said that it was started.
     #[must_use]
     pub fn is_started(&self) -> bool {
@@ -137,7 +143,11 @@ impl Course {
             Answer::Over(report) => Deed::End(Ends::Over(report)),
             Answer::Gone(_) if self.has_rebooted() => Deed::End(Ends::HostLost(None)),
             Answer::Gone(why) => Deed::End(Ends::Gone(why)),
-            Answer::Welcome(_) | Answer::Said { .. } | Answer::Done(_) => Deed::Break("a word out of place"),
+            Answer::Welcome(_)
+            | Answer::Piece(_)
+            | Answer::Packed(_)
+            | Answer::Said { .. }
+            | Answer::Done(_) => Deed::Break("a word out of place"),
             Answer::Pong => return None,
         })
     }

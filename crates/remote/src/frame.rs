@@ -72,8 +72,23 @@ pub(crate) enum Ask {
     Stop(u8),
     /// A job is to end, whoever has begun it: its end, and how it was.
     Close(JobId),
+    /// Files for the job, before `Start`: into this directory. [`Ask::Piece`]s of a tar archive follow.
+    Put(OsString),
+    /// A part of such an archive.
+    Piece(Vec<u8>),
+    /// Files of a job that is over.
+    Fetch(Fetch),
     /// Another verb, with its words.
     Verb(Vec<OsString>),
+}
+
+/// Files that are to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fetch {
+    /// Which.
+    pub path: OsString,
+    /// The words of the job, for its user and its directory.
+    pub words: Vec<OsString>,
 }
 
 /// What a host says.
@@ -99,6 +114,10 @@ pub(crate) enum Answer {
     Over(String),
     /// The job is over or never was, and there is no report.
     Gone(String),
+    /// A part of the archive that was asked for.
+    Piece(Vec<u8>),
+    /// That was all of it, or there is none.
+    Packed(Packed),
     /// What another verb has written.
     Said {
         to_stderr: bool,
@@ -106,6 +125,15 @@ pub(crate) enum Answer {
     },
     /// How it ended.
     Done(u8),
+}
+
+/// What came of the packing of files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Packed {
+    /// So many were neither file, directory nor link.
+    pub skipped: u64,
+    /// Why there is no archive.
+    pub why: Option<String>,
 }
 
 /// The first word of a host.
@@ -209,6 +237,13 @@ impl Ask {
             Self::Ping => frame(b'P', &[]),
             Self::Stop(times) => frame(b'C', &[*times]),
             Self::Close(id) => frame(b'E', id.as_str().as_bytes()),
+            Self::Put(dir) => frame(b'F', dir.as_bytes()),
+            Self::Piece(bytes) => frame(b'D', bytes),
+            Self::Fetch(fetch) => {
+                let mut text = Vec::new();
+                strings(std::iter::once(&fetch.path).chain(&fetch.words), &mut text);
+                frame(b'G', &text)
+            }
             Self::Verb(words) => {
                 let mut text = Vec::new();
                 strings(words.iter(), &mut text);
@@ -230,6 +265,18 @@ impl Ask {
                     .parse()
                     .map_err(|error| garbled(format!("a job's name ({error})")))?,
             ),
+            b'F' => Self::Put(OsString::from_vec(text.to_vec())),
+            b'D' => Self::Piece(text.to_vec()),
+            b'G' => {
+                let mut words = from_strings(text)?;
+                if words.is_empty() {
+                    return Err(garbled("files without a name"));
+                }
+                Self::Fetch(Fetch {
+                    path: words.remove(0),
+                    words,
+                })
+            }
             b'V' => Self::Verb(from_strings(text)?),
             other => return Err(garbled(format!("a frame of the kind {other}"))),
         })
@@ -298,6 +345,8 @@ impl Answer {
             Self::Pong => frame(b'p', &[]),
             Self::Over(report) => frame(b'o', report.as_bytes()),
             Self::Gone(why) => frame(b'g', why.as_bytes()),
+            Self::Piece(bytes) => frame(b'f', bytes),
+            Self::Packed(packed) => frame(b'k', &json(packed)),
             Self::Said { to_stderr, bytes } => frame(if *to_stderr { b'e' } else { b'u' }, bytes),
             Self::Done(code) => frame(b'x', &[*code]),
         }
@@ -323,6 +372,8 @@ impl Answer {
             b'p' => Self::Pong,
             b'o' => Self::Over(text(bytes)),
             b'g' => Self::Gone(text(bytes)),
+            b'f' => Self::Piece(bytes.to_vec()),
+            b'k' => Self::Packed(from_json(bytes)?),
             b'u' | b'e' => Self::Said {
                 to_stderr: kind == b'e',
                 bytes: bytes.to_vec(),
@@ -428,6 +479,10 @@ mod tests {
             Just(Ask::Ping),
             any::<u8>().prop_map(Ask::Stop),
             id().prop_map(Ask::Close),
+            word().prop_map(Ask::Put),
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(Ask::Piece),
+            (word(), prop::collection::vec(word(), 0..5))
+                .prop_map(|(path, words)| Ask::Fetch(Fetch { path, words })),
             prop::collection::vec(word(), 0..5).prop_map(Ask::Verb),
         ]
     }
@@ -453,6 +508,9 @@ mod tests {
             (place(), any::<u64>()).prop_map(|(place, bytes)| Answer::Dropped { place, bytes }),
             Just(Answer::Pong),
             ".{0,40}".prop_map(Answer::Over),
+            bytes().prop_map(Answer::Piece),
+            (any::<u64>(), prop::option::of(".{0,40}"))
+                .prop_map(|(skipped, why)| Answer::Packed(Packed { skipped, why })),
             ".{0,40}".prop_map(Answer::Gone),
             (any::<bool>(), bytes()).prop_map(|(to_stderr, bytes)| Answer::Said { to_stderr, bytes }),
             any::<u8>().prop_map(Answer::Done),

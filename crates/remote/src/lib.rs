@@ -8,15 +8,19 @@
 mod course;
 mod door;
 mod error;
+mod files;
 mod frame;
 mod line;
 mod link;
 mod pace;
 mod serve;
+mod spool;
 
 pub use course::{Course, Ends};
 pub use door::{BUILD, Binary};
 pub use error::RemoteError;
+pub use files::{FilesError, pack, unpack};
 pub use frame::{PROTOCOL, PROTOCOLS, Start};
-pub use line::{Client, Ended, From, Lost, Options, Outcome, What};
+pub use line::{Client, Ended, From, Lost, Options, Outcome, Wanted, What};
 pub use serve::{Host, serve};
+pub use spool::spool;

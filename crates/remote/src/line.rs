@@ -3,9 +3,10 @@
 use crate::course::{Course, Deed, Ends};
 use crate::door::Binary;
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Hello, PIECE, PROTOCOL, PROTOCOLS, Welcome};
+use crate::frame::{Answer, Ask, Fetch, Hello, PIECE, PROTOCOL, PROTOCOLS, Packed, Welcome};
 use crate::link::{Link, Ready};
 use crate::pace::Pace;
+use crate::spool::{add, rewound, spool};
 use jobcage_job::JobId;
 use jobcage_ledger::log::Outlet;
 use jobcage_supervisor::foreground::random;
@@ -18,6 +19,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -69,9 +71,13 @@ pub enum What {
     /// A job: it is started or come back to, and followed to its end.
     Job {
         /// Which one.
-        course: Course,
+        course: Box<Course>,
         /// The file that becomes its standard input.
         input: Option<File>,
+        /// Archives for it, each with the directory there.
+        send: Vec<(OsString, File)>,
+        /// What is to come here when it is over.
+        fetch: Vec<Wanted>,
         /// Only until it runs.
         detach: bool,
         /// Ctrl-C and SIGTERM are for the job; else they end us alone.
@@ -86,6 +92,15 @@ pub enum What {
     },
     /// A verb with its words, to its end.
     Verb(Vec<OsString>),
+}
+
+/// Files that are to come here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which, from the job's directory on.
+    pub path: OsString,
+    /// The directory here.
+    pub to: PathBuf,
 }
 
 /// Why a job was left, though it may run.
@@ -127,6 +142,8 @@ pub struct Ended {
     pub what: What,
     /// Nobody reads our standard output any more.
     pub is_output_gone: bool,
+    /// Files that have not come, and why.
+    pub missing: Vec<String>,
 }
 
 /// One call of jobcage.
@@ -148,7 +165,23 @@ pub struct Client<'t> {
     last_words: String,
     /// What is to be said on the line that is there.
     unsaid: Option<Ask>,
+    /// What is to be said as soon as the line takes it.
+    outgoing: VecDeque<Outgoing>,
+    /// Some line was told to start the job.
+    is_asked: bool,
+    /// How the job ended, while its files come.
+    ended: Option<Ends>,
+    /// What has come of the first file that is wanted.
+    coming: Option<File>,
+    missing: Vec<String>,
     end: Option<Outcome>,
+}
+
+/// Something that goes out.
+enum Outgoing {
+    Say(Ask),
+    /// A file in pieces, from its beginning: a line before this one may have taken a part with it.
+    Pieces(File, fn(Vec<u8>) -> Ask),
 }
 
 /// When the line was last heard of, and asked.
@@ -186,6 +219,11 @@ impl<'t> Client<'t> {
             has_met: false,
             last_words: String::new(),
             unsaid: None,
+            outgoing: VecDeque::new(),
+            is_asked: false,
+            ended: None,
+            coming: None,
+            missing: Vec::new(),
             end: None,
         })
     }
@@ -217,6 +255,7 @@ impl<'t> Client<'t> {
                     outcome: end,
                     what: self.what,
                     is_output_gone: self.out.is_gone(),
+                    missing: self.missing,
                 });
             }
         }
@@ -224,6 +263,8 @@ impl<'t> Client<'t> {
 
     /// Goes on with one line for as long as it holds.
     fn hold(&mut self, mut link: Link) -> Result<()> {
+        // What the line before has not taken is said anew, once this one has been welcomed.
+        self.outgoing.clear();
         let now = Instant::now();
         let mut pulse = Pulse {
             heard: now,
@@ -278,6 +319,10 @@ impl<'t> Client<'t> {
         }
         self.flush()?;
         self.say_unsaid(link);
+        // A dead line takes no more of them after a while, and then it is silent.
+        if self.pump(link)? {
+            pulse.heard = Instant::now();
+        }
         Ok(self.end.is_some() || !turn.is_broken && self.beat(link, pulse))
     }
 
@@ -353,6 +398,9 @@ impl<'t> Client<'t> {
         if let Answer::Welcome(welcome) = answer {
             return self.welcomed(&welcome, link);
         }
+        if let Some(ends) = self.ended.take() {
+            return self.fetched(answer, ends, link);
+        }
         match (&mut self.what, answer) {
             (What::Close { is_told, .. }, Answer::Started) => is_told.store(true, Ordering::Relaxed),
             (What::Close { .. }, Answer::Over(report)) => self.end = Some(Outcome::Job(Ends::Over(report))),
@@ -375,7 +423,7 @@ impl<'t> Client<'t> {
                         "{bytes} bytes of {} are left out here: they were dropped at the limit of the log",
                         jobcage_ledger::log::name(place.0, place.1)
                     )),
-                    Some(Deed::End(ends)) => self.end = Some(Outcome::Job(ends)),
+                    Some(Deed::End(ends)) => self.job_ended(ends, link),
                     Some(Deed::Break(why)) => return Err(RemoteError::Garbled(why.into())),
                 }
             }
@@ -403,19 +451,139 @@ impl<'t> Client<'t> {
             ));
         }
         self.pace.reset();
+        if let Some(ends) = self.ended.take() {
+            self.job_ended(ends, link);
+            return Ok(());
+        }
         match &mut self.what {
             What::Verb(words) => link.say(&Ask::Verb(words.clone())),
             What::Close { id, .. } => link.say(&Ask::Close(id.clone())),
-            What::Job { course, input, .. } => {
+            What::Job {
+                course, input, send, ..
+            } => {
                 let asks = course.connected(welcome);
-                if matches!(asks.first(), Some(Ask::Start(_)))
-                    && let Some(file) = input
-                {
-                    send_input(file, link)?;
+                if matches!(asks.first(), Some(Ask::Start(_))) {
+                    for (dir, file) in send {
+                        self.outgoing.push_back(Outgoing::Say(Ask::Put(dir.clone())));
+                        self.outgoing.push_back(pieces(file, Ask::Piece)?);
+                    }
+                    if let Some(file) = input {
+                        self.outgoing.push_back(pieces(file, Ask::Input)?);
+                    }
                 }
-                asks.iter().for_each(|ask| link.say(ask));
+                if self.outgoing.is_empty() {
+                    self.is_asked = true;
+                    asks.iter().for_each(|ask| link.say(ask));
+                } else {
+                    self.outgoing.extend(asks.into_iter().map(Outgoing::Say));
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Says what is to be said, no faster than the line takes it: files may be larger than memory. Whether a piece of one was among it.
+    fn pump(&mut self, link: &mut Link) -> Result<bool> {
+        let mut has_piece = false;
+        let failed = |error: std::io::Error| RemoteError::System {
+            what: "read what is to be sent",
+            errno: jobcage_sys::Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+        };
+        while link.is_open()
+            && link.is_idle()
+            && let Some(next) = self.outgoing.front_mut()
+        {
+            let said = match next {
+                Outgoing::Say(ask) => {
+                    self.is_asked |= matches!(ask, Ask::Start(_));
+                    link.say(ask);
+                    true
+                }
+                Outgoing::Pieces(file, ask) => {
+                    let mut piece = vec![0; PIECE];
+                    let n = file.read(&mut piece).map_err(failed)?;
+                    piece.truncate(n);
+                    if n > 0 {
+                        has_piece = true;
+                        link.say(&ask(piece));
+                    }
+                    n == 0
+                }
+            };
+            if said {
+                self.outgoing.pop_front();
+            }
+        }
+        Ok(has_piece)
+    }
+
+    /// The job is over; its files are asked for, one after the other.
+    fn job_ended(&mut self, ends: Ends, link: &mut Link) {
+        let has_files = matches!(ends, Ends::Over(_) | Ends::HostLost(Some(_)));
+        let What::Job { fetch, course, .. } = &mut self.what else {
+            return;
+        };
+        if matches!(ends, Ends::Refused(_)) {
+            fetch.clear();
+        }
+        let Some(wanted) = fetch.first().filter(|_| has_files) else {
+            self.files_are_missing("the job has no end of its own");
+            self.end = Some(Outcome::Job(ends));
+            return;
+        };
+        self.coming = None;
+        self.ended = Some(ends);
+        link.say(&Ask::Fetch(Fetch {
+            path: wanted.path.clone(),
+            words: course.words().to_vec(),
+        }));
+    }
+
+    fn files_are_missing(&mut self, why: &str) {
+        if let What::Job { fetch, .. } = &mut self.what {
+            let paths = fetch.drain(..).map(|wanted| wanted.path);
+            self.missing
+                .extend(paths.map(|path| format!("{path:?} is not fetched: {why}")));
+        }
+    }
+
+    /// Takes what comes of a file.
+    fn fetched(&mut self, answer: Answer, ends: Ends, link: &mut Link) -> Result<()> {
+        let What::Job { fetch, .. } = &mut self.what else {
+            return Ok(());
+        };
+        match answer {
+            Answer::Piece(bytes) => {
+                let came = match &mut self.coming {
+                    Some(file) => add(file, &bytes),
+                    None => spool().and_then(|mut file| {
+                        add(&mut file, &bytes)?;
+                        self.coming = Some(file);
+                        Ok(())
+                    }),
+                };
+                if let Err(why) = came {
+                    // On this side, and no other line would do better.
+                    self.files_are_missing(&why);
+                    self.end = Some(Outcome::Job(ends));
+                    return Ok(());
+                }
+            }
+            Answer::Packed(packed) => {
+                let wanted = fetch.remove(0);
+                match take(self.coming.take(), &packed, &wanted) {
+                    Ok(None) => {}
+                    Ok(Some(told)) => (self.tell)(&told),
+                    Err(why) => self
+                        .missing
+                        .push(format!("{:?} is not fetched: {why}", wanted.path)),
+                }
+                self.job_ended(ends, link);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.ended = Some(ends);
         Ok(())
     }
 
@@ -498,9 +666,12 @@ impl<'t> Client<'t> {
             match &mut self.what {
                 What::Job {
                     course, stops: true, ..
-                } if self.has_met => {
+                } if self.has_met && (self.is_asked || self.outgoing.is_empty()) => {
                     let ask = course.stop();
                     match &mut link {
+                        Some(_) if is_open && !self.outgoing.is_empty() => {
+                            self.outgoing.push_back(Outgoing::Say(ask));
+                        }
                         Some(link) if is_open => link.say(&ask),
                         _ if course.stops() > 1 => self.end = Some(Outcome::Lost(self.lost())),
                         _ => (self.tell)(NO_LINE),
@@ -531,6 +702,12 @@ impl<'t> Client<'t> {
         let is_verb = matches!(self.what, What::Verb(_));
         // What a verb has said already would be said again.
         if is_verb || Instant::now() >= give_up {
+            if let Some(ends) = self.ended.take() {
+                // Of the job all is known; only its files are missing.
+                self.files_are_missing(&format!("there is no line any more: {}", self.last_words));
+                self.end = Some(Outcome::Job(ends));
+                return Ok(());
+            }
             self.end = Some(Outcome::Lost(self.lost()));
             return Ok(());
         }
@@ -569,18 +746,28 @@ fn poll(fds: &mut [PollFd<'_>], time: Option<Duration>) -> Result<()> {
     }
 }
 
-/// All of it, from its beginning: a line before this one may have taken a part with it.
-fn send_input(file: &mut File, link: &mut Link) -> Result<()> {
+fn pieces(file: &mut File, ask: fn(Vec<u8>) -> Ask) -> Result<Outgoing> {
     let failed = |error: std::io::Error| RemoteError::System {
-        what: "read the job's standard input",
+        what: "read what is to be sent",
         errno: jobcage_sys::Errno::from_raw(error.raw_os_error().unwrap_or(0)),
     };
     file.rewind().map_err(failed)?;
-    let mut piece = vec![0; PIECE];
-    loop {
-        match file.read(&mut piece).map_err(failed)? {
-            0 => return Ok(()),
-            n => link.say(&Ask::Input(piece[..n].to_vec())),
-        }
+    Ok(Outgoing::Pieces(file.try_clone().map_err(failed)?, ask))
+}
+
+/// Unpacks what has come; a word for a person.
+fn take(came: Option<File>, packed: &Packed, wanted: &Wanted) -> std::result::Result<Option<String>, String> {
+    if let Some(why) = &packed.why {
+        return Err(why.clone());
     }
+    let file = came
+        .ok_or_else(|| "nothing has come of it".to_owned())
+        .and_then(rewound)?;
+    crate::files::unpack(file, &wanted.to).map_err(|error| error.to_string())?;
+    Ok((packed.skipped > 0).then(|| {
+        format!(
+            "{} in {:?} are neither file, directory nor link: they are left out",
+            packed.skipped, wanted.path
+        )
+    }))
 }

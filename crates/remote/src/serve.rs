@@ -3,7 +3,10 @@
 
 use crate::door;
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Frames, Hello, PIECE, PROTOCOLS, Place, Resume, Start, Welcome, put_data};
+use crate::frame::{
+    Answer, Ask, Fetch, Frames, Hello, PIECE, PROTOCOLS, Packed, Place, Resume, Start, Welcome, put_data,
+};
+use crate::spool::{Arrived, rewound};
 use jobcage_job::{JobId, Report};
 use jobcage_ledger::log::{Outlet, Tap, Tapped};
 use jobcage_ledger::{LedgerError, Places, Record, State, boot_id};
@@ -17,9 +20,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeSpec;
 use nix::unistd::read;
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,6 +43,18 @@ pub trait Host: Sync {
     /// # Errors
     /// Why it does not run, for a person.
     fn start(&self, start: &Start, stdin: OwnedFd) -> std::result::Result<(), String>;
+
+    /// Unpacks files into a directory of the job with these words, as its user; `dir` from where that job begins.
+    ///
+    /// # Errors
+    /// Why they are not there, for a person.
+    fn unpack(&self, words: &[OsString], dir: &OsStr, files: File) -> std::result::Result<(), String>;
+
+    /// Packs a file or a directory of that job in the same way; also how many were neither file, directory nor link.
+    ///
+    /// # Errors
+    /// Why there is no archive, for a person.
+    fn pack(&self, words: &[OsString], path: &OsStr) -> std::result::Result<(File, u64), String>;
 
     /// Where the records are.
     fn places(&self) -> Places;
@@ -62,21 +77,21 @@ pub fn serve(token: &str, host: &dyn Host) -> Result<()> {
     if !greet(&mut line, hello)? {
         return line.finish();
     }
-    let mut input = None;
+    let mut arrived = Arrived::default();
     while let Some(ask) = line.next(None)? {
         match ask {
-            Ask::Input(bytes) => keep(&mut input, &bytes)?,
-            Ask::Start(start) => {
-                let stdin = match input.take() {
-                    Some(input) => stdin_of(input)?,
-                    None => jobcage_sys::file::open_null().map_err(RemoteError::system("open /dev/null"))?,
-                };
-                return start_and_follow(&mut line, host, &start, stdin);
-            }
+            Ask::Input(bytes) => arrived.input(&bytes),
+            Ask::Put(dir) => arrived.put(dir),
+            Ask::Piece(bytes) => arrived.piece(&bytes),
+            Ask::Start(start) => return start_and_follow(&mut line, host, &start, arrived),
             Ask::Resume(resume) => return come_back(&mut line, host, resume),
             Ask::Close(id) => return close(&mut line, host, &id),
             Ask::Verb(words) => return perform(&mut line, &words),
             Ask::Ping => line.say(&Answer::Pong),
+            Ask::Fetch(fetch) => {
+                send_one(&mut line, host, &fetch)?;
+                return send_files(&mut line, host);
+            }
             Ask::Hello(_) | Ask::Stop(_) => {}
         }
     }
@@ -94,48 +109,11 @@ fn greet(line: &mut Line, hello: Hello) -> Result<bool> {
     Ok(is_spoken)
 }
 
-/// In memory or on the disk: a file without a name, which is gone with the job.
-fn keep(input: &mut Option<File>, bytes: &[u8]) -> Result<()> {
-    let failed = |what: &'static str| {
-        move |error: std::io::Error| RemoteError::System {
-            what,
-            errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-        }
-    };
-    if input.is_none() {
-        let dir = std::env::temp_dir();
-        let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
-        let file = nix::fcntl::open(
-            &dir,
-            flags,
-            nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
-        );
-        *input = Some(File::from(
-            file.map_err(RemoteError::system("make a file for the job's standard input"))?,
-        ));
-    }
-    match input {
-        Some(file) => file
-            .write_all(bytes)
-            .map_err(failed("keep the job's standard input")),
-        None => Ok(()),
-    }
-}
-
-/// To be read from its beginning, and not to be written.
-fn stdin_of(mut input: File) -> Result<OwnedFd> {
-    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
-    input
-        .rewind()
-        .map_err(|error| RemoteError::system("rewind the job's standard input")(errno(error)))?;
-    Ok(input.into())
-}
-
 /// Asking twice starts one job: its id is the client's, and the directory of its record is made by one of two.
-fn start_and_follow(line: &mut Line, host: &dyn Host, start: &Start, stdin: OwnedFd) -> Result<()> {
+fn start_and_follow(line: &mut Line, host: &dyn Host, start: &Start, arrived: Arrived) -> Result<()> {
     let is_there = || record_of(host, &start.id).map(|record| record.is_some());
     if !is_there()? {
-        match begin(line, host, start, stdin)? {
+        match begin(line, host, start, arrived)? {
             None => return Ok(()),
             Some(Err(why)) if !is_there()? => {
                 line.say(&Answer::Refused(why));
@@ -153,10 +131,22 @@ fn begin(
     line: &mut Line,
     host: &dyn Host,
     start: &Start,
-    stdin: OwnedFd,
+    arrived: Arrived,
 ) -> Result<Option<std::result::Result<(), String>>> {
-    let begun = beside(line, move || host.start(start, stdin))?;
-    Ok(begun.map(|begun| begun.unwrap_or_else(|| Err("jobcage has failed while it started the job".into()))))
+    let begun = beside(line, move || {
+        let (stdin, files) = arrived.ready()?;
+        for (dir, file) in files {
+            host.unpack(&start.words, &dir, file)?;
+        }
+        let stdin = match stdin {
+            Some(file) => file.into(),
+            None => jobcage_sys::file::open_null()
+                .map_err(|errno| format!("cannot open /dev/null: {}", errno.desc()))?,
+        };
+        host.start(start, stdin)
+    })?;
+    let failed = || Err("jobcage has failed while it started the job".into());
+    Ok(begun.map(|begun| begun.unwrap_or_else(failed)))
 }
 
 /// Does what may take its time, and is there for the line meanwhile. `None`: that has ended; `Some(None)`: jobcage has failed over it.
@@ -260,7 +250,7 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
                 Tapped::Nothing => idle = true,
                 Tapped::Over => {
                     line.say(&ending(&record, id)?);
-                    return line.finish();
+                    return send_files(line, host);
                 }
                 Tapped::Removed => {
                     line.say(&Answer::Gone(format!(
@@ -296,6 +286,60 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
         if turned.ended {
             return Ok(());
         }
+    }
+}
+
+/// Sends what the client asks for, until it leaves.
+fn send_files(line: &mut Line, host: &dyn Host) -> Result<()> {
+    while let Some(ask) = line.next(None)? {
+        match ask {
+            Ask::Ping => line.say(&Answer::Pong),
+            Ask::Fetch(fetch) => send_one(line, host, &fetch)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn send_one(line: &mut Line, host: &dyn Host, fetch: &Fetch) -> Result<()> {
+    let Some(packed) = beside(line, || host.pack(&fetch.words, &fetch.path))? else {
+        return Ok(());
+    };
+    let packed = packed.unwrap_or_else(|| Err("jobcage has failed over it".into()));
+    let sent = match packed {
+        Ok((file, skipped)) => send_archive(line, file)?.map(|()| skipped),
+        Err(why) => Err(why),
+    };
+    line.say(&Answer::Packed(match sent {
+        Ok(skipped) => Packed { skipped, why: None },
+        Err(why) => Packed {
+            skipped: 0,
+            why: Some(why),
+        },
+    }));
+    Ok(())
+}
+
+/// No faster than the line takes it.
+fn send_archive(line: &mut Line, file: File) -> Result<std::result::Result<(), String>> {
+    let mut file = match rewound(file) {
+        Ok(file) => file,
+        Err(why) => return Ok(Err(why)),
+    };
+    let mut piece = vec![0; PIECE];
+    loop {
+        if line.has_room() {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok(Ok(())),
+                Ok(n) => line.say(&Answer::Piece(piece[..n].to_vec())),
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
+        let time = line.has_room().then_some(Duration::ZERO);
+        if line.turn(None, time)?.ended {
+            return Ok(Ok(()));
+        }
+        line.beat()?;
     }
 }
 
