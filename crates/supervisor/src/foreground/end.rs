@@ -170,7 +170,9 @@ impl Supervision<'_> {
                 "the after phase has nothing of what was handed on: that and its environment are too long";
             self.setup.notes.push(note.into());
         }
-        if !born_dead && !too_long {
+        // A stop may have ended it before it became its program: then the cage is being emptied, or gone.
+        let is_over = self.machine.state() != State::After;
+        if is_over || (!born_dead && !too_long) {
             return Ok(Some(running));
         }
         let leaf = self.setup.cage.leaf(StepKind::After)?;
