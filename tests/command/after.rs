@@ -4,6 +4,7 @@ use crate::support::PATIENCE;
 use crate::support::world::World;
 use jobcage_job::{Clock, Ending, ExitStatus, Report, StepKind, StepReport};
 use nix::sys::signal::Signal;
+use std::time::Instant;
 
 const TELL: &str =
     "echo after:$JOBCAGE_RESULT:$JOBCAGE_EXIT_CODE:$JOBCAGE_SIGNAL:$JOBCAGE_ENDING:$JOBCAGE_JOB >> told";
@@ -247,4 +248,25 @@ fn it_runs_like_the_command() {
         })
         .expect(0);
     assert_eq!(done.text(), "from the variable");
+}
+
+/// It lands in every moment of the start, also in the one in which the process is born and has not become its program.
+#[test]
+fn a_second_stop_while_it_is_started_cuts_it_short() {
+    let mut world = World::new("after-second-stop");
+    for round in 0..40 {
+        let argv = words(&["sh", "-c", "echo up; exec sleep 300"]);
+        let mut job = world.run(&[], &words(&["--after", "sleep 300"]), &argv);
+        assert!(job.wait_line("up"), "{}", job.stderr());
+        let after = world.cages()[0].join("after");
+        job.signal(Signal::SIGTERM);
+        let began = Instant::now();
+        while !after.exists() {
+            assert!(began.elapsed() < PATIENCE, "round {round}: no after phase");
+        }
+        job.signal(Signal::SIGTERM);
+        assert_eq!(job.wait(PATIENCE), 143, "round {round}: {}", job.stderr());
+        assert!(job.report().clean, "round {round}: {:#?}", job.report());
+    }
+    world.assert_nothing_left();
 }

@@ -35,7 +35,7 @@ pub use events::{Events, EventsFile};
 pub use kmsg::{Victim, oom_victims};
 pub use limits::{apply, available, enable, read_back, resolve_device};
 pub use mount::{Mount, cgroup_of, mount_points, own_cgroup};
-pub use root::{Found, HOLD, Kind, Search, find, own_place};
+pub use root::{Found, HOLD, Kind, Search, find, host_scope, is_in_slurm_step, own_place};
 pub use selftest::{SelfTest, selftest};
 pub use signal::{count, listed, signal_all};
 pub use spare::spare;

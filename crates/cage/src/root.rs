@@ -30,6 +30,8 @@ pub enum Kind {
     Plain,
     /// Below the leaf of the cage that we run in.
     Nested,
+    /// Below the task of a Slurm step that we run in.
+    Slurm,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
             Self::UserScope => "user-scope",
             Self::Plain => "plain",
             Self::Nested => "nested",
+            Self::Slurm => "slurm",
         }
     }
 }
@@ -74,6 +77,7 @@ impl Found {
             Kind::UserScope,
             Kind::Plain,
             Kind::Nested,
+            Kind::Slurm,
         ];
         Ok(Self {
             dir: Dir::open(Path::new(&root.path))?,
@@ -136,17 +140,19 @@ pub fn find(configured: Option<&Path>) -> Result<Search> {
             "named by --cgroup-root or the configuration".into(),
         );
     }
+    if is_in_slurm_step(Path::new(&own)) {
+        return found(open_slurm_task(&own, &own_dir)?, Kind::Slurm, SLURM.into());
+    }
     let root = nix::unistd::geteuid().is_root();
-    let systemd = Path::new("/run/systemd/system").exists();
+    let systemd = has_systemd();
     if root && systemd {
-        return match Dir::open(&mount.point.join(SCOPE)) {
-            Ok(dir) => found(
+        return match open_host_scope(&mount)? {
+            Some(dir) => found(
                 dir,
                 Kind::Systemd,
                 "the host's own scope, delegated by systemd".into(),
             ),
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Search::NeedsScope(Bus::System)),
-            Err(error) => Err(error),
+            None => Ok(Search::NeedsScope(Bus::System)),
         };
     }
     if !root && is_ours(&own_dir) && (!systemd || is_delegated(&mount.point, &own_dir)) {
@@ -201,6 +207,62 @@ pub fn own_place(kind: Kind) -> Result<Found> {
         own,
     })
 }
+
+/// Whether this host's first process is systemd.
+fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// The scope in which root's cages are on a host with systemd. `None`: it is not there, or this is no such host or user.
+///
+/// # Errors
+/// If it is there and cannot be opened.
+pub fn host_scope() -> Result<Option<Dir>> {
+    if !(nix::unistd::geteuid().is_root() && has_systemd()) {
+        return Ok(None);
+    }
+    open_host_scope(&Mount::find()?)
+}
+
+fn open_host_scope(mount: &Mount) -> Result<Option<Dir>> {
+    match Dir::open(&mount.point.join(SCOPE)) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Outside of its step, neither Slurm's limits nor its signals would reach the job: so it is here or nowhere.
+fn open_slurm_task(own: &str, dir: &Path) -> Result<Dir> {
+    if !is_ours(dir) {
+        return Err(CageError::NoRoot(format!(
+            "the cgroup of this task of Slurm's, {own}, is not writable for uid {}, and outside of it Slurm's limits and scancel \
+             would not reach the job. The administrator can have each task's cgroup given to its user (docs/fleets.md)",
+            nix::unistd::geteuid()
+        )));
+    }
+    Dir::open(dir)
+}
+
+/// Whether a cgroup path leads through a step of a Slurm job, as its plugin for cgroup v2 names them. The environment is not
+/// asked: a variable of Slurm's may be set anywhere.
+#[must_use]
+pub fn is_in_slurm_step(cgroup: &Path) -> bool {
+    let mut parts = cgroup.iter().map(|part| part.to_string_lossy()).peekable();
+    let is_job = |part: &str| {
+        part.strip_prefix("job_")
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    std::iter::from_fn(|| {
+        parts
+            .next()
+            .map(|part| is_job(&part) && parts.peek().is_some_and(|next| next.starts_with("step_")))
+    })
+    .any(|found| found)
+}
+
+const SLURM: &str =
+    "jobcage was started in a step of Slurm's, so the cage is below it: Slurm's limits hold for the job";
 
 const OURS: &str = "the cgroup that jobcage was started in is ours";
 
@@ -280,6 +342,27 @@ fn open_plain(path: &Path) -> Result<Dir> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn knows_the_inside_of_a_step_of_slurm() {
+        for inside in [
+            "/system.slice/slurmstepd.scope/job_7/step_0/user/task_0",
+            "/system.slice/node1_slurmstepd.scope/job_7/step_batch/user/task_0",
+            "/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_1/user/task_3/main-0123abcd",
+        ] {
+            assert!(is_in_slurm_step(Path::new(inside)), "{inside}");
+        }
+        for outside in [
+            "/",
+            "/system.slice/slurmd.service",
+            "/system.slice/slurmstepd.scope/system",
+            "/job_7/x/step_0",
+            "/job_/step_0",
+            "/job_a/step_0",
+        ] {
+            assert!(!is_in_slurm_step(Path::new(outside)), "{outside}");
+        }
+    }
 
     #[test]
     fn knows_the_inside_of_a_cage() {

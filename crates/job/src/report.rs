@@ -109,7 +109,7 @@ pub enum Guarantee {
 /// Where the cages of this host live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
-    /// `configured`, `systemd`, `delegated`, `user-scope`, `plain` or `nested`.
+    /// `configured`, `systemd`, `delegated`, `user-scope`, `plain`, `nested` or `slurm`.
     pub kind: String,
     /// Its path.
     pub path: String,

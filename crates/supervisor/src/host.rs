@@ -2,15 +2,18 @@
 
 use crate::error::{Failure, Result};
 use crate::job::Command;
+use crate::keeper::KEEPERS;
 use crate::watcher;
-use jobcage_cage::{Bus, Dir, Found, Kind, Search, enable, find, own_place};
+use jobcage_cage::{
+    Bus, Dir, Found, HOLD, Kind, Search, enable, find, host_scope, is_in_slurm_step, own_place,
+};
 use jobcage_job::{Controller, JobId};
 use jobcage_ledger::Places;
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::wait::{self, Change, Whom};
-use jobcage_sys::{Errno, file, landlock};
+use jobcage_sys::{Errno, file, landlock, pidfd};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -30,8 +33,19 @@ pub fn root(configured: Option<&Path>, places: &Places) -> Result<Found> {
         )
     };
     match find(configured)? {
-        Search::Found(found) => Ok(*found),
-        Search::NeedsScope(Bus::System) => start_host_scope(configured, places)?.ok_or_else(missing),
+        Search::Found(found) => {
+            if found.kind == Kind::Slurm && nix::unistd::geteuid().is_root() {
+                have_host_scope(places)?;
+            }
+            Ok(*found)
+        }
+        Search::NeedsScope(Bus::System) => {
+            have_host_scope(places)?;
+            match find(configured)? {
+                Search::Found(found) => Ok(*found),
+                Search::NeedsScope(_) => Err(missing()),
+            }
+        }
         Search::NeedsScope(Bus::User) => {
             let kind = ask_for_scope(c"user", None).map_err(|_| {
                 Failure::Refused(
@@ -62,20 +76,65 @@ pub(crate) fn while_root_lasts<T>(make: impl Fn() -> Result<T>) -> Result<T> {
     make()
 }
 
-/// Starts the scope of all cages, unless somebody else does so at this moment: then it waits for that one.
-fn start_host_scope(configured: Option<&Path>, places: &Places) -> Result<Option<Found>> {
+/// [`root`] for a job that is to outlast its caller, or that needs keepers for its life.
+///
+/// # Errors
+/// As [`root`]; and in a step of Slurm's, which would be over before it or end it at any moment.
+pub(crate) fn lasting_root(configured: Option<&Path>, places: &Places) -> Result<Found> {
+    let found = root(configured, places)?;
+    if found.kind == Kind::Slurm {
+        return Err(Failure::Refused(
+            "a job in a step of Slurm's ends with the step, so it cannot be detached, captured, or made of several steps: use \
+             \"jobcage run -- COMMAND\", and sbatch and --output of Slurm's for the rest (docs/fleets.md)"
+                .into(),
+        ));
+    }
+    Ok(found)
+}
+
+/// A leaf for a process of ours: below the root, and beside the cages. Where the root is a step of Slurm's, below the host's
+/// scope, if we may: the step is removed with its task, and who looks after the job has to outlive that.
+///
+/// # Errors
+/// If it cannot be made.
+pub(crate) fn leaf(root: &Dir, name: &str) -> Result<Dir> {
+    let beside = if is_in_slurm_step(root.path()) {
+        host_scope()?
+    } else {
+        None
+    };
+    Ok(beside.as_ref().unwrap_or(root).create_or_open(name)?)
+}
+
+/// Takes away the leaves of ours in a step of Slurm's, which would keep Slurm from removing the step: nobody else ever does.
+/// The watcher that was started for this job ends; whoever else has registered with it starts another.
+pub(crate) fn leave_step(root: &Path, watcher: Option<&Child>) {
+    if !is_in_slurm_step(root) {
+        return;
+    }
+    let Ok(root) = Dir::open(root) else { return };
+    // Of root's, both are in the host's scope, where the watcher stays.
+    if root.child(HOLD).is_ok()
+        && let Some(watcher) = watcher
+    {
+        let _ = pidfd::signal_pid(watcher.pid, Signal::SIGKILL as i32);
+        let _ = wait::block(Whom::Pid(watcher.pid));
+    }
+    for leaf in [HOLD, KEEPERS] {
+        // Somebody else's process may be in it: then it is theirs to remove.
+        let _ = root.remove_child(leaf);
+    }
+}
+
+/// Starts the scope of all cages, unless it is there or somebody else starts it at this moment: then it waits for that one.
+fn have_host_scope(places: &Places) -> Result<()> {
     let runtime = jobcage_ledger::open_base(&places.runtime)?;
     let _first = Flock::lock(runtime, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Failure::system("lock the runtime directory")(errno))?;
-    let found = |search| match search {
-        Search::Found(found) => Some(*found),
-        Search::NeedsScope(_) => None,
-    };
-    if let Some(ready) = found(find(configured)?) {
-        return Ok(Some(ready));
+    if host_scope()?.is_none() {
+        watcher::start_scope_holder(places)?;
     }
-    watcher::start_scope_holder(places)?;
-    Ok(found(find(configured)?))
+    Ok(())
 }
 
 /// What the helper returns where no scope is needed.
@@ -103,6 +162,21 @@ pub(crate) fn ask_for_scope(whose: &CStr, stderr: Option<BorrowedFd<'_>>) -> Res
         (_, Change::Exited(code)) if code == i32::from(DELEGATED) => Ok(Kind::Delegated),
         _ => Err(Failure::Refused("systemd gave no scope".into())),
     }
+}
+
+/// Limits need a cgroup without processes, and Slurm looks for ours in the task's own.
+///
+/// # Errors
+/// In a step of Slurm's, unless they may be left out.
+pub(crate) fn check_limits(found: &Found, best_effort: bool) -> Result<()> {
+    if found.kind != Kind::Slurm || best_effort {
+        return Ok(());
+    }
+    Err(Failure::Refused(
+        "the limits of a step of Slurm's are set by Slurm: give them to srun or sbatch (--mem, --cpus-per-task), whose limits hold \
+         for this job as well; with --best-effort the job runs without its own"
+            .into(),
+    ))
 }
 
 /// Moves this process out of the way of controllers: no process may be where they are enabled, and in a delegated cgroup we

@@ -70,7 +70,7 @@ pub fn create(request: &Create) -> Result<Created> {
 
 fn try_create(request: &Create) -> Result<Created> {
     let lease = request.lease_pid.map(lease_holder).transpose()?;
-    let found = host::root(request.cgroup_root.as_deref(), &request.places)?;
+    let found = host::lasting_root(request.cgroup_root.as_deref(), &request.places)?;
     if !request.limits.is_empty() {
         host::step_aside(&found)?;
     }

@@ -7,9 +7,11 @@ use crate::job::Target;
 use crate::machine::{Event, State};
 use crate::signals::Meaning;
 use crate::watcher::Lease;
+use jobcage_cage::is_in_slurm_step;
 use jobcage_job::Cause;
 use jobcage_sys::pidfd;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 impl Supervision<'_> {
     pub(super) fn look_at_signals(&mut self) -> Result<()> {
@@ -19,7 +21,10 @@ impl Supervision<'_> {
         {
             match meaning {
                 Meaning::Child => self.look_at_children()?,
-                Meaning::Stop(cause) => self.asked_to_stop(cause, true)?,
+                Meaning::Stop(cause) => {
+                    let by_itself = !self.is_slurm_repeating();
+                    self.asked_to_stop(cause, by_itself)?;
+                }
                 Meaning::StopIfAsked(cause) => self.asked_to_stop(cause, false)?,
                 Meaning::Terminal(signal) => {
                     self.terminal_signal = Some(signal);
@@ -42,6 +47,11 @@ impl Supervision<'_> {
             }
         }
         Ok(())
+    }
+
+    /// At the end of a job's time Slurm sends SIGTERM twice in a row and means one stop; when its patience is over, it kills.
+    fn is_slurm_repeating(&self) -> bool {
+        self.machine.state() != State::Running && is_in_slurm_step(Path::new(&self.setup.spec.cage))
     }
 
     /// Whether whoever holds the lease has ended.

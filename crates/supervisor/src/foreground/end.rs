@@ -6,7 +6,6 @@ use crate::beside::cut_beside;
 use crate::capture::Stream;
 use crate::closing::{self, Closed, Outside, Story};
 use crate::error::Result;
-use crate::hand;
 use crate::job::{Outcome, Target};
 use crate::leaving::{self, Leaving};
 use crate::machine::{Event, State};
@@ -14,6 +13,7 @@ use crate::signals::Meaning;
 use crate::step::exit_status;
 use crate::unheard;
 use crate::witness;
+use crate::{hand, host};
 use jobcage_cage::{Dir, Emptied, Mount, Patience, cgroup_of, empty, empty_seen, oom_kills};
 use jobcage_job::{Cause, Clock, Ending, ExitStatus, Report, StepKind, StepReport};
 use jobcage_sys::clock::boot_time;
@@ -22,6 +22,7 @@ use jobcage_sys::wait::Change;
 use jobcage_sys::{Errno, pidfd};
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 impl Supervision<'_> {
     pub(super) fn main_ended(&mut self, change: Change) -> Result<()> {
@@ -170,7 +171,9 @@ impl Supervision<'_> {
                 "the after phase has nothing of what was handed on: that and its environment are too long";
             self.setup.notes.push(note.into());
         }
-        if !born_dead && !too_long {
+        // A stop may have ended it before it became its program: then the cage is being emptied, or gone.
+        let is_over = self.machine.state() != State::After;
+        if is_over || (!born_dead && !too_long) {
             return Ok(Some(running));
         }
         let leaf = self.setup.cage.leaf(StepKind::After)?;
@@ -366,6 +369,12 @@ impl Supervision<'_> {
             keeper.leave();
         }
         drop(lock);
+        if let Some(root) = Path::new(&self.setup.spec.cage).parent() {
+            host::leave_step(
+                root,
+                self.setup.watch.as_ref().and_then(|watch| watch.started.as_ref()),
+            );
+        }
         Ok(())
     }
 

@@ -67,6 +67,7 @@ fn try_new_cage(
 ) -> Result<Setup> {
     let found = host::root(job.cgroup_root.as_deref(), &job.places)?;
     if !limits.is_empty() {
+        host::check_limits(&found, best_effort)?;
         host::step_aside(&found)?;
     }
     let mut notes = Vec::new();
@@ -146,7 +147,7 @@ pub(crate) fn take_back(record: &Record, spec: &JobSpec) {
 fn keep_after(job: &Job, record: &Record, found: &Found, notes: &mut Vec<String>) -> Option<Keeper> {
     let kept = (|| {
         let package = package::seal_job(job, &found.root())?;
-        let leaf = found.dir.create_or_open(KEEPERS)?;
+        let leaf = host::leaf(&found.dir, KEEPERS)?;
         let mut keeper = Keeper::start(record, &job.places, &leaf)?;
         let (out, err) = (std::io::stdout(), std::io::stderr());
         let files = [

@@ -52,7 +52,7 @@ enum Word {
 pub fn detach(job: &Job, stdin: BorrowedFd<'_>) -> Result<JobId> {
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;
     host::while_root_lasts(|| {
-        let found = host::root(job.cgroup_root.as_deref(), &job.places)?;
+        let found = host::lasting_root(job.cgroup_root.as_deref(), &job.places)?;
         if matches!(&job.target, Target::New { limits, .. } if !limits.is_empty()) {
             host::step_aside(&found)?;
         }

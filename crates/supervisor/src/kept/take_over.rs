@@ -8,6 +8,7 @@ use super::{Kept, Step, Whole};
 use crate::closing;
 use crate::error::{Failure, Result};
 use crate::hand::Hand;
+use crate::host;
 use crate::keeper::{Held, Keeper, StepTaken};
 use crate::machine::{Action, Event, Machine, State};
 use crate::package;
@@ -123,7 +124,7 @@ fn move_to_leaf(spec: &JobSpec) {
     let root = Path::new(&spec.cage)
         .parent()
         .and_then(|root| Dir::open(root).ok());
-    let leaf = root.and_then(|root| root.create_or_open(super::begin::SUPERVISORS).ok());
+    let leaf = root.and_then(|root| host::leaf(&root, super::begin::SUPERVISORS).ok());
     let _ = leaf.map(|leaf| leaf.write("cgroup.procs", "0"));
 }
 

@@ -80,7 +80,7 @@ fn tell(places: &Places, root: &Dir, message: &str) -> Result<Watch> {
         Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE) => {}
         Err(errno) => return Err(Failure::system("reach the watcher")(errno)),
     }
-    let hold = root.create_or_open(HOLD)?;
+    let hold = host::leaf(root, HOLD)?;
     let started = start(places, Some(&hold), None)?;
     let connection = connect(&places.runtime)
         .and_then(|connection| announce(connection, message))
