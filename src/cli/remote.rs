@@ -36,6 +36,7 @@ const OURS: &[&str] = &[
     "report",
     "stdin",
     "send",
+    "forward_agent",
     "fetch",
     "detach",
     "fail_fast",
@@ -76,7 +77,13 @@ pub fn without_a_host(words: &VerbWords) -> Option<&'static str> {
             let fail_fast = w.fail_fast.is_some().then_some("--fail-fast");
             let send = (!w.send.is_empty()).then_some("--send");
             let fetch = (!w.fetch.is_empty()).then_some("--fetch");
-            of_line(&w.line).or(lease).or(fail_fast).or(send).or(fetch)
+            let agent = w.forward_agent.is_some().then_some("--forward-agent");
+            of_line(&w.line)
+                .or(lease)
+                .or(fail_fast)
+                .or(send)
+                .or(fetch)
+                .or(agent)
         }
         VerbWords::Attach(w) => of_line(&w.line),
         _ => None,
@@ -122,10 +129,12 @@ impl Door<'_> {
             words.map_err(|error| Error::usage(&error, argv.get(1).and_then(|verb| verb.to_str())))
         };
         let mut line = LineWords::default();
+        let mut forward_agent = None;
         let (host, common, verb) = match words {
             VerbWords::Run(w) => {
                 let mut w = *w;
                 line = std::mem::take(&mut w.line);
+                forward_agent = w.forward_agent.take();
                 let (host, common) = (std::mem::take(&mut w.host), std::mem::take(&mut w.common));
                 (host, common, self.run_there(w, forwarded(OURS)?)?)
             }
@@ -173,6 +182,7 @@ impl Door<'_> {
             reconnect_for: only("--reconnect-for", line.reconnect_for, pick::text(parse_time))?
                 .unwrap_or(RECONNECT_FOR),
             keepalive: only("--keepalive", line.keepalive, pick::text(parse_clock))?.unwrap_or(KEEPALIVE),
+            forward_agent: only("--forward-agent", forward_agent, pick::text(parse_bool))?.unwrap_or(false),
             verb,
         })
     }
@@ -181,7 +191,7 @@ impl Door<'_> {
         if !w.cage.ssh_key.is_empty() {
             return Err(Error::value(
                 "--ssh-key",
-                "with --host a key would have to leave this machine; give the job what it needs with --env, or the host a key of its own",
+                "with --host a key would have to leave this machine; give the job your agent with --forward-agent, or the host a key of its own",
             ));
         }
         let switch = |flag, word: Option<OsString>| {

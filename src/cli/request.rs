@@ -92,6 +92,8 @@ pub struct RemoteRequest {
     pub reconnect_for: Duration,
     /// `--keepalive`. Never zero.
     pub keepalive: Duration,
+    /// `--forward-agent`.
+    pub forward_agent: bool,
     /// What to do there.
     pub verb: RemoteVerb,
 }

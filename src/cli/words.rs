@@ -235,6 +235,10 @@ pub struct RunWords {
     /// The job on the other host ends by itself when nobody was heard of for this time. The default is 10m, and never with --detach; 0: never.
     #[arg(long, value_name = "TIME", help_heading = "Another host")]
     pub lease: Option<OsString>,
+    /// Give the job this side's ssh-agent.
+    #[arg(long, help_heading = "Another host",
+          value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub forward_agent: Option<OsString>,
     /// Send this file or directory before the job starts, into the directory DEST there; by default, that of the job.
     ///
     /// With modes and times, and with owners where root takes them. Of PATH/. the content is sent.

@@ -1,6 +1,7 @@
 //! The verbs with `--host`, on both sides of the line.
 
 use super::captured::OUTPUT_GONE;
+use super::command;
 use super::job_files;
 use super::remotes;
 use super::run::{start_for, tell, write_report};
@@ -37,6 +38,7 @@ pub fn remote(request: RemoteRequest) -> Outcome {
         reconnect_for: request.reconnect_for,
         keepalive: request.keepalive,
         binary: Binary::find(request.binary.as_deref())?,
+        forward_agent: request.forward_agent,
         from: None,
     };
     let is_quiet = request.common.voice == Voice::Quiet;
@@ -339,8 +341,8 @@ struct Here {
 }
 
 impl Host for Here {
-    fn start(&self, start: &Start, stdin: OwnedFd) -> Result<(), String> {
-        begin(start, &stdin).map_err(|error| error.to_string())
+    fn start(&self, start: &Start, stdin: OwnedFd, agent: Option<&Path>) -> Result<(), String> {
+        begin(start, &stdin, agent).map_err(|error| error.to_string())
     }
 
     fn unpack(&self, words: &[OsString], dir: &OsStr, files: File) -> Result<(), String> {
@@ -356,11 +358,21 @@ impl Host for Here {
     }
 }
 
-fn begin(start: &Start, stdin: &OwnedFd) -> Result<(), VerbError> {
+fn begin(start: &Start, stdin: &OwnedFd, agent: Option<&Path>) -> Result<(), VerbError> {
+    let mut start = start.clone();
+    start
+        .env
+        .extend(agent.map(|link| ("SSH_AUTH_SOCK".into(), link.into())));
     let run = run_of(captured_words(&start.env, true, &start.words))?;
+    let other = command::uid(&run.step.identity)?;
+    if agent.is_some() && other != nix::unistd::geteuid().as_raw() {
+        return Err(VerbError::Who(format!(
+            "--forward-agent is for jobs of the user who logs in there: the uid {other} could not use that agent"
+        )));
+    }
     let run = match &run.cage {
         CageChoice::New { .. } => run,
-        CageChoice::Existing(_) => run_of(step_words(start, run.grace)?)?,
+        CageChoice::Existing(_) => run_of(step_words(&start, run.grace)?)?,
     };
     start_for(run, start.id.clone(), start.lease, stdin.as_fd())
 }

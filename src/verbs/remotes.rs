@@ -161,6 +161,7 @@ fn tell_one(job: &RemoteJob, is_told: Arc<AtomicBool>) -> Result<Outcome, Remote
         // The line that there is now, or none: there is little time.
         reconnect_for: Duration::ZERO,
         keepalive: crate::cli::KEEPALIVE,
+        forward_agent: false,
         binary: Binary::find(job.binary.as_deref().map(Path::new))?,
         from: Some(From {
             dir: OsString::from(&job.dir),

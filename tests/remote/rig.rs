@@ -138,10 +138,19 @@ impl Rig {
 
     /// Starts a call that the test goes on beside.
     pub fn start(&mut self, verb: &str, words: &[&str]) -> Running {
+        self.start_with(verb, words, |command| command)
+    }
+
+    /// The same with another environment.
+    pub fn start_with(
+        &mut self,
+        verb: &str,
+        words: &[&str],
+        change: impl FnOnce(Command) -> Command,
+    ) -> Running {
         self.calls += 1;
         let [out, err] = ["out", "err"].map(|name| self.world.dir.join(format!("{name}-{}", self.calls)));
-        let child = self
-            .command(verb, words)
+        let child = change(self.command(verb, words))
             .stdin(Stdio::null())
             .stdout(fs::File::create(&out).unwrap())
             .stderr(fs::File::create(&err).unwrap())

@@ -49,12 +49,15 @@ pub(crate) struct Resume {
 }
 
 /// The first word of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     /// The version that it speaks.
     pub protocol: u32,
     /// How often it will say that it is there.
     pub keepalive: Duration,
+    /// The job that is to have the agent which this line forwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_for: Option<JobId>,
 }
 
 /// What a client says.
@@ -469,10 +472,13 @@ mod tests {
                     .collect(),
             });
         prop_oneof![
-            (any::<u32>(), any::<u32>()).prop_map(|(protocol, seconds)| Ask::Hello(Hello {
-                protocol,
-                keepalive: Duration::from_secs(seconds.into()),
-            })),
+            (any::<u32>(), any::<u32>(), prop::option::of(id())).prop_map(
+                |(protocol, seconds, agent_for)| Ask::Hello(Hello {
+                    protocol,
+                    keepalive: Duration::from_secs(seconds.into()),
+                    agent_for,
+                })
+            ),
             prop::collection::vec(any::<u8>(), 0..300).prop_map(Ask::Input),
             start.prop_map(Ask::Start),
             resume.prop_map(Ask::Resume),

@@ -5,6 +5,7 @@
 //! client ── ssh HOST ── jobcage __remote ──reads── record of the job ◄── supervisor (captured job, as after run --detach)
 //! ```
 
+mod cache;
 mod course;
 mod door;
 mod error;

@@ -52,6 +52,8 @@ pub struct Options {
     pub keepalive: Duration,
     /// What goes there if there is no jobcage.
     pub binary: Binary,
+    /// The job gets this side's ssh-agent (`--forward-agent`).
+    pub forward_agent: bool,
     /// Where ssh is started, and by which socket it finds an agent, if not as we were.
     pub from: Option<From>,
 }
@@ -336,6 +338,10 @@ impl<'t> Client<'t> {
         link.say(&Ask::Hello(Hello {
             protocol: PROTOCOL,
             keepalive: self.options.keepalive,
+            agent_for: match &self.what {
+                What::Job { course, .. } if self.options.forward_agent => Some(course.id().clone()),
+                _ => None,
+            },
         }));
     }
 

@@ -76,6 +76,9 @@ fn words(options: &Options, again: bool) -> Vec<OsString> {
         // A connection that others share may be the broken one.
         add(&["-o", "ControlPath=none", "-o", "ConnectionAttempts=1"]);
     }
+    if options.forward_agent {
+        add(&["-A"]);
+    }
     if let Some(port) = options.port {
         add(&["-p", &port.to_string()]);
     }

@@ -1,6 +1,7 @@
 //! The other side of the line: a process that sshd starts and that ends with its line. It starts a job, or follows one from the bytes on that its
 //! client has; nothing of the job hangs on it. That its client lives is written down for the job's lease.
 
+use crate::cache::Cache;
 use crate::door;
 use crate::error::{RemoteError, Result};
 use crate::frame::{
@@ -24,6 +25,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -38,11 +40,11 @@ const BEATS: u32 = 4;
 
 /// What the program around us does.
 pub trait Host: Sync {
-    /// Starts the job as a captured one; `stdin`: its standard input.
+    /// Starts the job as a captured one. `stdin`: its standard input; `agent`: the socket of an agent, for whoever we are.
     ///
     /// # Errors
     /// Why it does not run, for a person.
-    fn start(&self, start: &Start, stdin: OwnedFd) -> std::result::Result<(), String>;
+    fn start(&self, start: &Start, stdin: OwnedFd, agent: Option<&Path>) -> std::result::Result<(), String>;
 
     /// Unpacks files into a directory of the job with these words, as its user; `dir` from where that job begins.
     ///
@@ -74,17 +76,28 @@ pub fn serve(token: &str, host: &dyn Host) -> Result<()> {
         return Ok(());
     };
     line.silence = SILENCE.max(hello.keepalive.saturating_mul(BEATS));
-    if !greet(&mut line, hello)? {
+    if !greet(&mut line, &hello)? {
         return line.finish();
     }
+    let cache = Cache::find();
+    cache.sweep(&host.places());
+    let agent = hello.agent_for.map(|id| cache.lead_to_agent(&id));
     let mut arrived = Arrived::default();
     while let Some(ask) = line.next(None)? {
         match ask {
             Ask::Input(bytes) => arrived.input(&bytes),
             Ask::Put(dir) => arrived.put(dir),
             Ask::Piece(bytes) => arrived.piece(&bytes),
-            Ask::Start(start) => return start_and_follow(&mut line, host, &start, arrived),
-            Ask::Resume(resume) => return come_back(&mut line, host, resume),
+            Ask::Start(start) => {
+                let done = start_and_follow(&mut line, host, &start, arrived, agent);
+                cache.sweep(&host.places());
+                return done;
+            }
+            Ask::Resume(resume) => {
+                let done = come_back(&mut line, host, resume);
+                cache.sweep(&host.places());
+                return done;
+            }
             Ask::Close(id) => return close(&mut line, host, &id),
             Ask::Verb(words) => return perform(&mut line, &words),
             Ask::Ping => line.say(&Answer::Pong),
@@ -98,7 +111,7 @@ pub fn serve(token: &str, host: &dyn Host) -> Result<()> {
     Ok(())
 }
 
-fn greet(line: &mut Line, hello: Hello) -> Result<bool> {
+fn greet(line: &mut Line, hello: &Hello) -> Result<bool> {
     let is_spoken = PROTOCOLS.contains(&hello.protocol);
     line.say(&Answer::Welcome(Welcome {
         protocol: if is_spoken { hello.protocol } else { 0 },
@@ -110,10 +123,16 @@ fn greet(line: &mut Line, hello: Hello) -> Result<bool> {
 }
 
 /// Asking twice starts one job: its id is the client's, and the directory of its record is made by one of two.
-fn start_and_follow(line: &mut Line, host: &dyn Host, start: &Start, arrived: Arrived) -> Result<()> {
+fn start_and_follow(
+    line: &mut Line,
+    host: &dyn Host,
+    start: &Start,
+    arrived: Arrived,
+    agent: Option<std::result::Result<PathBuf, String>>,
+) -> Result<()> {
     let is_there = || record_of(host, &start.id).map(|record| record.is_some());
     if !is_there()? {
-        match begin(line, host, start, arrived)? {
+        match begin(line, host, start, arrived, agent)? {
             None => return Ok(()),
             Some(Err(why)) if !is_there()? => {
                 line.say(&Answer::Refused(why));
@@ -132,8 +151,10 @@ fn begin(
     host: &dyn Host,
     start: &Start,
     arrived: Arrived,
+    agent: Option<std::result::Result<PathBuf, String>>,
 ) -> Result<Option<std::result::Result<(), String>>> {
     let begun = beside(line, move || {
+        let agent = agent.transpose()?;
         let (stdin, files) = arrived.ready()?;
         for (dir, file) in files {
             host.unpack(&start.words, &dir, file)?;
@@ -143,7 +164,7 @@ fn begin(
             None => jobcage_sys::file::open_null()
                 .map_err(|errno| format!("cannot open /dev/null: {}", errno.desc()))?,
         };
-        host.start(start, stdin)
+        host.start(start, stdin, agent.as_deref())
     })?;
     let failed = || Err("jobcage has failed while it started the job".into());
     Ok(begun.map(|begun| begun.unwrap_or_else(failed)))
