@@ -367,13 +367,6 @@ impl<'t> Client<'t> {
             });
         }
         self.has_met = true;
-        if let Some(since) = self.down_since.take() {
-            (self.tell)(&format!(
-                "the line to {} is there again, after {:.1} s; nothing is lost of the output",
-                self.options.host,
-                since.elapsed().as_secs_f64()
-            ));
-        }
         self.pace.reset();
         match &mut self.what {
             What::Verb(words) => link.say(&Ask::Verb(words.clone())),
@@ -387,7 +380,26 @@ impl<'t> Client<'t> {
                 asks.iter().for_each(|ask| link.say(ask));
             }
         }
+        self.tell_of_return();
         Ok(())
+    }
+
+    fn tell_of_return(&mut self) {
+        let Some(since) = self.down_since.take() else {
+            return;
+        };
+        // What a job had written is in the memory of its host before it is on the disk.
+        let what = match &self.what {
+            What::Job { course, .. } if course.has_rebooted() => {
+                "but the host was started anew: the end of the output may be missing"
+            }
+            _ => "nothing is lost of the output",
+        };
+        (self.tell)(&format!(
+            "the line to {} is there again, after {:.1} s; {what}",
+            self.options.host,
+            since.elapsed().as_secs_f64()
+        ));
     }
 
     fn put(&mut self, to_stderr: bool, bytes: Vec<u8>) {
