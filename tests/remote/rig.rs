@@ -128,15 +128,7 @@ impl Rig {
     /// Starts a call that the test goes on beside.
     pub fn start(&mut self, verb: &str, words: &[&str]) -> Running {
         self.calls += 1;
-        let [out, err] = ["out", "err"].map(|name| self.world.dir.join(format!("{name}-{}", self.calls)));
-        let child = self
-            .command(verb, words)
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(&out).unwrap())
-            .stderr(fs::File::create(&err).unwrap())
-            .spawn()
-            .unwrap();
-        Running { child, out, err }
+        Running::start(&self.world, self.command(verb, words), &self.calls.to_string())
     }
 
     /// The processes of sshd that have a session now.
@@ -244,6 +236,18 @@ pub struct Running {
 }
 
 impl Running {
+    /// `name`: of the files with its output.
+    pub fn start(world: &World, mut command: Command, name: &str) -> Self {
+        let [out, err] = ["out", "err"].map(|what| world.dir.join(format!("{what}-{name}")));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&out).unwrap())
+            .stderr(fs::File::create(&err).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, out, err }
+    }
+
     pub fn process(&self) -> Process {
         Process::open(i32::try_from(self.child.id()).unwrap())
     }
