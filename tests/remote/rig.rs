@@ -258,6 +258,20 @@ impl Running {
         children(pid).first().map(|pid| Process::open(*pid))
     }
 
+    /// The ssh that it has, or that it tries next.
+    #[track_caller]
+    pub fn wait_ssh(&self) -> Process {
+        let since = std::time::Instant::now();
+        loop {
+            if let Some(ssh) = self.ssh() {
+                return ssh;
+            }
+            assert!(since.elapsed() < PATIENCE, "it has no line");
+            // Nobody tells of a child but to its parent.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     /// Waits until its output has this text.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
@@ -268,6 +282,12 @@ impl Running {
     #[track_caller]
     pub fn wait_told(&self, text: &str) {
         self.wait(|_, err| err.contains(text), text);
+    }
+
+    /// Waits until it has told this so often.
+    #[track_caller]
+    pub fn wait_told_times(&self, text: &str, times: usize) {
+        self.wait(|_, err| err.matches(text).count() >= times, text);
     }
 
     #[track_caller]
