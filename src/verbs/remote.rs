@@ -202,17 +202,8 @@ fn ended(request: &RemoteRequest, id: &JobId, ends: Ends, to: Option<&Path>) -> 
     let report = match ends {
         Ends::Refused(why) => return refused(&format!("{}: {why}", request.host)),
         Ends::Gone(why) => return refused(&format!("{}: {why}: how it ended is not known", request.host)),
-        Ends::Over(text) => parsed(&text)?,
-        Ends::HostLost(text) => {
-            let lost = Ending::HostLost { host: host() };
-            let known = text.map(|text| parsed(&text)).transpose()?;
-            // What its gc knows of the rest stays.
-            Report {
-                exit_code: lost.exit_code(),
-                ending: lost,
-                ..known.unwrap_or_else(|| unknown(id))
-            }
-        }
+        Ends::Over { report, boot_id } => seen_from(&host(), parsed(&report)?, &boot_id),
+        Ends::HostLost => host_lost(&host(), unknown(id)),
     };
     let report = Report {
         host: Some(host()),
@@ -221,6 +212,24 @@ fn ended(request: &RemoteRequest, id: &JobId, ends: Ends, to: Option<&Path>) -> 
     tell(&report, request.common.voice);
     written(to, &report);
     Ok((report.exit_code & 0xff) as u8)
+}
+
+/// A job that its host has lost with an earlier boot is one that we have lost with its host. One that had ended before that has its own end.
+fn seen_from(host: &str, report: Report, now: &str) -> Report {
+    match &report.ending {
+        Ending::Lost { .. } if report.boot_id != now => host_lost(host, report),
+        _ => report,
+    }
+}
+
+/// What the host's gc knows of the rest stays.
+fn host_lost(host: &str, known: Report) -> Report {
+    let ending = Ending::HostLost { host: host.into() };
+    Report {
+        exit_code: ending.exit_code(),
+        ending,
+        ..known
+    }
 }
 
 /// The host's jobcage has failed, or ours: never the job.
@@ -429,4 +438,32 @@ fn step_words(start: &Start, grace: Duration) -> Result<Vec<OsString>, VerbError
     words.push(own.into());
     words.extend(captured_words(&start.env, false, &start.words));
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(ending: Ending, now: &str) -> Report {
+        let exit_code = ending.exit_code();
+        let report = Report {
+            boot_id: "a".into(),
+            exit_code,
+            ending,
+            ..unknown(&JobId::generate("job", 1))
+        };
+        seen_from("there", report, now)
+    }
+
+    #[test]
+    fn only_a_job_that_was_lost_with_another_boot_is_lost_with_its_host() {
+        let lost = || Ending::Lost { why: String::new() };
+        let by_host = Ending::HostLost { host: "there".into() };
+        assert_eq!(seen(lost(), "b").ending, by_host);
+        assert_eq!(seen(lost(), "a").ending, lost());
+        // It had ended, nobody could be told, and then the host went down.
+        let ended = Ending::Exited { code: 3 };
+        let report = seen(ended.clone(), "b");
+        assert_eq!((report.ending, report.exit_code), (ended, 3));
+    }
 }

@@ -131,8 +131,8 @@ fn print(at: usize, fate: &RemoteFate) -> Result<(), VerbError> {
 
 fn fate_of(job: &RemoteJob, is_told: Arc<AtomicBool>) -> RemoteFate {
     match tell_one(job, is_told.clone()) {
-        Ok(Outcome::Job(Ends::Over(report))) => how_it_was(&report),
-        Ok(Outcome::Job(Ends::HostLost(_))) => RemoteFate::Over,
+        Ok(Outcome::Job(Ends::Over { report, .. })) => how_it_was(&report),
+        Ok(Outcome::Job(Ends::HostLost)) => RemoteFate::Over,
         Ok(Outcome::Job(Ends::Gone(why))) => RemoteFate::Odd(why),
         Ok(Outcome::Job(Ends::Refused(why))) => RemoteFate::Unreached(why),
         Ok(Outcome::Lost(_)) if is_told.load(Ordering::Relaxed) => RemoteFate::Told,

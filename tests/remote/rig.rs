@@ -1,7 +1,6 @@
 //! A host to log in to: an sshd of the test's own, with keys of its own, whose sessions live in the test's world; and before it a door.
 
 use crate::door::Door;
-use crate::netns::Space;
 use crate::support::call::{Done, to_end};
 use crate::support::needs::{Need, met};
 use crate::support::process::{Process, connected_to};
@@ -66,16 +65,6 @@ impl Sshd {
         // Read to its end: a full pipe would stop it.
         std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::sink()));
         Self(child)
-    }
-
-    /// One in a network namespace, with a client's configuration for it.
-    pub fn start_in(world: &World, space: &Space) -> Self {
-        let file = configure(world, &format!("ListenAddress {}:22", space.there()), &[]);
-        let mut server = world.command("nsenter");
-        server.args([space.enter().as_str(), "/usr/sbin/sshd"]);
-        let sshd = Self::start(server, &file);
-        write_client_config(world, &space.there(), 22);
-        sshd
     }
 
     pub fn pid(&self) -> i32 {
@@ -149,14 +138,8 @@ impl Rig {
         change: impl FnOnce(Command) -> Command,
     ) -> Running {
         self.calls += 1;
-        let [out, err] = ["out", "err"].map(|name| self.world.dir.join(format!("{name}-{}", self.calls)));
-        let child = change(self.command(verb, words))
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(&out).unwrap())
-            .stderr(fs::File::create(&err).unwrap())
-            .spawn()
-            .unwrap();
-        Running { child, out, err }
+        let command = change(self.command(verb, words));
+        Running::start(&self.world, command, &self.calls.to_string())
     }
 
     /// The processes of sshd that have a session now.
@@ -264,6 +247,18 @@ pub struct Running {
 }
 
 impl Running {
+    /// `name`: of the files with its output.
+    pub fn start(world: &World, mut command: Command, name: &str) -> Self {
+        let [out, err] = ["out", "err"].map(|what| world.dir.join(format!("{what}-{name}")));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&out).unwrap())
+            .stderr(fs::File::create(&err).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, out, err }
+    }
+
     pub fn process(&self) -> Process {
         Process::open(i32::try_from(self.child.id()).unwrap())
     }
@@ -272,6 +267,20 @@ impl Running {
     pub fn ssh(&self) -> Option<Process> {
         let pid = i32::try_from(self.child.id()).unwrap();
         children(pid).first().map(|pid| Process::open(*pid))
+    }
+
+    /// The ssh that it has, or that it tries next.
+    #[track_caller]
+    pub fn wait_ssh(&self) -> Process {
+        let since = std::time::Instant::now();
+        loop {
+            if let Some(ssh) = self.ssh() {
+                return ssh;
+            }
+            assert!(since.elapsed() < PATIENCE, "it has no line");
+            // Nobody tells of a child but to its parent.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     /// Waits until its output has this text.
@@ -284,6 +293,12 @@ impl Running {
     #[track_caller]
     pub fn wait_told(&self, text: &str) {
         self.wait(|_, err| err.contains(text), text);
+    }
+
+    /// Waits until it has told this so often.
+    #[track_caller]
+    pub fn wait_told_times(&self, text: &str, times: usize) {
+        self.wait(|_, err| err.matches(text).count() >= times, text);
     }
 
     #[track_caller]

@@ -50,6 +50,16 @@ impl Machine {
 
     /// Boots the machine's disk for one script; its console.
     pub fn boot(&self, script: &str, more: &[&str]) -> String {
+        let disk = self.place.join("disk.img");
+        self.boot_from(script, &[&["--disk", disk.to_str().unwrap()], more].concat())
+    }
+
+    /// Boots it for one script from a disk that nobody needs again; its console.
+    pub fn boot_once(&self, script: &str, more: &[&str]) -> String {
+        self.boot_from(script, more)
+    }
+
+    fn boot_from(&self, script: &str, more: &[&str]) -> String {
         let out = self.place.join("out");
         // A file, since the guest's first line on the console repeats its command, marker and all.
         fs::write(self.place.join("payload/script"), script).unwrap();
@@ -59,8 +69,6 @@ impl Machine {
             .arg(self.place.join("payload"))
             .arg("--out")
             .arg(&out)
-            .arg("--disk")
-            .arg(self.place.join("disk.img"))
             .args(more)
             .args(["--", "bash", "/payload/script"])
             .output()

@@ -5,6 +5,7 @@
 //! `cargo test --test power_cut`; like the other tests of the VM it is left out of a plain `cargo test`.
 
 mod disk;
+mod host_lost;
 mod registered;
 
 use disk::{Machine, has_vm, json, line};

@@ -8,10 +8,15 @@ use std::ffi::OsString;
 /// How a job on another host ended for its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ends {
-    /// It is over: the report as the host wrote it.
-    Over(String),
-    /// The host went down meanwhile: the report of whoever closed the job after that, if there is one.
-    HostLost(Option<String>),
+    /// It is over.
+    Over {
+        /// The report as the host wrote it.
+        report: String,
+        /// The boot of the host that handed it out, which may not be the one that the job ran in.
+        boot_id: String,
+    },
+    /// The host went down meanwhile, and the job's record is gone as well.
+    HostLost,
     /// It was never begun, and why.
     Refused(String),
     /// It is gone with its record.
@@ -139,9 +144,11 @@ impl Course {
                 Deed::Missing { place, bytes }
             }
             Answer::Refused(why) => Deed::End(Ends::Refused(why)),
-            Answer::Over(report) if self.has_rebooted() => Deed::End(Ends::HostLost(Some(report))),
-            Answer::Over(report) => Deed::End(Ends::Over(report)),
-            Answer::Gone(_) if self.has_rebooted() => Deed::End(Ends::HostLost(None)),
+            Answer::Over(report) => Deed::End(Ends::Over {
+                report,
+                boot_id: self.now.clone().unwrap_or_default(),
+            }),
+            Answer::Gone(_) if self.has_rebooted() => Deed::End(Ends::HostLost),
             Answer::Gone(why) => Deed::End(Ends::Gone(why)),
             Answer::Welcome(_)
             | Answer::Piece(_)
@@ -152,7 +159,8 @@ impl Course {
         })
     }
 
-    fn has_rebooted(&self) -> bool {
+    /// Whether the line that is there leads to another boot than that in which the job was started.
+    pub(crate) fn has_rebooted(&self) -> bool {
         self.boot_id.is_some() && self.boot_id != self.now
     }
 
@@ -215,17 +223,30 @@ mod tests {
     }
 
     #[test]
-    fn another_boot_is_another_end() {
+    fn a_report_comes_with_the_boot_that_hands_it_out() {
         let mut course = course();
         course.connected(&welcome("a"));
         course.heard(Answer::Started);
-        let over = || Answer::Over("r".into());
-        assert_eq!(course.heard(over()), Some(Deed::End(Ends::Over("r".into()))));
+        for boot in ["a", "b"] {
+            course.connected(&welcome(boot));
+            assert_eq!(course.has_rebooted(), boot == "b");
+            let ends = Ends::Over {
+                report: "r".into(),
+                boot_id: boot.into(),
+            };
+            assert_eq!(course.heard(Answer::Over("r".into())), Some(Deed::End(ends)));
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_gone_after_another_boot_is_another_end() {
+        let mut course = course();
+        course.connected(&welcome("a"));
+        course.heard(Answer::Started);
+        let gone = || Answer::Gone("w".into());
+        assert_eq!(course.heard(gone()), Some(Deed::End(Ends::Gone("w".into()))));
         course.connected(&welcome("b"));
-        assert_eq!(
-            course.heard(over()),
-            Some(Deed::End(Ends::HostLost(Some("r".into()))))
-        );
+        assert_eq!(course.heard(gone()), Some(Deed::End(Ends::HostLost)));
     }
 
     proptest! {

@@ -409,7 +409,10 @@ impl<'t> Client<'t> {
         }
         match (&mut self.what, answer) {
             (What::Close { is_told, .. }, Answer::Started) => is_told.store(true, Ordering::Relaxed),
-            (What::Close { .. }, Answer::Over(report)) => self.end = Some(Outcome::Job(Ends::Over(report))),
+            (What::Close { .. }, Answer::Over(report)) => {
+                let boot_id = String::new();
+                self.end = Some(Outcome::Job(Ends::Over { report, boot_id }));
+            }
             (What::Close { .. }, Answer::Gone(why)) => self.end = Some(Outcome::Job(Ends::Gone(why))),
             (What::Close { .. }, Answer::Refused(why)) => {
                 self.end = Some(Outcome::Job(Ends::Refused(why)));
@@ -449,13 +452,6 @@ impl<'t> Client<'t> {
             });
         }
         self.has_met = true;
-        if let Some(since) = self.down_since.take() {
-            (self.tell)(&format!(
-                "the line to {} is there again, after {:.1} s; nothing is lost of the output",
-                self.options.host,
-                since.elapsed().as_secs_f64()
-            ));
-        }
         self.pace.reset();
         if let Some(ends) = self.ended.take() {
             self.job_ended(ends, link);
@@ -485,6 +481,7 @@ impl<'t> Client<'t> {
                 }
             }
         }
+        self.tell_of_return();
         Ok(())
     }
 
@@ -525,7 +522,7 @@ impl<'t> Client<'t> {
 
     /// The job is over; its files are asked for, one after the other.
     fn job_ended(&mut self, ends: Ends, link: &mut Link) {
-        let has_files = matches!(ends, Ends::Over(_) | Ends::HostLost(Some(_)));
+        let has_files = matches!(ends, Ends::Over { .. } | Ends::HostLost);
         let What::Job { fetch, course, .. } = &mut self.what else {
             return;
         };
@@ -591,6 +588,24 @@ impl<'t> Client<'t> {
         }
         self.ended = Some(ends);
         Ok(())
+    }
+
+    fn tell_of_return(&mut self) {
+        let Some(since) = self.down_since.take() else {
+            return;
+        };
+        // What a job had written is in the memory of its host before it is on the disk.
+        let what = match &self.what {
+            What::Job { course, .. } if course.has_rebooted() => {
+                "but the host was started anew: the end of the output may be missing"
+            }
+            _ => "nothing is lost of the output",
+        };
+        (self.tell)(&format!(
+            "the line to {} is there again, after {:.1} s; {what}",
+            self.options.host,
+            since.elapsed().as_secs_f64()
+        ));
     }
 
     fn put(&mut self, to_stderr: bool, bytes: Vec<u8>) {

@@ -131,7 +131,9 @@ fn start_and_follow(
     agent: Option<std::result::Result<PathBuf, String>>,
 ) -> Result<()> {
     let is_there = || record_of(host, &start.id).map(|record| record.is_some());
-    if !is_there()? {
+    if is_there()? {
+        see_to(host, &start.id);
+    } else {
         match begin(line, host, start, arrived, agent)? {
             None => return Ok(()),
             Some(Err(why)) if !is_there()? => {
@@ -219,12 +221,17 @@ fn end(host: &dyn Host, id: &JobId) -> Result<Option<Box<Report>>> {
 }
 
 fn come_back(line: &mut Line, host: &dyn Host, resume: Resume) -> Result<()> {
-    // Its supervisor may be of another boot, or dead with all that looked after it.
-    let _ = gc::close_if_orphaned(&host.places(), &resume.id, gc::Role::Staying);
+    see_to(host, &resume.id);
     let points = resume.points.into_iter();
     let points = points.map(|(step, stream, at)| ((step, stream), at)).collect();
     line.say(&Answer::Started);
     follow(line, host, &resume.id, points)
+}
+
+/// The job's supervisor may be of another boot, or dead with all that looked after it. Whoever comes in its place is no part of this line, which is
+/// to be heard meanwhile, and may break: what it comes to is in the record.
+fn see_to(host: &dyn Host, id: &JobId) {
+    let _ = gc::have_seen_to(&host.places(), id);
 }
 
 fn record_of(host: &dyn Host, id: &JobId) -> Result<Option<Record>> {

@@ -213,6 +213,25 @@ pub fn close_if_orphaned(places: &Places, id: &JobId, role: Role) -> Result<Opti
     }
 }
 
+/// Has an orphan closed, or taken over, and does not wait for it: for who follows the record, and has other things to do.
+///
+/// # Errors
+/// If its record cannot be read, or nobody can be started.
+pub fn have_seen_to(places: &Places, id: &JobId) -> Result<()> {
+    let record = match places.open(id) {
+        Err(jobcage_ledger::LedgerError::NoSuchJob(_)) => return Ok(()),
+        other => other?,
+    };
+    let State::Unattended(spec) = record.state()? else {
+        return Ok(());
+    };
+    if is_orphan(&record, &spec)? {
+        // Whether another one is faster is decided between the two.
+        host::start_closer(places, id).map_err(Failure::system("start the closing of the job"))?;
+    }
+    Ok(())
+}
+
 /// Starts the closing of an orphan, and waits for it.
 fn have_closed(places: &Places, record: &Record) -> Result<Option<Done>> {
     wait::expect_children().map_err(Failure::system("reset SIGCHLD"))?;

@@ -4,7 +4,7 @@ use super::payload;
 use super::plan::Generation;
 use super::player::{Live, Played, Player, left};
 use crate::netns::Space;
-use crate::rig::{NEEDS, Sshd, wait_servers};
+use crate::rig::{NEEDS, Sshd, configure, wait_servers, write_client_config};
 use crate::runner;
 use crate::support::needs::{Need, met};
 use crate::support::world::World;
@@ -25,7 +25,11 @@ struct There {
 impl There {
     fn new(test: &str, number: u8) -> Self {
         let (space, world) = (Space::new(number), World::new(&format!("{test}-there")));
-        let sshd = Sshd::start_in(&world, &space);
+        let file = configure(&world, &format!("ListenAddress {}:22", space.there()), &[]);
+        let mut server = world.command("nsenter");
+        server.args([space.enter().as_str(), "/usr/sbin/sshd"]);
+        let sshd = Sshd::start(server, &file);
+        write_client_config(&world, &space.there(), 22);
         Self { space, world, sshd }
     }
 

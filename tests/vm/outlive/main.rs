@@ -14,6 +14,17 @@ mod stage;
 #[allow(dead_code, reason = "most of it is for other tests")]
 mod runner;
 
+// A line between two hosts, which these kernels can make bad.
+#[path = "../../remote/cable.rs"]
+mod cable;
+#[path = "../../remote/door.rs"]
+#[allow(dead_code, reason = "it is for other tests")]
+mod door;
+#[path = "../../remote/rig.rs"]
+#[allow(dead_code, reason = "most of it is for other tests")]
+mod rig;
+
+mod lossy;
 mod memory;
 mod service;
 mod ssh;
