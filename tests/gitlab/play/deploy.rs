@@ -81,6 +81,8 @@ fn job(here: &World, there: &There, lease: &str, more: &str) -> Value {
     let told = format!("echo \"$CI_JOB_STATUS\" >> '{}/after'", project.display());
     payload::step(&mut job, "after_script", &[&told]);
     let key = fs::read_to_string(there.world.dir.join("userkey")).unwrap();
+    // A client without a line is not ended by a signal: it would tell the host, as soon as it can.
+    payload::set(&mut job, "JOBCAGE_GRACE", "1s");
     let variable = json!({"key": "DEPLOY_KEY", "value": key, "public": false, "masked": false, "file": true});
     job["variables"].as_array_mut().unwrap().push(variable);
     job
