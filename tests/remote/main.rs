@@ -17,4 +17,5 @@ mod registered;
 mod rig;
 mod same;
 mod space;
+mod user;
 mod verbs;

@@ -110,6 +110,52 @@ impl Rig {
         }
     }
 
+    /// The host of a plain user: `make` makes him, and tells his name, his home, and his cgroup, in whose `sshd` the server stands.
+    pub fn of_user(test: &str, make: impl FnOnce(&World) -> (String, PathBuf, PathBuf)) -> Self {
+        let world = World::new(test);
+        let (name, home, cgroup) = make(&world);
+        let (port, home) = (free_port(), home.display().to_string());
+        let cages = cgroup.display().to_string();
+        let [run, state, cache] = ["run", "state", "cache"].map(|part| format!("{home}/{part}"));
+        let env = [
+            ("JOBCAGE_CGROUP_ROOT", cages.as_str()),
+            ("JOBCAGE_RUNTIME_DIR", &run),
+            ("JOBCAGE_STATE_DIR", &state),
+            ("XDG_CACHE_HOME", &cache),
+        ];
+        let file = configure(
+            &world,
+            &format!("ListenAddress 127.0.0.1:{port}\nAllowUsers {name}"),
+            &env,
+        );
+        let mut server = world.command(&world.zoo);
+        server
+            .arg("in-cgroup")
+            .arg(cgroup.join("sshd"))
+            .arg("/usr/sbin/sshd");
+        let sshd = Sshd::start(server, &file);
+        let door = Door::open(port);
+        write_client_config(&world, "127.0.0.1", door.port());
+        let config = world.dir.join("ssh.conf");
+        let text = fs::read_to_string(&config)
+            .unwrap()
+            .replace("User root", &format!("User {name}"));
+        fs::write(config, text).unwrap();
+        Self {
+            world,
+            door,
+            sshd,
+            calls: 0,
+        }
+    }
+
+    /// Ends the server and its sessions before the rig's own end.
+    pub fn end_server(&mut self) {
+        for pid in self.sessions().into_iter().chain([self.sshd.pid()]) {
+            Process::open(pid).signal(Signal::SIGKILL);
+        }
+    }
+
     /// `jobcage VERB --host there …`.
     pub fn command(&self, verb: &str, words: &[&str]) -> Command {
         command(&self.world, verb, words)

@@ -12,6 +12,7 @@ mod launch;
 mod many;
 mod memory;
 mod output;
+mod remote;
 mod rootless;
 
 use crate::Result;
@@ -163,6 +164,12 @@ pub const CASES: &[Case] = &[
         measures: &["g1"],
         helpers: false,
         run: driver::driver,
+    },
+    Case {
+        name: "remote",
+        measures: &["r1", "r2", "r3"],
+        helpers: false,
+        run: remote::remote,
     },
     Case {
         name: "rootless",
