@@ -170,6 +170,10 @@ fn every_option_of_a_job_is_in_the_table() {
                     "reconnect-for",
                     "keepalive",
                     "fail-fast",
+                    "forward-agent",
+                    "send",
+                    "fetch",
+                    "id",
                 ]
                 .contains(long)
             })

@@ -5,6 +5,7 @@
 //! `cargo test --test slurm`; like the other tests of the VM it is left out of a plain `cargo test`.
 
 #[path = "../disk.rs"]
+#[allow(dead_code, reason = "a power cut needs more of it")]
 mod disk;
 
 use disk::{Machine, has_vm, here, json, line};
