@@ -39,6 +39,7 @@ pub fn remote(context: &Context<'_>) -> Result<Vec<Table>> {
 struct Host<'a> {
     tools: &'a Tools,
     dir: PathBuf,
+    cgroup: PathBuf,
     server: Child,
     master: Option<Child>,
 }
@@ -77,6 +78,10 @@ impl<'a> Host<'a> {
         let mut command = tools.command(SSHD)?;
         command.args(["-D", "-e", "-f"]).arg(dir.join("sshd.conf"));
         let mut server = command.stderr(Stdio::piped()).spawn()?;
+        // With all of its sessions it goes with the ground, should this program be killed.
+        let cgroup = context.ground.cgroup.join("host");
+        fs::create_dir(&cgroup)?;
+        fs::write(cgroup.join("cgroup.procs"), server.id().to_string())?;
         let told = server.stderr.take().ok_or("sshd has no standard error")?;
         let mut lines = BufReader::new(told).lines();
         if !lines.any(|line| line.is_ok_and(|line| line.contains("Server listening"))) {
@@ -86,6 +91,7 @@ impl<'a> Host<'a> {
         let mut host = Self {
             tools,
             dir,
+            cgroup,
             server,
             master: None,
         };
@@ -106,6 +112,7 @@ impl<'a> Host<'a> {
             "-N",
         ]);
         let mut child = master.stdout(Stdio::piped()).spawn()?;
+        fs::write(self.cgroup.join("cgroup.procs"), child.id().to_string())?;
         let mut line = String::new();
         let told = child.stdout.take().ok_or("ssh has no standard output")?;
         BufReader::new(told).read_line(&mut line)?;

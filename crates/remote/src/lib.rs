@@ -6,6 +6,7 @@
 //! ```
 
 mod cache;
+mod call;
 mod course;
 mod door;
 mod error;
@@ -17,11 +18,12 @@ mod pace;
 mod serve;
 mod spool;
 
+pub use call::{Ended, From, Lost, Options, Outcome, Wanted, What};
 pub use course::{Course, Ends};
 pub use door::{BUILD, Binary};
 pub use error::RemoteError;
 pub use files::{FilesError, pack, unpack};
 pub use frame::{PROTOCOL, PROTOCOLS, Start};
-pub use line::{Client, Ended, From, Lost, Options, Outcome, Wanted, What};
+pub use line::Client;
 pub use serve::{Host, serve};
 pub use spool::spool;

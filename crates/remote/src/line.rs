@@ -1,13 +1,14 @@
 //! The client: one job on another host, over as many lines as it takes. One thread, one poll loop; what follows from what is [`Course`]'s.
 
-use crate::course::{Course, Deed, Ends};
-use crate::door::Binary;
+mod freight;
+
+use crate::call::{Ended, Lost, Options, Outcome, What};
+use crate::course::{Deed, Ends};
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Fetch, Hello, PIECE, PROTOCOL, PROTOCOLS, Packed, Welcome};
+use crate::frame::{Answer, Ask, Hello, PROTOCOL, PROTOCOLS, Welcome};
 use crate::link::{Link, Ready};
 use crate::pace::Pace;
-use crate::spool::{add, rewound, spool};
-use jobcage_job::JobId;
+use freight::{Outgoing, pieces};
 use jobcage_ledger::log::Outlet;
 use jobcage_supervisor::foreground::random;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -15,13 +16,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// So many times without an answer, and the line is broken.
@@ -34,119 +31,6 @@ const WAITING: usize = 4 << 20;
 /// What is told of a wish that nobody hears.
 const NO_LINE: &str =
     "there is no line: the job will be stopped as soon as there is one; the same again gives up";
-
-/// How a host is reached.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The program and its words (`--ssh`); never empty.
-    pub ssh: Vec<OsString>,
-    /// The host as it was given, for people.
-    pub host: String,
-    /// `user@host`, for ssh.
-    pub target: String,
-    /// Its port, if one was given.
-    pub port: Option<u16>,
-    /// How long a broken line is tried again (`--reconnect-for`).
-    pub reconnect_for: Duration,
-    /// How often the line is asked whether it is there (`--keepalive`).
-    pub keepalive: Duration,
-    /// What goes there if there is no jobcage.
-    pub binary: Binary,
-    /// The job gets this side's ssh-agent (`--forward-agent`).
-    pub forward_agent: bool,
-    /// Where ssh is started, and by which socket it finds an agent, if not as we were.
-    pub from: Option<From>,
-}
-
-/// The surroundings of a call that is no more.
-#[derive(Debug, Clone)]
-pub struct From {
-    /// Its directory.
-    pub dir: OsString,
-    /// Its agent's socket; `None`: it had none.
-    pub agent: Option<OsString>,
-}
-
-/// What is to be done there.
-#[derive(Debug)]
-pub enum What {
-    /// A job: it is started or come back to, and followed to its end.
-    Job {
-        /// Which one.
-        course: Box<Course>,
-        /// The file that becomes its standard input.
-        input: Option<File>,
-        /// Archives for it, each with the directory there.
-        send: Vec<(OsString, File)>,
-        /// What is to come here when it is over.
-        fetch: Vec<Wanted>,
-        /// Only until it runs.
-        detach: bool,
-        /// Ctrl-C and SIGTERM are for the job; else they end us alone.
-        stops: bool,
-    },
-    /// The end of a job, whoever has begun it there.
-    Close {
-        /// Which one.
-        id: JobId,
-        /// Becomes true once the host's jobcage has been told.
-        is_told: Arc<AtomicBool>,
-    },
-    /// A verb with its words, to its end.
-    Verb(Vec<OsString>),
-}
-
-/// Files that are to come here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// Which, from the job's directory on.
-    pub path: OsString,
-    /// The directory here.
-    pub to: PathBuf,
-}
-
-/// Why a job was left, though it may run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// What was last said of the line.
-    pub why: String,
-    /// How long it was tried again.
-    pub tried: Duration,
-    /// Whether the host has ever said that the job was started.
-    pub is_started: bool,
-    /// Whether it was to be stopped, and has perhaps not heard of it.
-    pub is_stopped: bool,
-}
-
-/// How it ended on our side.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The job has ended, as far as its host knows.
-    Job(Ends),
-    /// It runs, and was to be left.
-    Started,
-    /// The line broke, and none came for so long.
-    Lost(Lost),
-    /// A signal has ended us; the job goes on, if it was started.
-    Interrupted(i32),
-    /// The verb's exit code.
-    Done(u8),
-    /// Nobody reads our output any more, and the job is not ours to stop for that.
-    OutputGone,
-}
-
-/// What came of a call.
-#[derive(Debug)]
-pub struct Ended {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What was to be done.
-    pub what: What,
-    /// Nobody reads our standard output any more.
-    pub is_output_gone: bool,
-    /// Files that have not come, and why.
-    pub missing: Vec<String>,
-}
 
 /// One call of jobcage.
 pub struct Client<'t> {
@@ -177,13 +61,6 @@ pub struct Client<'t> {
     coming: Option<File>,
     missing: Vec<String>,
     end: Option<Outcome>,
-}
-
-/// Something that goes out.
-enum Outgoing {
-    Say(Ask),
-    /// A file in pieces, from its beginning: a line before this one may have taken a part with it.
-    Pieces(File, fn(Vec<u8>) -> Ask),
 }
 
 /// When the line was last heard of, and asked.
@@ -485,111 +362,6 @@ impl<'t> Client<'t> {
         Ok(())
     }
 
-    /// Says what is to be said, no faster than the line takes it: files may be larger than memory. Whether a piece of one was among it.
-    fn pump(&mut self, link: &mut Link) -> Result<bool> {
-        let mut has_piece = false;
-        let failed = |error: std::io::Error| RemoteError::System {
-            what: "read what is to be sent",
-            errno: jobcage_sys::Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-        };
-        while link.is_open()
-            && link.is_idle()
-            && let Some(next) = self.outgoing.front_mut()
-        {
-            let said = match next {
-                Outgoing::Say(ask) => {
-                    self.is_asked |= matches!(ask, Ask::Start(_));
-                    link.say(ask);
-                    true
-                }
-                Outgoing::Pieces(file, ask) => {
-                    let mut piece = vec![0; PIECE];
-                    let n = file.read(&mut piece).map_err(failed)?;
-                    piece.truncate(n);
-                    if n > 0 {
-                        has_piece = true;
-                        link.say(&ask(piece));
-                    }
-                    n == 0
-                }
-            };
-            if said {
-                self.outgoing.pop_front();
-            }
-        }
-        Ok(has_piece)
-    }
-
-    /// The job is over; its files are asked for, one after the other.
-    fn job_ended(&mut self, ends: Ends, link: &mut Link) {
-        let has_files = matches!(ends, Ends::Over { .. } | Ends::HostLost);
-        let What::Job { fetch, course, .. } = &mut self.what else {
-            return;
-        };
-        if matches!(ends, Ends::Refused(_)) {
-            fetch.clear();
-        }
-        let Some(wanted) = fetch.first().filter(|_| has_files) else {
-            self.files_are_missing("the job has no end of its own");
-            self.end = Some(Outcome::Job(ends));
-            return;
-        };
-        self.coming = None;
-        self.ended = Some(ends);
-        link.say(&Ask::Fetch(Fetch {
-            path: wanted.path.clone(),
-            words: course.words().to_vec(),
-        }));
-    }
-
-    fn files_are_missing(&mut self, why: &str) {
-        if let What::Job { fetch, .. } = &mut self.what {
-            let paths = fetch.drain(..).map(|wanted| wanted.path);
-            self.missing
-                .extend(paths.map(|path| format!("{path:?} is not fetched: {why}")));
-        }
-    }
-
-    /// Takes what comes of a file.
-    fn fetched(&mut self, answer: Answer, ends: Ends, link: &mut Link) -> Result<()> {
-        let What::Job { fetch, .. } = &mut self.what else {
-            return Ok(());
-        };
-        match answer {
-            Answer::Piece(bytes) => {
-                let came = match &mut self.coming {
-                    Some(file) => add(file, &bytes),
-                    None => spool().and_then(|mut file| {
-                        add(&mut file, &bytes)?;
-                        self.coming = Some(file);
-                        Ok(())
-                    }),
-                };
-                if let Err(why) = came {
-                    // On this side, and no other line would do better.
-                    self.files_are_missing(&why);
-                    self.end = Some(Outcome::Job(ends));
-                    return Ok(());
-                }
-            }
-            Answer::Packed(packed) => {
-                let wanted = fetch.remove(0);
-                match take(self.coming.take(), &packed, &wanted) {
-                    Ok(None) => {}
-                    Ok(Some(told)) => (self.tell)(&told),
-                    Err(why) => self
-                        .missing
-                        .push(format!("{:?} is not fetched: {why}", wanted.path)),
-                }
-                self.job_ended(ends, link);
-                return Ok(());
-            }
-            _ => {}
-        }
-        self.ended = Some(ends);
-        Ok(())
-    }
-
     fn tell_of_return(&mut self) {
         let Some(since) = self.down_since.take() else {
             return;
@@ -683,6 +455,11 @@ impl<'t> Client<'t> {
             if Signal::try_from(signal).is_ok_and(jobcage_sys::signal::is_ignored) {
                 continue;
             }
+            if let Some(ends) = self.ended.take() {
+                self.files_are_missing("a signal has ended it");
+                self.end = Some(Outcome::Job(ends));
+                return;
+            }
             let is_open = link.as_ref().is_some_and(|link| link.is_open());
             match &mut self.what {
                 What::Job {
@@ -765,30 +542,4 @@ fn poll(fds: &mut [PollFd<'_>], time: Option<Duration>) -> Result<()> {
         Ok(_) | Err(jobcage_sys::Errno::EINTR) => Ok(()),
         Err(errno) => Err(RemoteError::system("wait")(errno)),
     }
-}
-
-fn pieces(file: &mut File, ask: fn(Vec<u8>) -> Ask) -> Result<Outgoing> {
-    let failed = |error: std::io::Error| RemoteError::System {
-        what: "read what is to be sent",
-        errno: jobcage_sys::Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-    };
-    file.rewind().map_err(failed)?;
-    Ok(Outgoing::Pieces(file.try_clone().map_err(failed)?, ask))
-}
-
-/// Unpacks what has come; a word for a person.
-fn take(came: Option<File>, packed: &Packed, wanted: &Wanted) -> std::result::Result<Option<String>, String> {
-    if let Some(why) = &packed.why {
-        return Err(why.clone());
-    }
-    let file = came
-        .ok_or_else(|| "nothing has come of it".to_owned())
-        .and_then(rewound)?;
-    crate::files::unpack(file, &wanted.to).map_err(|error| error.to_string())?;
-    Ok((packed.skipped > 0).then(|| {
-        format!(
-            "{} in {:?} are neither file, directory nor link: they are left out",
-            packed.skipped, wanted.path
-        )
-    }))
 }

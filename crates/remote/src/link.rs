@@ -1,9 +1,9 @@
 //! One ssh, from its start to its end, and the frames that go through it.
 
+use crate::call::{From, Options};
 use crate::door::{self, Binary, Said};
 use crate::error::{RemoteError, Result};
 use crate::frame::{Answer, Ask, Frames};
-use crate::line::{From, Options};
 use jobcage_supervisor::candidates;
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::{Errno, pidfd, wait};

@@ -1,38 +1,32 @@
 //! The other side of the line: a process that sshd starts and that ends with its line. It starts a job, or follows one from the bytes on that its
 //! client has; nothing of the job hangs on it. That its client lives is written down for the job's lease.
 
+mod line;
+mod verb;
+
 use crate::cache::Cache;
 use crate::door;
 use crate::error::{RemoteError, Result};
-use crate::frame::{
-    Answer, Ask, Fetch, Frames, Hello, PIECE, PROTOCOLS, Packed, Place, Resume, Start, Welcome, put_data,
-};
+use crate::frame::{Answer, Ask, Fetch, Hello, PIECE, PROTOCOLS, Packed, Place, Resume, Start, Welcome};
 use crate::spool::{Arrived, rewound};
 use jobcage_job::{JobId, Report};
-use jobcage_ledger::log::{Outlet, Tap, Tapped};
+use jobcage_ledger::log::{Tap, Tapped};
 use jobcage_ledger::{LedgerError, Places, Record, State, boot_id};
 use jobcage_supervisor::asking::{self, Stopped};
 use jobcage_supervisor::gc;
-use jobcage_sys::Errno;
 use jobcage_sys::clock::boot_time;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, ppoll};
+use line::Line;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::time::TimeSpec;
-use nix::unistd::read;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use verb::perform;
 
-/// What may wait for the line before no more is read of the logs.
-const QUEUE: usize = 1 << 20;
-/// What the pipe to sshd takes.
-const PIPE: i32 = 1 << 19;
 /// A client that says nothing for so long has gone, and the line has not told.
 const SILENCE: Duration = Duration::from_secs(60);
 /// So many of its own beats it may miss, where they are slow.
@@ -75,7 +69,7 @@ pub fn serve(token: &str, host: &dyn Host) -> Result<()> {
     let Some(Ask::Hello(hello)) = line.next(None)? else {
         return Ok(());
     };
-    line.silence = SILENCE.max(hello.keepalive.saturating_mul(BEATS));
+    line.set_silence(SILENCE.max(hello.keepalive.saturating_mul(BEATS)));
     if !greet(&mut line, &hello)? {
         return line.finish();
     }
@@ -421,259 +415,4 @@ fn stop(host: &dyn Host, record: &Record, id: &JobId, times: u8) {
         // What it came to is in the report.
         let _ = asking::stop(&places, &id, &how);
     });
-}
-
-/// Another verb, as a process of its own: it dies with the line.
-fn perform(line: &mut Line, words: &[OsString]) -> Result<()> {
-    let failed = |error: std::io::Error| RemoteError::System {
-        what: "start the verb",
-        errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-    };
-    let mut child = Command::new("/proc/self/exe")
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let passed = pass_on(line, &mut child);
-    if !matches!(passed, Ok(true)) {
-        // Nobody hears it any more; our unreaped child.
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(failed)?;
-    if passed? {
-        use std::os::unix::process::ExitStatusExt;
-        let code = status.code().or(status.signal().map(|signal| 128 + signal));
-        line.say(&Answer::Done(
-            code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125),
-        ));
-        return line.finish();
-    }
-    Ok(())
-}
-
-/// What a child writes, until it has closed both of its ends; `false`: the line was closed before.
-fn pass_on(line: &mut Line, child: &mut Child) -> Result<bool> {
-    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
-    let mut piece = vec![0; PIECE];
-    while out.is_some() || err.is_some() {
-        let is_heard = line.has_room();
-        let fds = [out.as_ref().map(AsFd::as_fd), err.as_ref().map(AsFd::as_fd)];
-        let (told, ended) = line.turn_with(&fds.map(|fd| fd.filter(|_| is_heard)), None)?;
-        if ended {
-            return Ok(false);
-        }
-        if told[0] && pass(line, out.as_mut(), &mut piece, false) {
-            out = None;
-        }
-        if told[1] && pass(line, err.as_mut(), &mut piece, true) {
-            err = None;
-        }
-        while let Some(ask) = line.take()? {
-            if ask == Ask::Ping {
-                line.say(&Answer::Pong);
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// One piece; whether that was the end.
-fn pass(line: &mut Line, from: Option<&mut impl Read>, piece: &mut [u8], to_stderr: bool) -> bool {
-    match from.map(|from| from.read(piece)) {
-        Some(Ok(n)) if n > 0 => {
-            let bytes = piece[..n].to_vec();
-            line.say(&Answer::Said { to_stderr, bytes });
-            false
-        }
-        Some(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => false,
-        _ => true,
-    }
-}
-
-/// Standard input and output, which are the line.
-struct Line {
-    out: Outlet,
-    frames: Frames,
-    /// Heard, and not heeded yet.
-    later: VecDeque<Ask>,
-    queue: Vec<u8>,
-    sent: usize,
-    heard: Instant,
-    silence: Duration,
-    is_over: bool,
-}
-
-/// What a turn came to.
-struct Turned {
-    /// The caller's descriptor is readable.
-    told: bool,
-    /// The line has ended.
-    ended: bool,
-}
-
-impl Line {
-    fn new() -> Result<Self> {
-        // Fewer turns for the same output; where sshd has given us a socket, it has its own size.
-        let _ = fcntl(std::io::stdout(), FcntlArg::F_SETPIPE_SZ(PIPE));
-        Ok(Self {
-            out: Outlet::new(std::io::stdout().as_fd()).map_err(RemoteError::system("look at the line"))?,
-            frames: Frames::default(),
-            later: VecDeque::new(),
-            queue: Vec::new(),
-            sent: 0,
-            heard: Instant::now(),
-            silence: SILENCE,
-            is_over: false,
-        })
-    }
-
-    fn has_room(&self) -> bool {
-        self.queue.len() - self.sent < QUEUE
-    }
-
-    fn say(&mut self, answer: &Answer) {
-        self.put(&answer.encode());
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        self.queue().extend_from_slice(bytes);
-    }
-
-    fn data(&mut self, place: Place, offset: u64, bytes: &[u8]) {
-        put_data(self.queue(), place, offset, bytes);
-    }
-
-    fn queue(&mut self) -> &mut Vec<u8> {
-        if self.sent == self.queue.len() {
-            self.queue.clear();
-            self.sent = 0;
-        }
-        &mut self.queue
-    }
-
-    fn push(&mut self) {
-        while self.sent < self.queue.len() {
-            match self.out.offer(&self.queue[self.sent..]) {
-                Ok(0) => break,
-                Ok(n) => self.sent += n,
-                Err(_) => self.is_over = true,
-            }
-            if self.is_over {
-                break;
-            }
-        }
-        if self.sent >= QUEUE {
-            self.queue.drain(..self.sent);
-            self.sent = 0;
-        }
-        self.is_over |= self.out.is_gone();
-    }
-
-    /// What was heard already.
-    fn take(&mut self) -> Result<Option<Ask>> {
-        // What came before.
-        if let Some(ask) = self.later.pop_front() {
-            return Ok(Some(ask));
-        }
-        Ok(match self.frames.next()? {
-            Some((kind, text)) => Some(Ask::decode(kind, text)?),
-            None => None,
-        })
-    }
-
-    /// Answers that we are there; other words wait.
-    fn beat(&mut self) -> Result<()> {
-        while let Some((kind, text)) = self.frames.next()? {
-            match Ask::decode(kind, text)? {
-                Ask::Ping => self.say(&Answer::Pong),
-                other => self.later.push_back(other),
-            }
-        }
-        Ok(())
-    }
-
-    /// The next word; `None`: the line has ended.
-    fn next(&mut self, time: Option<Duration>) -> Result<Option<Ask>> {
-        loop {
-            if let Some(ask) = self.take()? {
-                return Ok(Some(ask));
-            }
-            if self.turn(None, time)?.ended {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn turn(&mut self, also: Option<BorrowedFd<'_>>, time: Option<Duration>) -> Result<Turned> {
-        let (told, ended) = self.turn_with(&[also], time)?;
-        Ok(Turned { told: told[0], ended })
-    }
-
-    /// Waits for the line, for others, and for a time; moves what can be moved.
-    fn turn_with<const N: usize>(
-        &mut self,
-        also: &[Option<BorrowedFd<'_>>; N],
-        time: Option<Duration>,
-    ) -> Result<([bool; N], bool)> {
-        self.push();
-        if self.is_over {
-            return Ok(([false; N], true));
-        }
-        let left = (self.heard + self.silence).saturating_duration_since(Instant::now());
-        let stdin = std::io::stdin();
-        let mut fds = vec![PollFd::new(stdin.as_fd(), PollFlags::POLLIN), self.out.poll_fd()];
-        let at: Vec<Option<usize>> = also
-            .iter()
-            .map(|fd| {
-                fd.map(|fd| {
-                    fds.push(PollFd::new(fd, PollFlags::POLLIN));
-                    fds.len() - 1
-                })
-            })
-            .collect();
-        match ppoll(
-            &mut fds,
-            Some(TimeSpec::from(time.unwrap_or(left).min(left))),
-            None,
-        ) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(RemoteError::system("wait")(errno)),
-        }
-        let events: Vec<PollFlags> = fds
-            .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
-            .collect();
-        drop(fds);
-        self.out.told(events[1]);
-        let mut told = [false; N];
-        for (told, at) in told.iter_mut().zip(at) {
-            *told = at.is_some_and(|at| !events[at].is_empty());
-        }
-        if !events[0].is_empty() {
-            self.hear();
-        }
-        self.push();
-        self.is_over |= self.heard.elapsed() >= self.silence;
-        Ok((told, self.is_over))
-    }
-
-    fn hear(&mut self) {
-        match read(std::io::stdin().as_fd(), self.frames.room(PIECE)) {
-            Ok(0) => self.is_over = true,
-            Ok(n) => {
-                self.heard = Instant::now();
-                self.frames.filled(n);
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(_) => self.is_over = true,
-        }
-    }
-
-    /// Has all of it heard, and leaves when the client does.
-    fn finish(&mut self) -> Result<()> {
-        while self.next(None)?.is_some() {}
-        Ok(())
-    }
 }
