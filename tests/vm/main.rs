@@ -69,8 +69,8 @@ fn selected(args: &Arguments, trial: &Trial) -> bool {
     !args.is_filtered_out(trial) && !args.is_ignored(trial)
 }
 
-/// Each animal of the zoo meets one of the two kernels, unless somebody asks for more: it is the longest of the suites, and the same on both but for a
-/// few.
+/// Each animal of the zoo, and each change of hands, meets one of the two kernels, unless somebody asks for more: they take the longest, and are the same
+/// on both but for a few.
 struct Sample {
     seed: Option<u64>,
 }
@@ -86,7 +86,7 @@ impl Sample {
             .and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
         eprintln!(
-            "vm: each test of the zoo on one of the two kernels: seed {seed} (JOBCAGE_SEED={seed} repeats this choice, JOBCAGE_SWEEP=full takes all)"
+            "vm: each test of the zoo and of the change of hands on one of the two kernels: seed {seed} (JOBCAGE_SEED={seed} repeats this choice, JOBCAGE_SWEEP=full takes all)"
         );
         Self { seed: Some(seed) }
     }
@@ -98,7 +98,8 @@ impl Sample {
             (seed, user, test).hash(&mut hasher);
             hasher.finish() % 2 == kernel as u64
         };
-        suite != "zoo" || self.seed.is_none_or(is_its)
+        let is_sweep = suite == "zoo" || suite == "outlive" && test.starts_with("hands::played::");
+        !is_sweep || self.seed.is_none_or(is_its)
     }
 }
 
