@@ -23,7 +23,7 @@ use jobcage_job::{
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
 use jobcage_sys::lock::{self, Holder, Purpose};
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
@@ -55,10 +55,22 @@ pub struct Record {
     pub(crate) durability: Durability,
 }
 
+/// A lock of a whole file.
+fn whole(kind: i32) -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: kind as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
 /// Somebody is there for a job that would end if it were alone for too long.
 #[derive(Debug)]
 pub struct Attended {
-    _lock: Flock<OwnedFd>,
+    // Its lock goes with the last descriptor (fcntl_locking(2), open file description locks).
+    _file: OwnedFd,
 }
 
 /// The held lock of a record. Dropping it, or the end of this process, releases it.
@@ -447,20 +459,18 @@ impl Record {
     pub fn attend(&self) -> Result<Attended> {
         let failed = |errno| LedgerError::io("lock", &self.path.join(HEARD), errno);
         let file = self.open_heard().map_err(failed)?;
-        let lock = Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, errno)| failed(errno))?;
-        Ok(Attended { _lock: lock })
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole(nix::libc::F_RDLCK))).map_err(failed)?;
+        Ok(Attended { _file: file })
     }
 
-    /// Whether somebody holds an [`Attended`].
+    /// Whether somebody holds an [`Attended`]. It takes no lock itself: two who ask at once would take each other for one.
     #[must_use]
     pub fn is_attended(&self) -> bool {
-        let lock = |file| {
-            Flock::lock(file, FlockArg::LockExclusiveNonblock)
-                .err()
-                .map(|(_, errno)| errno)
-        };
-        self.open_heard()
-            .is_ok_and(|file| lock(file) == Some(Errno::EWOULDBLOCK))
+        let mut lock = whole(nix::libc::F_WRLCK);
+        let asked = self
+            .open_heard()
+            .and_then(|file| fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)));
+        asked.is_ok() && i32::from(lock.l_type) != nix::libc::F_UNLCK
     }
 
     fn open_heard(&self) -> nix::Result<OwnedFd> {

@@ -104,6 +104,8 @@ pub fn watch(places: &Places, scope: bool) -> Result<()> {
                 Kind::Closing(child) => {
                     if let Ok(Some((_, Change::Killed(_)))) = wait::poll(wait::Whom::Pid(child.pid), false) {
                         watched.extend(start_closing(places, one.id));
+                    } else {
+                        watched.extend(watch_on(places, one.id));
                     }
                 }
                 Kind::Silence => watched.extend(watch_silence(places, one.id)),
@@ -168,6 +170,26 @@ fn watch_silence(places: &Places, id: JobId) -> Option<Watched> {
         Wait::Left(left) => left,
         Wait::Over => return start_closing(places, id),
     };
+    wake_after(id, left)
+}
+
+/// A closing has ended: a job whose step came at that moment waits for the next one.
+fn watch_on(places: &Places, id: JobId) -> Option<Watched> {
+    let record = places.open(&id).ok()?;
+    let spec = record.spec().ok()??;
+    if let Ok(State::Over(_) | State::NeverBegun) = record.state() {
+        return None;
+    }
+    // Not at once: what kept the closing from it may be there still.
+    let least = Duration::from_secs(1);
+    match unheard::look(&record, &spec) {
+        Wait::None => None,
+        Wait::Left(left) => wake_after(id, left.max(least)),
+        Wait::Over => wake_after(id, spec.silence.unwrap_or(least).max(least)),
+    }
+}
+
+fn wake_after(id: JobId, left: Duration) -> Option<Watched> {
     // By the clock that counts suspension, as the lease itself.
     let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC).ok()?;
     timer
