@@ -71,6 +71,15 @@ fn hosts_that_cannot_be_reached_are_told_of() {
         ])
         .refused();
     assert!(told.contains("--ssh"), "{told}");
+    // Its output ends a while before it does.
+    let slow = rig.world.dir.join("slow");
+    fs::write(&slow, "exec >&-; sleep 0.2; echo its reason >&2; exit 255").unwrap();
+    let slow = format!("sh {}", slow.display());
+    let told = rig
+        .world
+        .call(&["run", "--host", "there", "--ssh", &slow, "--", "true"])
+        .refused();
+    assert!(told.contains("its reason"), "{told}");
     rig.run(&[], &["true"]).expect(0);
     rig.assert_nothing_left();
 }

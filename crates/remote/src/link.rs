@@ -8,12 +8,13 @@ use jobcage_supervisor::candidates;
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::{Errno, pidfd, wait};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{pipe2, read, write};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 /// What a host may print before it says our word.
 const NOISE: usize = 1 << 18;
@@ -21,6 +22,8 @@ const NOISE: usize = 1 << 18;
 const SAID: usize = 4096;
 /// What the pipe from ssh takes.
 const PIPE: i32 = 1 << 19;
+/// How long a program whose output has ended may take for its own end.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// What is read at once.
 const CHUNK: usize = 1 << 18;
 
@@ -34,6 +37,8 @@ pub(crate) struct Link {
     stdout: OwnedFd,
     stderr: OwnedFd,
     is_silent: bool,
+    /// Whether its output has ended.
+    is_over: bool,
     token: String,
     binary: Binary,
     /// Whether frames come.
@@ -132,6 +137,7 @@ impl Link {
             stdout,
             stderr,
             is_silent: false,
+            is_over: false,
             token,
             binary: options.binary.clone(),
             is_open: false,
@@ -198,7 +204,8 @@ impl Link {
             self.hear_ssh();
         }
         if ready.stdout {
-            turn.is_broken = self.hear(&mut turn)?;
+            self.is_over = self.hear(&mut turn)?;
+            turn.is_broken = self.is_over;
         }
         Ok(turn)
     }
@@ -306,6 +313,7 @@ impl Link {
 
     /// Ends it, and tells what is known of why it broke: the last lines of ssh and of the host's shell, harmless to a terminal.
     pub(crate) fn end(mut self) -> String {
+        self.wait_for_ssh();
         let ended = self.reap(false);
         while !self.is_silent && ended.is_some() {
             // Its last words are in the pipe already.
@@ -343,6 +351,17 @@ impl Link {
             (true, true, Some(wait::Change::Killed(signal))) => format!("ssh was ended by signal {signal}"),
             (true, true, _) => "nothing was heard of it any more".into(),
         }
+    }
+
+    /// One whose output has ended is on its way out, for a reason that it tells: the kernel closes its pipes a moment before it
+    /// has ended.
+    fn wait_for_ssh(&self) {
+        let Some(pidfd) = self.child.pidfd.as_ref().filter(|_| self.is_over) else {
+            return;
+        };
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        // One that stays has its reasons, and then they stay unknown.
+        let _ = ppoll(&mut fds, Some(ON_ITS_WAY.into()), None);
     }
 
     /// Takes its end, if it has ended; `by_force`: ends it.
