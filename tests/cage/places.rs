@@ -98,21 +98,30 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // The first failure is the one to tell.
             say(&cgroup::tree(Path::new(SCOPE)));
+            kill_scope();
+        } else {
+            end_scope();
         }
-        end_scope();
+    }
+}
+
+fn kill_scope() {
+    let dirs = cgroup::below(Path::new(SCOPE));
+    for pid in dirs.iter().flat_map(|dir| cgroup::pids(dir)) {
+        Process::open(pid).signal(Signal::SIGKILL);
     }
 }
 
 fn end_scope() {
+    kill_scope();
     let scope = Path::new(SCOPE);
-    for pid in cgroup::below(scope).iter().flat_map(|dir| cgroup::pids(dir)) {
-        Process::open(pid).signal(Signal::SIGKILL);
-    }
     if scope.parent().unwrap().exists() {
         assert!(
             cgroup::wait_gone(scope, PATIENCE),
-            "systemd does not remove the empty scope"
+            "systemd does not remove the empty scope: {}",
+            cgroup::tree(scope)
         );
     }
 }
@@ -198,6 +207,47 @@ fn many_first_jobs_at_once_start_one_scope() {
         );
     }
     Scope::holder();
+}
+
+/// A job runs, in a scope that systemd knows and somebody holds.
+fn assert_scope_serves(world: &World) {
+    succeed(free(world, &jobcage(), &["run", "--", "true"]));
+    assert_eq!(show("jobcage-root.scope", "ActiveState"), "active");
+    Scope::holder();
+}
+
+#[test]
+fn a_scope_on_its_way_out_is_not_taken() {
+    if !in_vm("dying_scope", true) {
+        return;
+    }
+    let _scope = Scope::absent();
+    let world = World::new("dying");
+    assert_scope_serves(&world);
+    for _ in 0..20 {
+        let holder = Scope::holder();
+        holder.signal(Signal::SIGKILL);
+        assert!(holder.wait_end(PATIENCE));
+        // systemd removes the scope at this very moment, or has not noticed yet.
+        assert_scope_serves(&world);
+    }
+}
+
+#[test]
+fn a_scope_that_systemd_has_forgotten_is_made_anew() {
+    if !in_vm("forgotten_scope", true) {
+        return;
+    }
+    let _scope = Scope::absent();
+    let world = World::new("forgotten");
+    // As it stays behind where somebody came while systemd removed it, and then went.
+    let scope = Path::new(SCOPE);
+    fs::create_dir_all(scope.join("hold")).unwrap();
+    for dir in [scope.parent().unwrap(), scope] {
+        fs::write(dir.join("cgroup.subtree_control"), "+pids +memory").unwrap();
+    }
+    assert_eq!(show("jobcage-root.scope", "ActiveState"), "inactive");
+    assert_scope_serves(&world);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Where the cages of this host live: the first place that fits, and why.
 
 use crate::dir::Dir;
+use crate::empty::remove;
 use crate::error::{CageError, Result};
+use crate::events::EventsFile;
 use crate::mount::{Mount, is_cgroup2, own_cgroup};
 use crate::systemd::Bus;
 use jobcage_job::{JobId, Root};
@@ -213,7 +215,8 @@ fn has_systemd() -> bool {
     Path::new("/run/systemd/system").exists()
 }
 
-/// The scope in which root's cages are on a host with systemd. `None`: it is not there, or this is no such host or user.
+/// The scope in which root's cages are on a host with systemd. `None`: it is not there or on its way out, or this is no such
+/// host or user.
 ///
 /// # Errors
 /// If it is there and cannot be opened.
@@ -224,10 +227,32 @@ pub fn host_scope() -> Result<Option<Dir>> {
     open_host_scope(&Mount::find()?)
 }
 
+/// One in which nothing lives is on its way out: systemd removes it at any moment, and what is made in it meanwhile would stay
+/// in a cgroup that systemd has forgotten.
 fn open_host_scope(mount: &Mount) -> Result<Option<Dir>> {
-    match Dir::open(&mount.point.join(SCOPE)) {
-        Ok(dir) => Ok(Some(dir)),
-        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+    let dir = match Dir::open(&mount.point.join(SCOPE)) {
+        Ok(dir) => dir,
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let lives = EventsFile::open(&dir).and_then(|file| file.map_or(Ok(None), |file| file.read()));
+    let lives = lives.map_err(|errno| CageError::io("read cgroup.events", dir.path(), errno))?;
+    Ok(lives.is_some_and(|events| events.populated).then_some(dir))
+}
+
+/// Removes what is left of a host's scope that systemd knows no more: it was not empty when systemd tried, and systemd would put
+/// no process into it, since its controllers are enabled.
+///
+/// # Errors
+/// If something has come to live in it.
+pub(crate) fn remove_forgotten_scope() -> Result<()> {
+    let path = Mount::find()?.point.join(SCOPE);
+    let (Some(slice), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    match Dir::open(slice) {
+        Ok(slice) => remove(&slice, name),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -4,8 +4,15 @@
 //! scope with `Delegate=yes` that holds a process of ours.
 
 use crate::error::{CageError, Result};
+use crate::root::{host_scope, remove_forgotten_scope};
+use std::sync::mpsc;
+use std::time::Duration;
+use zbus::blocking::proxy::SignalIterator;
 use zbus::blocking::{Connection, Proxy, connection::Builder};
 use zbus::zvariant::{OwnedObjectPath, Value};
+
+/// How long systemd may take to end a scope in which nothing lives any more. It takes milliseconds.
+const ENDING: Duration = Duration::from_secs(30);
 
 /// Which manager to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +70,7 @@ fn connect(bus: Bus) -> zbus::Result<Connection> {
     }
 }
 
-fn manager(connection: &Connection) -> zbus::Result<Proxy<'_>> {
+fn manager(connection: &Connection) -> zbus::Result<Proxy<'static>> {
     Proxy::new(
         connection,
         "org.freedesktop.systemd1",
@@ -76,6 +83,9 @@ fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
     let connection = connect(bus)?;
     let manager = manager(&connection)?;
     manager.call::<_, _, ()>("Subscribe", &())?;
+    if bus == Bus::System {
+        make_way(&manager, unit)?;
+    }
     // Listen first: the job may be done before the call returns.
     let ended = manager.receive_signal("JobRemoved")?;
     let mut properties: Vec<(&str, Value<'_>)> = vec![
@@ -106,4 +116,37 @@ fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
         }
     }
     Err(zbus::Error::Failure("the bus closed the connection".into()))
+}
+
+/// Waits for the end of the unit's former self. systemd removes a scope a moment after its last process has ended, but once:
+/// what it cannot remove then, since somebody has come, it forgets.
+fn make_way(manager: &Proxy<'static>, unit: &str) -> zbus::Result<()> {
+    // Listen first: it may be gone before the call returns.
+    let removed = manager.receive_signal("UnitRemoved")?;
+    let is_known = manager.call::<_, _, OwnedObjectPath>("GetUnit", &(unit)).is_ok();
+    let is_held = host_scope().is_ok_and(|scope| scope.is_some());
+    if is_held {
+        // Then systemd says what there is to say.
+        return Ok(());
+    }
+    if is_known && !is_told(removed, unit.to_owned()) {
+        return Err(zbus::Error::Failure(format!(
+            "nothing lives in it any more, but systemd has not ended it within {} s",
+            ENDING.as_secs()
+        )));
+    }
+    remove_forgotten_scope().map_err(|error| zbus::Error::Failure(error.to_string()))
+}
+
+/// Whether the removal of a unit is told in time. The library's calls know no time.
+fn is_told(removed: SignalIterator<'static>, unit: String) -> bool {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let is_its = |signal: zbus::Message| {
+            let body: zbus::Result<(String, OwnedObjectPath)> = signal.body().deserialize();
+            body.is_ok_and(|(name, _)| name == unit)
+        };
+        let _ = tell.send({ removed }.any(is_its));
+    });
+    told.recv_timeout(ENDING).unwrap_or(false)
 }
