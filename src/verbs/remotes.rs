@@ -4,8 +4,8 @@
 use super::VerbError;
 use crate::cli::request::{RemoteRequest, RemoteVerb};
 use jobcage_job::{JobId, RemoteJob, RemoteNote, Report};
-use jobcage_ledger::handed::append;
-use jobcage_remote::{Binary, Client, Ends, From, Options, Outcome, RemoteError, What};
+use jobcage_ledger::handed::{append, remotes_beside};
+use jobcage_remote::{Binary, Client, Course, Ends, From, Options, Outcome, RemoteError, What};
 use jobcage_supervisor::{REMOTES_TRY, RemoteFate};
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -15,14 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Beside the file that `JOBCAGE_ENV` names; what the supervisor reads.
-const NOTES: &str = "remotes";
-
 /// The file in which the job that we are in notes its jobs on other hosts. `None`: we are in none that has such a file.
 fn notes() -> Option<PathBuf> {
     let env = PathBuf::from(std::env::var_os("JOBCAGE_ENV")?);
-    let dir = env.parent()?;
-    (dir.is_absolute() && env.exists()).then(|| dir.join(NOTES))
+    let is_there = env.is_absolute() && env.exists();
+    remotes_beside(&env).filter(|_| is_there)
 }
 
 /// Notes that a job is about to be made there. What goes wrong is told: the job's lease does it then.
@@ -168,8 +165,8 @@ fn tell_one(job: &RemoteJob, is_told: Arc<AtomicBool>) -> Result<Outcome, Remote
             agent: job.agent.as_ref().map(OsString::from),
         }),
     };
-    let id = job.id.clone();
-    Ok(Client::new(options, What::Close { id, is_told }, &|_| {})?
+    let course = Course::attach_to(job.id.clone(), 0).into();
+    Ok(Client::new(options, What::Close { course, is_told }, &|_| {})?
         .run()?
         .outcome)
 }

@@ -19,6 +19,15 @@ fn holder(world: &World) -> Child {
         .unwrap()
 }
 
+/// What `show` says of a job that somebody else closes.
+fn shown_when_over(world: &World, id: &str) -> serde_json::Value {
+    let record = world.dir.join("state").join(id);
+    assert!(cgroup::wait_change(&record, PATIENCE, || record
+        .join("report.json")
+        .exists()));
+    world.call(&["show", id, "--json"]).expect(0).json()
+}
+
 #[test]
 fn the_watcher_closes_the_job_when_the_holder_dies() {
     let mut world = World::new("lease");
@@ -33,11 +42,7 @@ fn the_watcher_closes_the_job_when_the_holder_dies() {
     holder.wait().unwrap();
     assert!(cgroup::wait_gone(&cage, PATIENCE), "nobody has closed it");
     assert!(left.has_ended());
-    let record = world.dir.join("state").join(&id);
-    assert!(cgroup::wait_change(&record, PATIENCE, || record
-        .join("report.json")
-        .exists()));
-    let shown = world.call(&["show", &id, "--json"]).expect(0).json();
+    let shown = shown_when_over(&world, &id);
     assert_eq!(
         shown["report"]["ending"],
         json!({"kind": "cancelled", "by": "lease"}),
@@ -121,11 +126,7 @@ fn the_watcher_closes_a_cage_that_has_waited_too_long() {
     world.call(&["run", &job, "--", "sh", "-c", script]).expect(3);
     assert!(cage.exists());
     assert!(cgroup::wait_gone(&cage, PATIENCE), "nobody has closed it");
-    let record = world.dir.join("state").join(&id);
-    assert!(cgroup::wait_change(&record, PATIENCE, || record
-        .join("report.json")
-        .exists()));
-    let shown = world.call(&["show", &id, "--json"]).expect(0).json();
+    let shown = shown_when_over(&world, &id);
     assert_eq!(
         shown["report"]["ending"],
         json!({"kind": "cancelled", "by": "silence"}),

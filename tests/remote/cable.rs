@@ -29,10 +29,15 @@ fn with_jobcage(world: &World) -> String {
     format!("{}:/usr/bin:/bin", bin.display())
 }
 
-/// A program in a namespace. Not by `ip netns exec`, which mounts a /sys without cgroups.
+/// The words before those of a program in a namespace. Not `ip netns exec`, which mounts a /sys without cgroups.
+pub fn entering(space: &str) -> [String; 2] {
+    ["nsenter".into(), format!("--net=/run/netns/{space}")]
+}
+
 fn inside(space: &str, command: &Command) -> Command {
-    let mut inside = Command::new("nsenter");
-    inside.arg(format!("--net=/run/netns/{space}"));
+    let [nsenter, net] = entering(space);
+    let mut inside = Command::new(nsenter);
+    inside.arg(net);
     inside.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -110,14 +115,14 @@ impl Space {
 
     /// Nobody is told of it.
     pub fn cut(&self, running: &Running) {
-        let set = |state| {
-            feed(
-                batch(&["-n", &self.here()]),
-                &format!("link set {LINK} {state}\n"),
-            );
-        };
-        lose_line(running, || set("down"));
-        set("up");
+        lose_line(running, || self.set("down"));
+        self.set("up");
+    }
+
+    /// Sets the client's end of the cable up or down.
+    pub fn set(&self, state: &str) {
+        let link = format!("link set {LINK} {state}\n");
+        feed(batch(&["-n", &self.here()]), &link);
     }
 
     /// A firewall before the server answers everything with a RST.

@@ -100,6 +100,11 @@ impl Rig {
         let port = free_port();
         let file = configure(&world, &format!("ListenAddress 127.0.0.1:{port}\n{config}"), env);
         let sshd = Sshd::start(world.command("/usr/sbin/sshd"), &file);
+        Self::before(world, sshd, port)
+    }
+
+    /// A door before a server, and a client's configuration for it.
+    fn before(world: World, sshd: Sshd, port: u16) -> Self {
         let door = Door::open(port);
         write_client_config(&world, "127.0.0.1", door.port());
         Self {
@@ -133,20 +138,13 @@ impl Rig {
             .arg("in-cgroup")
             .arg(cgroup.join("sshd"))
             .arg("/usr/sbin/sshd");
-        let sshd = Sshd::start(server, &file);
-        let door = Door::open(port);
-        write_client_config(&world, "127.0.0.1", door.port());
-        let config = world.dir.join("ssh.conf");
+        let rig = Self::before(world, Sshd::start(server, &file), port);
+        let config = rig.world.dir.join("ssh.conf");
         let text = fs::read_to_string(&config)
             .unwrap()
             .replace("User root", &format!("User {name}"));
         fs::write(config, text).unwrap();
-        Self {
-            world,
-            door,
-            sshd,
-            calls: 0,
-        }
+        rig
     }
 
     /// Ends the server and its sessions before the rig's own end.

@@ -164,13 +164,7 @@ impl Pass<'_> {
     /// # Errors
     /// If it cannot be started, fails, says no end, or takes longer than this.
     pub(crate) fn call(&self, words: &[&str], limit: Duration) -> Result<String> {
-        self.ask(Start {
-            words,
-            identity: self.tools.identity.clone(),
-            env: self.tools.env.clone(),
-            stdin: None,
-            limit,
-        })
+        self.ask(self.as_job(words, None, limit))
     }
 
     /// The same for a program that reads its standard input.
@@ -178,13 +172,18 @@ impl Pass<'_> {
     /// # Errors
     /// As [`Pass::call`].
     pub(crate) fn call_with(&self, words: &[&str], stdin: BorrowedFd<'_>, limit: Duration) -> Result<String> {
-        self.ask(Start {
+        self.ask(self.as_job(words, Some(stdin), limit))
+    }
+
+    /// As the job's user, in its environment.
+    fn as_job<'s>(&self, words: &'s [&'s str], stdin: Option<BorrowedFd<'s>>, limit: Duration) -> Start<'s> {
+        Start {
             words,
             identity: self.tools.identity.clone(),
             env: self.tools.env.clone(),
-            stdin: Some(stdin),
+            stdin,
             limit,
-        })
+        }
     }
 
     /// The same as whoever we are, which may be root: only for what nobody but we can have written.

@@ -23,7 +23,7 @@ use jobcage_job::{
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
 use jobcage_sys::lock::{self, Holder, Purpose};
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
@@ -55,21 +55,10 @@ pub struct Record {
     pub(crate) durability: Durability,
 }
 
-/// A lock of a whole file.
-fn whole(kind: i32) -> nix::libc::flock {
-    nix::libc::flock {
-        l_type: kind as i16,
-        l_whence: nix::libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
-}
-
 /// Somebody is there for a job that would end if it were alone for too long.
 #[derive(Debug)]
 pub struct Attended {
-    // Its lock goes with the last descriptor (fcntl_locking(2), open file description locks).
+    // Its lock goes with it.
     _file: OwnedFd,
 }
 
@@ -459,18 +448,15 @@ impl Record {
     pub fn attend(&self) -> Result<Attended> {
         let failed = |errno| LedgerError::io("lock", &self.path.join(HEARD), errno);
         let file = self.open_heard().map_err(failed)?;
-        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole(nix::libc::F_RDLCK))).map_err(failed)?;
+        lock::share(file.as_fd()).map_err(failed)?;
         Ok(Attended { _file: file })
     }
 
-    /// Whether somebody holds an [`Attended`]. It takes no lock itself: two who ask at once would take each other for one.
+    /// Whether somebody holds an [`Attended`].
     #[must_use]
     pub fn is_attended(&self) -> bool {
-        let mut lock = whole(nix::libc::F_WRLCK);
-        let asked = self
-            .open_heard()
-            .and_then(|file| fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)));
-        asked.is_ok() && i32::from(lock.l_type) != nix::libc::F_UNLCK
+        let file = self.open_heard();
+        file.is_ok_and(|file| lock::is_shared(file.as_fd()).unwrap_or(false))
     }
 
     fn open_heard(&self) -> nix::Result<OwnedFd> {

@@ -2,7 +2,6 @@
 
 use crate::course::{Course, Ends};
 use crate::door::Binary;
-use jobcage_job::JobId;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
@@ -63,7 +62,7 @@ pub enum What {
     /// The end of a job, whoever has begun it there.
     Close {
         /// Which one.
-        id: JobId,
+        course: Box<Course>,
         /// Becomes true once the host's jobcage has been told.
         is_told: Arc<AtomicBool>,
     },

@@ -121,6 +121,12 @@ impl Course {
         asks
     }
 
+    /// A line is there: what to say on it so that the job ends, whoever looks after it.
+    pub(crate) fn close(&mut self, welcome: &Welcome) -> Ask {
+        self.now = Some(welcome.boot_id.clone());
+        Ask::Close(self.id.clone())
+    }
+
     /// Somebody wants it to end.
     pub(crate) fn stop(&mut self) -> Ask {
         self.stops = self.stops.saturating_add(1);

@@ -285,16 +285,11 @@ impl<'t> Client<'t> {
             return self.fetched(answer, ends, link);
         }
         match (&mut self.what, answer) {
-            (What::Close { is_told, .. }, Answer::Started) => is_told.store(true, Ordering::Relaxed),
-            (What::Close { .. }, Answer::Over(report)) => {
-                let boot_id = String::new();
-                self.end = Some(Outcome::Job(Ends::Over { report, boot_id }));
-            }
-            (What::Close { .. }, Answer::Gone(why)) => self.end = Some(Outcome::Job(Ends::Gone(why))),
-            (What::Close { .. }, Answer::Refused(why)) => {
-                self.end = Some(Outcome::Job(Ends::Refused(why)));
-            }
-            (What::Close { .. }, _) => {}
+            (What::Close { course, is_told }, answer) => match course.heard(answer) {
+                Some(Deed::Started) => is_told.store(true, Ordering::Relaxed),
+                Some(Deed::End(ends)) => self.end = Some(Outcome::Job(ends)),
+                _ => {}
+            },
             (What::Verb(_), Answer::Said { to_stderr, bytes }) => self.put(to_stderr, bytes),
             (What::Verb(_), Answer::Done(code)) => self.end = Some(Outcome::Done(code)),
             (What::Verb(_), _) => {}
@@ -336,7 +331,7 @@ impl<'t> Client<'t> {
         }
         match &mut self.what {
             What::Verb(words) => link.say(&Ask::Verb(words.clone())),
-            What::Close { id, .. } => link.say(&Ask::Close(id.clone())),
+            What::Close { course, .. } => link.say(&course.close(welcome)),
             What::Job {
                 course, input, send, ..
             } => {

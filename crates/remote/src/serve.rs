@@ -76,28 +76,30 @@ pub fn serve(token: &str, host: &dyn Host) -> Result<()> {
     let cache = Cache::find();
     cache.sweep(&host.places());
     let agent = hello.agent_for.map(|id| cache.lead_to_agent(&id));
+    let done = heed(&mut line, host, agent);
+    cache.sweep(&host.places());
+    done
+}
+
+/// The link to the agent that a job is to have, or why there is none.
+type Agent = Option<std::result::Result<PathBuf, String>>;
+
+/// Does what the client asks for, until it leaves.
+fn heed(line: &mut Line, host: &dyn Host, agent: Agent) -> Result<()> {
     let mut arrived = Arrived::default();
     while let Some(ask) = line.next(None)? {
         match ask {
             Ask::Input(bytes) => arrived.input(&bytes),
             Ask::Put(dir) => arrived.put(dir),
             Ask::Piece(bytes) => arrived.piece(&bytes),
-            Ask::Start(start) => {
-                let done = start_and_follow(&mut line, host, &start, arrived, agent);
-                cache.sweep(&host.places());
-                return done;
-            }
-            Ask::Resume(resume) => {
-                let done = come_back(&mut line, host, resume);
-                cache.sweep(&host.places());
-                return done;
-            }
-            Ask::Close(id) => return close(&mut line, host, &id),
-            Ask::Verb(words) => return perform(&mut line, &words),
+            Ask::Start(start) => return start_and_follow(line, host, &start, arrived, agent),
+            Ask::Resume(resume) => return come_back(line, host, resume),
+            Ask::Close(id) => return close(line, host, &id),
+            Ask::Verb(words) => return perform(line, &words),
             Ask::Ping => line.say(&Answer::Pong),
             Ask::Fetch(fetch) => {
-                send_one(&mut line, host, &fetch)?;
-                return send_files(&mut line, host);
+                send_one(line, host, &fetch)?;
+                return send_files(line, host);
             }
             Ask::Hello(_) | Ask::Stop(_) => {}
         }
@@ -122,7 +124,7 @@ fn start_and_follow(
     host: &dyn Host,
     start: &Start,
     arrived: Arrived,
-    agent: Option<std::result::Result<PathBuf, String>>,
+    agent: Agent,
 ) -> Result<()> {
     let is_there = || record_of(host, &start.id).map(|record| record.is_some());
     if is_there()? {
@@ -147,7 +149,7 @@ fn begin(
     host: &dyn Host,
     start: &Start,
     arrived: Arrived,
-    agent: Option<std::result::Result<PathBuf, String>>,
+    agent: Agent,
 ) -> Result<Option<std::result::Result<(), String>>> {
     let begun = beside(line, move || {
         let agent = agent.transpose()?;

@@ -63,6 +63,29 @@ pub fn holder(file: BorrowedFd<'_>) -> Result<Option<Holder>> {
     }))
 }
 
+/// Shows that somebody is there, until the last copy of this descriptor is closed: any number may at a time, and nobody is
+/// shut out. It is the descriptor's lock and not the process's (open file description locks), so others of the same file may
+/// be closed meanwhile.
+///
+/// # Errors
+/// `ENOLCK`, or what the file system answers.
+pub fn share(file: BorrowedFd<'_>) -> Result<()> {
+    let wanted = request(libc::F_RDLCK);
+    // SAFETY: `wanted` is a valid flock, whose pid is 0 as these locks want it.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &wanted) }).map(drop)
+}
+
+/// Whether another descriptor has it by [`share`]. It takes no lock: two who asked so at once would take each other for one.
+///
+/// # Errors
+/// What the file system answers.
+pub fn is_shared(file: BorrowedFd<'_>) -> Result<bool> {
+    let mut answer = request(libc::F_WRLCK);
+    // SAFETY: `answer` is a valid flock, which the kernel overwrites.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut answer) })?;
+    Ok(i32::from(answer.l_type) != libc::F_UNLCK)
+}
+
 /// A lock request for the whole file, from its first byte to its end wherever that is.
 fn request(kind: i32) -> libc::flock {
     // SAFETY: all-zero is valid: SEEK_SET, from 0, to the end.

@@ -3,63 +3,21 @@
 use super::payload;
 use super::plan::Generation;
 use super::player::{Live, Played, Player, left};
-use crate::netns::Space;
-use crate::rig::{NEEDS, Sshd, configure, wait_servers, write_client_config};
+use crate::cable::{Space, entering};
 use crate::runner;
-use crate::support::needs::{Need, met};
+use crate::support::needs::Need;
 use crate::support::world::World;
 use crate::support::{PATIENCE, cgroup, programs};
 use jobcage_job::{GuestReport, Outcome};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
-
-/// The host, and how it is reached.
-struct There {
-    space: Space,
-    world: World,
-    sshd: Sshd,
-}
-
-impl There {
-    fn new(test: &str, number: u8) -> Self {
-        let (space, world) = (Space::new(number), World::new(&format!("{test}-there")));
-        let file = configure(&world, &format!("ListenAddress {}:22", space.there()), &[]);
-        let mut server = world.command("nsenter");
-        server.args([space.enter().as_str(), "/usr/sbin/sshd"]);
-        let sshd = Sshd::start(server, &file);
-        write_client_config(&world, &space.there(), 22);
-        Self { space, world, sshd }
-    }
-
-    /// Nothing of the job is there, nor of the lines that led there.
-    fn assert_nothing_left(self) {
-        let Self {
-            space,
-            mut world,
-            sshd,
-        } = self;
-        for cage in world.cages() {
-            assert!(cgroup::wait_gone(&cage, PATIENCE), "{cage:?} is left there");
-        }
-        drop((sshd, space));
-        wait_servers(&world);
-        world.assert_clean_after_gc();
-        world.assert_nothing_left();
-    }
-}
 
 /// Deploys in two steps: the second one leaves a server there and goes on, and here are its agent and its client.
-fn job(here: &World, there: &There, lease: &str, more: &str) -> Value {
-    // Under its own name there, as this very file would be: its time and size are what the copy is called by.
+fn job(here: &World, there: &Space, lease: &str, more: &str) -> Value {
+    // Where the build user may execute it, wherever it was built.
     let program = here.dir.join("jobcage");
-    let copied = Command::new("cp")
-        .arg("-p")
-        .arg(programs::jobcage())
-        .arg(&program)
-        .status();
-    assert!(copied.unwrap().success());
+    fs::copy(programs::jobcage(), &program).unwrap();
     let ssh = format!(
         "--host there --ssh 'ssh -F {}/ssh.conf'",
         there.world.dir.display()
@@ -94,21 +52,19 @@ fn played(
     test: &str,
     lease: &str,
     more: &str,
-    act: impl FnOnce(&mut Live<'_>, &There),
+    act: impl FnOnce(&mut Live<'_>, &Space),
     look: impl FnOnce(&Played, Vec<GuestReport>, Vec<PathBuf>),
 ) {
-    let needs = [NEEDS, &[Need::Program("ip"), Need::Program("ssh-agent")]].concat();
     let test = format!("{test}-{}", generation.name());
-    if !met(&test, &needs) {
+    let Some(there) = Space::new(&test, &[Need::Program("ssh-agent")]) else {
         return;
-    }
+    };
     let Some(mut here) = runner::world(&test) else {
         return;
     };
-    // Two of them at a time are two networks.
-    let number = generation as u8 * 2 + u8::from(lease == "10m");
-    let there = There::new(&test, number);
     let mut player = Player::new(&here, generation, job(&here, &there, lease, more));
+    // The client's end of the cable is the whole runner's.
+    player.around = entering(&there.here()).into();
     player.plan.timeouts.graceful_kill = 300.0;
     let mut live = player.start();
     act(&mut live, &there);
@@ -126,6 +82,9 @@ fn played(
     look(&done, told, there.world.cages());
     assert!(left(&here).is_empty(), "{:?}", left(&here));
     here.assert_nobody_left();
+    for cage in there.world.cages() {
+        assert!(cgroup::wait_gone(&cage, PATIENCE), "{cage:?} is left there");
+    }
     there.assert_nothing_left();
 }
 
@@ -158,7 +117,7 @@ pub fn cancel_without_a_line(generation: Generation) {
         |live, there| {
             live.wait_file("project/going");
             assert_eq!(there.world.cages().len(), 2);
-            there.space.set("down");
+            there.set("down");
             let cancel = match generation {
                 Generation::V14 => "cancel canceled",
                 Generation::V18 => "cancel canceling",

@@ -8,11 +8,12 @@ mod support;
 #[allow(dead_code, reason = "single calls are the other target's")]
 mod runner;
 
+#[path = "../../remote/cable.rs"]
+#[allow(dead_code, reason = "the tests of other hosts need more of it")]
+mod cable;
 #[path = "../../remote/door.rs"]
 #[allow(dead_code, reason = "the tests of other hosts need more of it")]
 mod door;
-#[path = "../../remote/netns.rs"]
-mod netns;
 #[path = "../../remote/rig.rs"]
 #[allow(dead_code, reason = "the tests of other hosts need more of it")]
 mod rig;

@@ -1,6 +1,6 @@
 //! The same files as a process of the job sees them: by the path in its environment.
 
-use super::{MAX_FILE, is_regular, read_at_most};
+use super::{MAX_FILE, REMOTES, is_regular, read_at_most};
 use crate::error::{LedgerError, Result};
 use jobcage_sys::{Errno, Result as SysResult};
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -8,7 +8,13 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{ftruncate, write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The file in which the jobs on other hosts are noted, beside the one that `JOBCAGE_ENV` names; it need not be there yet.
+#[must_use]
+pub fn remotes_beside(env: &Path) -> Option<PathBuf> {
+    env.parent().map(|dir| dir.join(REMOTES))
+}
 
 /// Adds lines to the file, whole or not at all. Of several at a time each has its own place.
 ///

@@ -13,7 +13,7 @@
 mod inside;
 mod place;
 
-pub use inside::{append, read_own};
+pub use inside::{append, read_own, remotes_beside};
 pub use place::HandedPlace;
 
 use crate::error::{LedgerError, Result};

@@ -160,33 +160,35 @@ fn watch_leases(places: &Places, id: &JobId, spec: &JobSpec) -> impl Iterator<It
 
 /// Wakes us when a job may have waited too long for a step; closes it, if it has.
 fn watch_silence(places: &Places, id: JobId) -> Option<Watched> {
-    let record = places.open(&id).ok()?;
-    let spec = record.spec().ok()??;
-    if let Ok(State::Over(_) | State::NeverBegun) = record.state() {
-        return None;
+    match look_at_silence(places, &id)?.1 {
+        Wait::None => None,
+        Wait::Left(left) => wake_after(id, left),
+        Wait::Over => start_closing(places, id),
     }
-    let left = match unheard::look(&record, &spec) {
-        Wait::None => return None,
-        Wait::Left(left) => left,
-        Wait::Over => return start_closing(places, id),
-    };
-    wake_after(id, left)
 }
 
 /// A closing has ended: a job whose step came at that moment waits for the next one.
 fn watch_on(places: &Places, id: JobId) -> Option<Watched> {
-    let record = places.open(&id).ok()?;
-    let spec = record.spec().ok()??;
-    if let Ok(State::Over(_) | State::NeverBegun) = record.state() {
-        return None;
-    }
     // Not at once: what kept the closing from it may be there still.
-    let least = Duration::from_secs(1);
-    match unheard::look(&record, &spec) {
-        Wait::None => None,
-        Wait::Left(left) => wake_after(id, left.max(least)),
-        Wait::Over => wake_after(id, spec.silence.unwrap_or(least).max(least)),
-    }
+    const LEAST: Duration = Duration::from_secs(1);
+    let (spec, wait) = look_at_silence(places, &id)?;
+    let left = match wait {
+        Wait::None => return None,
+        Wait::Left(left) => left,
+        Wait::Over => spec.silence.unwrap_or(LEAST),
+    };
+    wake_after(id, left.max(LEAST))
+}
+
+/// `None`: it is over, or gone.
+fn look_at_silence(places: &Places, id: &JobId) -> Option<(JobSpec, Wait)> {
+    let record = places.open(id).ok()?;
+    let spec = record.spec().ok()??;
+    let is_over = matches!(record.state(), Ok(State::Over(_) | State::NeverBegun));
+    (!is_over).then(|| {
+        let wait = unheard::look(&record, &spec);
+        (spec, wait)
+    })
 }
 
 fn wake_after(id: JobId, left: Duration) -> Option<Watched> {
