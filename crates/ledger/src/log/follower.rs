@@ -72,6 +72,8 @@ pub struct Follower<'a> {
     sources: Sources<'a>,
     watch: Watch,
     is_armed: bool,
+    /// Whether the step's end was looked for since something was passed on.
+    is_end_known: bool,
     pace: Pace,
 }
 
@@ -96,6 +98,7 @@ impl<'a> Follower<'a> {
             until,
             sources,
             is_armed: false,
+            is_end_known: false,
             pace: Pace::new(Instant::now()),
         })
     }
@@ -128,6 +131,7 @@ impl<'a> Follower<'a> {
             let happened = match look {
                 Look::Happened(happening) => Some(happening),
                 Look::Moved { much } => {
+                    self.is_end_known = false;
                     let rest = !much && self.pace.is_to_rest(Instant::now());
                     let time = if rest { ROUND } else { Duration::ZERO };
                     // Without a rest only to hear the caller's signals.
@@ -150,7 +154,13 @@ impl<'a> Follower<'a> {
                     self.is_armed = true;
                     // What came before the watch was there is not told by it: look at everything once more.
                     self.sources.list()?;
+                    self.is_end_known = false;
+                    None
+                }
+                // After all that came before the watch has been passed on, and anew when more has: neither is told again.
+                Look::Nothing if !self.is_end_known => {
                     self.look_for_the_end()?;
+                    self.is_end_known = true;
                     None
                 }
                 Look::Nothing => self.wait(out, err, wake, None, true),
