@@ -186,7 +186,7 @@ fn a_look_at_what_is_there_now_ends_while_the_job_writes_on() {
 /// What is written while the follower arms its watch is told by no event: in one round of 500 it is.
 #[test]
 fn a_step_is_over_when_what_its_main_process_wrote_is_passed_on() {
-    for _ in 0..300 {
+    for _ in 0..100 {
         follow_a_step_to_its_end();
     }
 }
