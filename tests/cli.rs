@@ -377,3 +377,25 @@ fn a_reader_that_goes_away_is_no_failure() {
     let status = command.arg("--help").stdout(writer).status().unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+/// `link/order.ld` names functions. Were they called something else by now, a launch would be slower and nobody would notice.
+#[test]
+fn the_functions_of_a_launch_lie_side_by_side() {
+    let mut readelf = std::process::Command::new("readelf");
+    let output = readelf
+        .args(["--section-headers", "--wide", env!("CARGO_BIN_EXE_jobcage")])
+        .output()
+        .expect("readelf, of binutils");
+    let sections = String::from_utf8(output.stdout).unwrap();
+    let size = |name: &str| {
+        let line = sections.lines().find(|line| line.contains(&format!(" {name} ")));
+        // Name, type, address, offset, size.
+        let words: Option<Vec<&str>> = line.map(|line| line.split_whitespace().rev().collect());
+        words.and_then(|words| u64::from_str_radix(words.get(5)?, 16).ok())
+    };
+    let (first, rest) = (size(".text.first").unwrap(), size(".text").unwrap());
+    assert!(
+        (200_000..rest / 2).contains(&first),
+        "{first} bytes of functions are in the list's order, {rest} are not: run benches/order"
+    );
+}

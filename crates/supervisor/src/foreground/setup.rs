@@ -329,12 +329,15 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
         record
     };
     let leaf = cage.leaf(StepKind::Step)?;
-    let guest = (spec.created_by == CreatedBy::Session)
-        .then(|| Guest::begin(&record, leaf.number, job.signal, job.grace))
-        .transpose()?;
+    let mut guest = (spec.created_by == CreatedBy::Session)
+        .then(|| Guest::announce(&record, leaf.number, job.signal, job.grace));
     let mut notes = Vec::new();
     let mut hand = Hand::open(&spec, uid_of(&job.command), &mut notes);
     let command = hand.as_mut().map(|hand| hand.pass(&job.command, &mut notes));
+    // The supervisor has had the time of all that to wake up in.
+    if let Some(guest) = &mut guest {
+        guest.is_let_in(&record)?;
+    }
     Ok(Setup {
         command,
         guest,

@@ -27,17 +27,32 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Tells of a step that is about to start.
+    /// Tells of a step that is about to start. What there is to do besides may be done before [`Guest::is_let_in`].
+    #[must_use]
+    pub fn announce(record: &Record, step: u32, signal: i32, grace: Duration) -> Self {
+        let begin = Ask::Begin { step, signal, grace };
+        Self {
+            // Who cannot be reached now is asked anew below.
+            connection: say_to(record, &begin, &[]).ok(),
+            begin,
+        }
+    }
+
+    /// Waits for the word that the step may start.
     ///
     /// # Errors
     /// If the session is ending, or nobody answers.
-    pub fn begin(record: &Record, step: u32, signal: i32, grace: Duration) -> Result<Self> {
-        let begin = Ask::Begin { step, signal, grace };
-        match ask(record, &begin, &[])? {
-            (connection, Answer::Done) => Ok(Self {
-                connection: Some(connection),
-                begin,
-            }),
+    pub fn is_let_in(&mut self, record: &Record) -> Result<()> {
+        let told = self.connection.take().map(heard_of);
+        let told = match told {
+            Some(Ok(told)) => told,
+            _ => ask(record, &self.begin, &[])?,
+        };
+        match told {
+            (connection, Answer::Done) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
             (_, Answer::Nothing | Answer::Over) => Err(over(record)),
         }
     }
@@ -122,11 +137,19 @@ fn ask(record: &Record, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(OwnedFd, A
 }
 
 fn try_once(record: &Record, ask: &Ask, fds: &[BorrowedFd<'_>]) -> jobcage_sys::Result<(OwnedFd, Answer)> {
+    heard_of(say_to(record, ask, fds)?)
+}
+
+fn say_to(record: &Record, ask: &Ask, fds: &[BorrowedFd<'_>]) -> jobcage_sys::Result<OwnedFd> {
     let connection = socket::seqpacket()?;
     short_address(record.path(), SOCKET, |address| {
         connect(connection.as_raw_fd(), address)
     })?;
     say(connection.as_fd(), ask, fds)?;
+    Ok(connection)
+}
+
+fn heard_of(connection: OwnedFd) -> jobcage_sys::Result<(OwnedFd, Answer)> {
     match hear::<Answer>(connection.as_fd()) {
         Ok(Some((answer, _))) => Ok((connection, answer)),
         // It died before its answer: the next one is asked again.
