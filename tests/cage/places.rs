@@ -250,6 +250,34 @@ fn a_scope_that_systemd_has_forgotten_is_made_anew() {
     assert_scope_serves(&world);
 }
 
+/// A unit of the administrator's that has to do with the scope makes systemd know the name before there is one.
+#[test]
+fn another_unit_may_refer_to_the_scope() {
+    if !in_vm("referred_scope", true) {
+        return;
+    }
+    let _scope = Scope::absent();
+    let world = World::new("referred");
+    let unit = Path::new("/run/systemd/system/jobcage-test-near.service");
+    fs::write(
+        unit,
+        "[Unit]\nAfter=jobcage-root.scope\n[Service]\nExecStart=/bin/sleep 1000\n",
+    )
+    .unwrap();
+    let near = |verb: &str| {
+        let mut command = Command::new("systemctl");
+        command.args([verb, "jobcage-test-near.service"]);
+        succeed(command);
+    };
+    near("start");
+    assert_scope_serves(&world);
+    near("stop");
+    fs::remove_file(unit).unwrap();
+    let mut reload = Command::new("systemctl");
+    reload.arg("daemon-reload");
+    succeed(reload);
+}
+
 #[test]
 fn the_scope_survives_daemon_reload_with_its_limits() {
     if !in_vm("daemon_reload", true) {

@@ -123,19 +123,32 @@ fn request(bus: Bus, unit: &str, slice: &str, pid: u32) -> zbus::Result<()> {
 fn make_way(manager: &Proxy<'static>, unit: &str) -> zbus::Result<()> {
     // Listen first: it may be gone before the call returns.
     let removed = manager.receive_signal("UnitRemoved")?;
-    let is_known = manager.call::<_, _, OwnedObjectPath>("GetUnit", &(unit)).is_ok();
-    let is_held = host_scope().is_ok_and(|scope| scope.is_some());
-    if is_held {
-        // Then systemd says what there is to say.
+    let lives = is_active(manager, unit);
+    if host_scope().is_ok_and(|scope| scope.is_some()) {
+        // Somebody holds it, and systemd says what there is to say.
         return Ok(());
     }
-    if is_known && !is_told(removed, unit.to_owned()) {
-        return Err(zbus::Error::Failure(format!(
-            "nothing lives in it any more, but systemd has not ended it within {} s",
-            ENDING.as_secs()
-        )));
+    if lives {
+        // One that lives on, too, is systemd's to tell of.
+        let _ = is_told(removed, unit.to_owned());
     }
     remove_forgotten_scope().map_err(|error| zbus::Error::Failure(error.to_string()))
+}
+
+/// Whether a unit is not over. One that is may still be known, since another one refers to it.
+fn is_active(manager: &Proxy<'static>, unit: &str) -> bool {
+    let state = || -> zbus::Result<String> {
+        let unit: OwnedObjectPath = manager.call("GetUnit", &(unit))?;
+        let destination = manager.destination().to_owned();
+        Proxy::new(
+            manager.connection(),
+            destination,
+            unit,
+            "org.freedesktop.systemd1.Unit",
+        )?
+        .get_property("ActiveState")
+    };
+    state().is_ok_and(|state| state != "inactive" && state != "failed")
 }
 
 /// Whether the removal of a unit is told in time. The library's calls know no time.
