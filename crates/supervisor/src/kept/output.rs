@@ -4,13 +4,21 @@ use crate::error::{Failure, Result};
 use jobcage_job::{CaptureSpec, LogReport, Stream, Streams};
 use jobcage_ledger::log::{self, LogLimit, LogWriter, Taken};
 use jobcage_sys::{Errno, file};
+use nix::fcntl::{FcntlArg, fcntl};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// What one splice moves at most: a pipe's usual capacity.
-const AT_ONCE: usize = 64 * 1024;
+/// A pipe's usual capacity (pipe(7)).
+const USUAL: usize = 64 * 1024;
 
-/// How long a pipe is left alone after a move that did not fill [`AT_ONCE`], while its writer is busy: wake-ups are the
+/// The capacity of a pipe that was once found full: its writer goes on while we move, and both are woken up less often. No more than
+/// this, since all pipes of a user without privileges may have 64 MiB together (pipe(7), `pipe-user-pages-soft`).
+const WIDE: i32 = 256 * 1024;
+
+/// What one splice moves at most.
+const AT_ONCE: usize = WIDE as usize;
+
+/// How long a pipe is left alone after a move of less than [`USUAL`], while its writer is busy: wake-ups are the
 /// cost of lines, not bytes. Shorter than the time in which the writer could fill the pipe at its fastest.
 const REST: Duration = Duration::from_micros(65);
 
@@ -37,6 +45,7 @@ pub(super) struct Output {
     /// Whether something was dropped, or the log's writer was lost.
     lost: bool,
     discarding: bool,
+    is_wide: bool,
     last: Option<Instant>,
     rest_until: Option<Instant>,
 }
@@ -83,6 +92,7 @@ impl Output {
             at_exit: None,
             lost: false,
             discarding: false,
+            is_wide: false,
             last: None,
             rest_until: None,
         })
@@ -124,11 +134,21 @@ impl Output {
             let busy = self.last.is_some_and(|before| now - before < BUSY);
             self.last = Some(now);
             *last = Some(now);
-            if n < AT_ONCE && busy {
+            if n >= USUAL {
+                self.widen();
+            } else if busy {
                 self.rest_until = Some(now + REST);
             }
         }
         told
+    }
+
+    /// Gives the pipe more room, once. Where the user's limit forbids it, it stays as it is.
+    fn widen(&mut self) {
+        if let Some(pipe) = self.pipe.as_ref().filter(|_| !self.is_wide) {
+            let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE));
+        }
+        self.is_wide = true;
     }
 
     fn take(&mut self, at_most: usize) -> (Taken, Moved) {
@@ -220,5 +240,38 @@ impl Output {
             dropped: self.log.dropped(),
             whole: over && !self.lost,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jobcage_job::LogFull;
+    use nix::unistd::{pipe, write};
+    use std::fs::File;
+
+    #[test]
+    fn a_pipe_is_widened_once_its_writer_has_filled_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = File::open(dir.path()).unwrap();
+        let capture = CaptureSpec {
+            streams: Streams::Merged,
+            log_max: None,
+            log_full: LogFull::Middle,
+            sync: false,
+        };
+        let mut outputs = open(place.as_fd(), 1, &capture).unwrap();
+        let output = &mut outputs[0];
+        let (reader, writer) = pipe().unwrap();
+        output.connect(reader);
+        let capacity = || fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap();
+        let usual = capacity();
+        let bytes = vec![b'x'; usize::try_from(usual).unwrap()];
+        for (amount, wanted) in [(1, usual), (bytes.len(), WIDE), (1, WIDE)] {
+            write(&writer, &bytes[..amount]).unwrap();
+            assert_eq!(output.step(&mut None), Moved::On);
+            assert_eq!(capacity(), wanted);
+        }
+        assert_eq!(output.report(true).bytes, bytes.len() as u64 + 2);
     }
 }
