@@ -34,6 +34,21 @@ fn a_job_there_is_as_a_job_here() {
     rig.assert_nothing_left();
 }
 
+/// Whoever sends has nothing to wake him up but what he waits for himself.
+#[test]
+fn much_output_comes_without_a_sign_of_life() {
+    if !can("same::much_output_comes_without_a_sign_of_life") {
+        return;
+    }
+    let mut rig = Rig::new("remote-much");
+    let running = rig.start(
+        "run",
+        &["--keepalive", "10m", "--", "head", "-c", "100000000", "/dev/zero"],
+    );
+    assert_eq!(running.end().expect(0).out.len(), 100_000_000);
+    rig.assert_nothing_left();
+}
+
 #[test]
 fn variables_go_over_the_line_and_on_no_command_line() {
     if !can("same::variables_go_over_the_line_and_on_no_command_line") {

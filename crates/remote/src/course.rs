@@ -25,9 +25,9 @@ pub enum Ends {
 
 /// What is to be done about an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Deed {
+pub(crate) enum Deed<'t> {
     /// Output of the job.
-    Write { to_stderr: bool, bytes: Vec<u8> },
+    Write { to_stderr: bool, bytes: &'t [u8] },
     /// So much of a log is missing.
     Missing { place: Place, bytes: u64 },
     /// The job runs.
@@ -134,7 +134,7 @@ impl Course {
     }
 
     /// What an answer means.
-    pub(crate) fn heard(&mut self, answer: Answer) -> Option<Deed> {
+    pub(crate) fn heard<'t>(&mut self, answer: Answer<'t>) -> Option<Deed<'t>> {
         Some(match answer {
             Answer::Started => {
                 let is_news = !self.is_started;
@@ -171,13 +171,13 @@ impl Course {
     }
 
     /// Each byte counts once, whatever the line repeats.
-    fn piece(&mut self, place: Place, offset: u64, mut bytes: Vec<u8>) -> Option<Deed> {
+    fn piece<'t>(&mut self, place: Place, offset: u64, bytes: &'t [u8]) -> Option<Deed<'t>> {
         let point = self.points.entry(place).or_default();
         let Some(known) = point.checked_sub(offset) else {
             return Some(Deed::Break("a piece of the output is missing"));
         };
         let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
-        bytes.drain(..known);
+        let bytes = &bytes[known..];
         *point += bytes.len() as u64;
         let to_stderr = place.1 == Stream::Stderr;
         (!bytes.is_empty()).then_some(Deed::Write { to_stderr, bytes })
@@ -264,7 +264,7 @@ mod tests {
         ) {
             let mut course = course();
             course.heard(Answer::Started);
-            let mut written = Vec::new();
+            let mut written = Vec::<u8>::new();
             let whole = (0, 1, 0);
             let last = (usize::MAX, 100, 0);
             for (cut, size, back) in lines.into_iter().chain([whole, last]) {
@@ -275,8 +275,7 @@ mod tests {
                 let begin = point.saturating_sub(back) as usize;
                 let mut offset = begin as u64;
                 for piece in output[begin..].chunks(size).take(cut) {
-                    let bytes = piece.to_vec();
-                    if let Some(Deed::Write { bytes, to_stderr }) = course.heard(Answer::Data { place: (1, Stream::Stdout), offset, bytes }) {
+                    if let Some(Deed::Write { bytes, to_stderr }) = course.heard(Answer::Data { place: (1, Stream::Stdout), offset, bytes: piece }) {
                         prop_assert!(!to_stderr);
                         written.extend(bytes);
                     }
@@ -290,10 +289,10 @@ mod tests {
         fn a_hole_is_never_passed_over(before in 0..100_u64, hole in 1..100_u64) {
             let mut course = Course::attach_to(JobId::generate("a", 1), before);
             let place = (1, Stream::Merged);
-            let deed = course.heard(Answer::Data { place, offset: before + hole, bytes: vec![0; 3] });
+            let deed = course.heard(Answer::Data { place, offset: before + hole, bytes: &[0; 3] });
             prop_assert!(matches!(deed, Some(Deed::Break(_))));
             course.heard(Answer::Dropped { place, bytes: hole });
-            let deed = course.heard(Answer::Data { place, offset: before + hole, bytes: vec![0; 3] });
+            let deed = course.heard(Answer::Data { place, offset: before + hole, bytes: &[0; 3] });
             let is_written = matches!(deed, Some(Deed::Write { .. }));
             prop_assert!(is_written);
         }

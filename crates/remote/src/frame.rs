@@ -1,6 +1,7 @@
 //! What client and host say to each other: `kind` (one byte), `length` (4 bytes, little-endian), and so many bytes. Words, environment and
 //! output are bytes, all else is JSON. Whoever reads is as careful as with any stranger's input.
 
+use crate::buffer::Buffer;
 use jobcage_job::{JobId, Stream};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -96,7 +97,7 @@ pub(crate) struct Fetch {
 
 /// What a host says.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Answer {
+pub(crate) enum Answer<'t> {
     Welcome(Welcome),
     /// The job runs, or has run.
     Started,
@@ -105,7 +106,7 @@ pub(crate) enum Answer {
     Data {
         place: Place,
         offset: u64,
-        bytes: Vec<u8>,
+        bytes: &'t [u8],
     },
     /// So many bytes of a log were dropped before they could be read.
     Dropped {
@@ -118,13 +119,13 @@ pub(crate) enum Answer {
     /// The job is over or never was, and there is no report.
     Gone(String),
     /// A part of the archive that was asked for.
-    Piece(Vec<u8>),
+    Piece(&'t [u8]),
     /// That was all of it, or there is none.
     Packed(Packed),
     /// What another verb has written.
     Said {
         to_stderr: bool,
-        bytes: Vec<u8>,
+        bytes: &'t [u8],
     },
     /// How it ended.
     Done(u8),
@@ -302,17 +303,20 @@ fn encode_place((step, stream): Place, number: u64) -> Vec<u8> {
     head
 }
 
-/// Puts [`Answer::Data`] behind what is there: output is copied no oftener than that.
-pub(crate) fn put_data(queue: &mut Vec<u8>, place: Place, offset: u64, bytes: &[u8]) {
-    queue.push(b'd');
-    let length = u32::try_from(HEAD + bytes.len()).unwrap_or(u32::MAX);
-    queue.extend_from_slice(&length.to_le_bytes());
-    queue.extend_from_slice(&encode_place(place, offset));
-    queue.extend_from_slice(bytes);
-}
-
-/// How long such a head is.
+/// How long step, stream and number are.
 const HEAD: usize = 13;
+
+/// How long what [`data_head`] gives is.
+pub(crate) const DATA_HEAD: usize = 5 + HEAD;
+
+/// What stands before so many bytes of [`Answer::Data`].
+pub(crate) fn data_head(place: Place, offset: u64, bytes: usize) -> Vec<u8> {
+    let length = u32::try_from(HEAD + bytes).unwrap_or(u32::MAX);
+    let mut head = vec![b'd'];
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(&encode_place(place, offset));
+    head
+}
 
 fn decode_place(text: &[u8]) -> Result<(Place, u64, &[u8]), Garbled> {
     let (head, rest) = text
@@ -333,15 +337,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-impl Answer {
+impl<'t> Answer<'t> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Welcome(welcome) => frame(b'w', &json(welcome)),
             Self::Started => frame(b's', &[]),
             Self::Refused(why) => frame(b'r', why.as_bytes()),
             Self::Data { place, offset, bytes } => {
-                let mut whole = Vec::new();
-                put_data(&mut whole, *place, *offset, bytes);
+                let mut whole = data_head(*place, *offset, bytes.len());
+                whole.extend_from_slice(bytes);
                 whole
             }
             Self::Dropped { place, bytes } => frame(b'l', &encode_place(*place, *bytes)),
@@ -355,18 +359,14 @@ impl Answer {
         }
     }
 
-    pub(crate) fn decode(kind: u8, bytes: &[u8]) -> Result<Self, Garbled> {
+    pub(crate) fn decode(kind: u8, bytes: &'t [u8]) -> Result<Self, Garbled> {
         Ok(match kind {
             b'w' => Self::Welcome(from_json(bytes)?),
             b's' => Self::Started,
             b'r' => Self::Refused(text(bytes)),
             b'd' => {
                 let (place, offset, bytes) = decode_place(bytes)?;
-                Self::Data {
-                    place,
-                    offset,
-                    bytes: bytes.to_vec(),
-                }
+                Self::Data { place, offset, bytes }
             }
             b'l' => {
                 let (place, bytes, _) = decode_place(bytes)?;
@@ -375,11 +375,11 @@ impl Answer {
             b'p' => Self::Pong,
             b'o' => Self::Over(text(bytes)),
             b'g' => Self::Gone(text(bytes)),
-            b'f' => Self::Piece(bytes.to_vec()),
+            b'f' => Self::Piece(bytes),
             b'k' => Self::Packed(from_json(bytes)?),
             b'u' | b'e' => Self::Said {
                 to_stderr: kind == b'e',
-                bytes: bytes.to_vec(),
+                bytes,
             },
             b'x' => Self::Done(bytes.first().copied().unwrap_or(125)),
             other => return Err(garbled(format!("a frame of the kind {other}"))),
@@ -389,37 +389,25 @@ impl Answer {
 
 /// Puts frames together from whatever pieces they come in.
 #[derive(Debug, Default)]
-pub(crate) struct Frames {
-    /// Room for what comes; what has come is between the two.
-    bytes: Vec<u8>,
-    at: usize,
-    end: usize,
-}
+pub(crate) struct Frames(Buffer);
 
 impl Frames {
     /// Where so much more can be put; [`Frames::filled`] says how much was.
     pub(crate) fn room(&mut self, size: usize) -> &mut [u8] {
-        self.bytes.copy_within(self.at..self.end, 0);
-        self.end -= self.at;
-        self.at = 0;
-        if self.bytes.len() < self.end + size {
-            self.bytes.resize(self.end + size, 0);
-        }
-        &mut self.bytes[self.end..self.end + size]
+        self.0.room(size)
     }
 
     pub(crate) fn filled(&mut self, size: usize) {
-        self.end += size;
+        self.0.filled(size);
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.room(bytes.len()).copy_from_slice(bytes);
-        self.filled(bytes.len());
+        self.0.push(bytes);
     }
 
     /// The next whole frame: its kind and what is in it.
     pub(crate) fn next(&mut self) -> Result<Option<(u8, &[u8])>, Garbled> {
-        let Some((head, rest)) = self.bytes[self.at..self.end].split_at_checked(5) else {
+        let Some((head, rest)) = self.0.front().split_at_checked(5) else {
             return Ok(None);
         };
         let length = head[1..].try_into().map(u32::from_le_bytes).unwrap_or_default() as usize;
@@ -429,9 +417,8 @@ impl Frames {
         if rest.len() < length {
             return Ok(None);
         }
-        let (kind, begin) = (head[0], self.at + 5);
-        self.at = begin + length;
-        Ok(Some((kind, &self.bytes[begin..begin + length])))
+        let kind = head[0];
+        Ok(Some((kind, &self.0.take(5 + length)[5..])))
     }
 }
 
@@ -493,8 +480,8 @@ mod tests {
         ]
     }
 
-    fn answer() -> impl Strategy<Value = Answer> {
-        let bytes = || prop::collection::vec(any::<u8>(), 0..300);
+    fn answer() -> impl Strategy<Value = Answer<'static>> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| &*bytes.leak());
         prop_oneof![
             (any::<u32>(), ".{0,9}", ".{0,9}").prop_map(|(protocol, version, boot_id)| Answer::Welcome(
                 Welcome {
@@ -545,7 +532,8 @@ mod tests {
             let heard: Vec<Ask> = through(&said, size).iter().map(|(kind, text)| Ask::decode(*kind, text).unwrap()).collect();
             prop_assert_eq!(heard, asks);
             let said: Vec<u8> = answers.iter().flat_map(Answer::encode).collect();
-            let heard: Vec<Answer> = through(&said, size).iter().map(|(kind, text)| Answer::decode(*kind, text).unwrap()).collect();
+            let frames = through(&said, size);
+            let heard: Vec<Answer> = frames.iter().map(|(kind, text)| Answer::decode(*kind, text).unwrap()).collect();
             prop_assert_eq!(heard, answers);
         }
 

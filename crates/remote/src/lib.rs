@@ -5,6 +5,7 @@
 //! client ── ssh HOST ── jobcage __remote ──reads── record of the job ◄── supervisor (captured job, as after run --detach)
 //! ```
 
+mod buffer;
 mod cache;
 mod call;
 mod course;
@@ -17,6 +18,7 @@ mod link;
 mod pace;
 mod serve;
 mod spool;
+mod wait;
 
 pub use call::{Ended, From, Lost, Options, Outcome, Wanted, What};
 pub use course::{Course, Ends};

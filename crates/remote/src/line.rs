@@ -5,16 +5,16 @@ mod freight;
 use crate::call::{Ended, Lost, Options, Outcome, What};
 use crate::course::{Deed, Ends};
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Hello, PROTOCOL, PROTOCOLS, Welcome};
+use crate::frame::{Answer, Ask, Frames, Hello, PROTOCOL, PROTOCOLS, Welcome};
 use crate::link::{Link, Ready};
 use crate::pace::Pace;
+use crate::wait::wait_for;
 use freight::{Outgoing, pieces};
 use jobcage_ledger::log::Outlet;
 use jobcage_supervisor::foreground::random;
-use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::time::TimeSpec;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -189,13 +189,10 @@ impl<'t> Client<'t> {
         if turn.has_come {
             pulse.heard = Instant::now();
         }
-        for answer in turn.answers {
-            self.answer(answer, link)?;
-            // What comes behind the last word is not for us.
-            if self.end.is_some() {
-                break;
-            }
-        }
+        let mut frames = link.take_frames();
+        let heeded = self.heed(&mut frames, link);
+        link.give_back(frames);
+        heeded?;
         self.flush()?;
         self.say_unsaid(link);
         // A dead line takes no more of them after a while, and then it is silent.
@@ -247,37 +244,43 @@ impl<'t> Client<'t> {
 
     /// Until something is to be done.
     fn wait(&mut self, link: &Link, pulse: &Pulse) -> Result<Ready> {
-        let mut fds = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            self.out.poll_fd(),
-            self.err.poll_fd(),
-        ];
-        let line = link.fds(self.is_hungry());
-        let mut at = [None; 3];
-        for (slot, fd) in at.iter_mut().zip(line) {
-            *slot = fd.map(|fd| {
-                fds.push(fd);
-                fds.len() - 1
-            });
-        }
         let next =
             (pulse.asked + self.options.keepalive).min(pulse.heard + self.options.keepalive * PATIENCE);
         let next = if link.is_open() { next } else { pulse.heard + DOOR };
-        poll(&mut fds, Some(next.saturating_duration_since(Instant::now())))?;
-        let events = events(&fds);
-        drop(fds);
-        self.out.told(events[1]);
-        self.err.told(events[2]);
-        let told = |at: Option<usize>| at.is_some_and(|at| !events[at].is_empty());
+        let time = next.saturating_duration_since(Instant::now());
+        let (ours, line) = wait_for(self.poll_fds(), link.fds(self.is_hungry()), Some(time))?;
+        self.told(ours);
+        let [stdin, stdout, stderr] = line.map(|events| !events.is_empty());
         Ok(Ready {
-            stdin: told(at[0]),
-            stdout: told(at[1]),
-            stderr: told(at[2]),
+            stdin,
+            stdout,
+            stderr,
         })
     }
 
-    /// Heeds an answer.
-    fn answer(&mut self, answer: Answer, link: &mut Link) -> Result<()> {
+    /// What is waited for whether there is a line or not: signals, and our outlets.
+    fn poll_fds(&self) -> [Option<PollFd<'_>>; 3] {
+        let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+        [Some(signals), self.out.poll_fd(), self.err.poll_fd()]
+    }
+
+    /// What was told of them; signals are looked at in any case.
+    fn told(&mut self, [_, out, err]: [PollFlags; 3]) {
+        self.out.told(out);
+        self.err.told(err);
+    }
+
+    /// Heeds all answers that have come as a whole. What comes behind the last word is not for us.
+    fn heed(&mut self, frames: &mut Frames, link: &mut Link) -> Result<()> {
+        while self.end.is_none()
+            && let Some((kind, text)) = frames.next()?
+        {
+            self.answer(Answer::decode(kind, text)?, link)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, answer: Answer<'_>, link: &mut Link) -> Result<()> {
         if let Answer::Welcome(welcome) = answer {
             return self.welcomed(&welcome, link);
         }
@@ -290,7 +293,7 @@ impl<'t> Client<'t> {
                 Some(Deed::End(ends)) => self.end = Some(Outcome::Job(ends)),
                 _ => {}
             },
-            (What::Verb(_), Answer::Said { to_stderr, bytes }) => self.put(to_stderr, bytes),
+            (What::Verb(_), Answer::Said { to_stderr, bytes }) => self.put(to_stderr, bytes)?,
             (What::Verb(_), Answer::Done(code)) => self.end = Some(Outcome::Done(code)),
             (What::Verb(_), _) => {}
             (What::Job { course, detach, .. }, answer) => {
@@ -299,7 +302,7 @@ impl<'t> Client<'t> {
                     None => {}
                     Some(Deed::Started) if is_leaving => self.end = Some(Outcome::Started),
                     Some(Deed::Started) => {}
-                    Some(Deed::Write { to_stderr, bytes }) => self.put(to_stderr, bytes),
+                    Some(Deed::Write { to_stderr, bytes }) => self.put(to_stderr, bytes)?,
                     Some(Deed::Missing { place, bytes }) => (self.tell)(&format!(
                         "{bytes} bytes of {} are left out here: they were dropped at the limit of the log",
                         jobcage_ledger::log::name(place.0, place.1)
@@ -375,9 +378,18 @@ impl<'t> Client<'t> {
         ));
     }
 
-    fn put(&mut self, to_stderr: bool, bytes: Vec<u8>) {
-        self.waiting_bytes += bytes.len();
-        self.waiting.push_back((to_stderr, bytes));
+    /// Has output written, or what is not taken of it wait.
+    fn put(&mut self, to_stderr: bool, mut bytes: &[u8]) -> Result<()> {
+        if self.waiting.is_empty() {
+            let outlet = if to_stderr { &mut self.err } else { &mut self.out };
+            let taken = outlet.offer(bytes).map_err(unwritten)?;
+            bytes = &bytes[taken..];
+        }
+        if !bytes.is_empty() {
+            self.waiting_bytes += bytes.len();
+            self.waiting.push_back((to_stderr, bytes.to_vec()));
+        }
+        Ok(())
     }
 
     /// Gives our outlets what they take.
@@ -392,9 +404,7 @@ impl<'t> Client<'t> {
                 self.waiting_bytes -= gone;
                 continue;
             }
-            let taken = outlet
-                .offer(bytes)
-                .map_err(RemoteError::system("write the output"))?;
+            let taken = outlet.offer(bytes).map_err(unwritten)?;
             self.waiting_bytes -= taken;
             bytes.drain(..taken);
             if bytes.is_empty() {
@@ -434,12 +444,9 @@ impl<'t> Client<'t> {
             if self.waiting.is_empty() {
                 return Ok(());
             }
-            let mut fds = vec![self.out.poll_fd(), self.err.poll_fd()];
-            poll(&mut fds, None)?;
-            let events = events(&fds);
-            drop(fds);
-            self.out.told(events[0]);
-            self.err.told(events[1]);
+            let ([out, err], []) = wait_for([self.out.poll_fd(), self.err.poll_fd()], [], None)?;
+            self.out.told(out);
+            self.err.told(err);
         }
     }
 
@@ -510,16 +517,8 @@ impl<'t> Client<'t> {
             if left.is_zero() {
                 break;
             }
-            let mut fds = vec![
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                self.out.poll_fd(),
-                self.err.poll_fd(),
-            ];
-            poll(&mut fds, Some(left))?;
-            let events = events(&fds);
-            drop(fds);
-            self.out.told(events[1]);
-            self.err.told(events[2]);
+            let (ours, []) = wait_for(self.poll_fds(), [], Some(left))?;
+            self.told(ours);
             self.look_at_signals(None);
             self.flush()?;
         }
@@ -527,14 +526,6 @@ impl<'t> Client<'t> {
     }
 }
 
-fn events(fds: &[PollFd<'_>]) -> Vec<PollFlags> {
-    let told = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-    told.collect()
-}
-
-fn poll(fds: &mut [PollFd<'_>], time: Option<Duration>) -> Result<()> {
-    match ppoll(fds, time.map(TimeSpec::from), None) {
-        Ok(_) | Err(jobcage_sys::Errno::EINTR) => Ok(()),
-        Err(errno) => Err(RemoteError::system("wait")(errno)),
-    }
+fn unwritten(errno: jobcage_sys::Errno) -> RemoteError {
+    RemoteError::system("write the output")(errno)
 }

@@ -1,9 +1,10 @@
 //! One ssh, from its start to its end, and the frames that go through it.
 
+use crate::buffer::Buffer;
 use crate::call::{From, Options};
 use crate::door::{self, Binary, Said};
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Frames};
+use crate::frame::{Ask, Frames};
 use jobcage_supervisor::candidates;
 use jobcage_sys::spawn::{Child, Plan, spawn};
 use jobcage_sys::{Errno, pidfd, wait};
@@ -46,8 +47,7 @@ pub(crate) struct Link {
     /// What came before.
     noise: Vec<u8>,
     frames: Frames,
-    queue: Vec<u8>,
-    sent: usize,
+    queue: Buffer,
     said: String,
     upload: Option<Vec<u8>>,
     is_copied: bool,
@@ -65,7 +65,6 @@ pub(crate) struct Ready {
 /// What a turn came to.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    pub answers: Vec<Answer>,
     /// Something has come, if only a part of an answer.
     pub has_come: bool,
     /// The line has ended.
@@ -143,8 +142,7 @@ impl Link {
             is_open: false,
             noise: Vec::new(),
             frames: Frames::default(),
-            queue: Vec::new(),
-            sent: 0,
+            queue: Buffer::default(),
             said: String::new(),
             upload: None,
             is_copied: false,
@@ -156,11 +154,7 @@ impl Link {
     pub(crate) fn fds(&self, hungry: bool) -> [Option<PollFd<'_>>; 3] {
         let fd = |fd, events, wanted: bool| wanted.then(|| PollFd::new(fd, events));
         [
-            fd(
-                self.stdin.as_fd(),
-                PollFlags::POLLOUT,
-                self.sent < self.queue.len(),
-            ),
+            fd(self.stdin.as_fd(), PollFlags::POLLOUT, !self.is_idle()),
             fd(self.stdout.as_fd(), PollFlags::POLLIN, hungry),
             fd(self.stderr.as_fd(), PollFlags::POLLIN, !self.is_silent),
         ]
@@ -178,7 +172,7 @@ impl Link {
 
     /// Whether all that was said is on its way: more can be said.
     pub(crate) fn is_idle(&self) -> bool {
-        self.sent == self.queue.len()
+        self.queue.is_empty()
     }
 
     pub(crate) fn say(&mut self, ask: &Ask) {
@@ -186,11 +180,7 @@ impl Link {
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        if self.sent == self.queue.len() {
-            self.queue.clear();
-            self.sent = 0;
-        }
-        self.queue.extend_from_slice(bytes);
+        self.queue.push(bytes);
         self.push();
     }
 
@@ -212,12 +202,12 @@ impl Link {
 
     /// What a pipe does not take waits; one that nobody reads is told of by the other one's end.
     fn push(&mut self) {
-        while self.sent < self.queue.len() {
-            match write(&self.stdin, &self.queue[self.sent..]) {
-                Ok(n) => self.sent += n,
+        while !self.queue.is_empty() {
+            match write(&self.stdin, self.queue.front()) {
+                Ok(n) => self.queue.taken(n),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return,
-                Err(_) => self.sent = self.queue.len(),
+                Err(_) => self.queue.taken(self.queue.len()),
             }
         }
     }
@@ -259,12 +249,17 @@ impl Link {
             self.noise.extend_from_slice(&self.buffer[..n]);
             self.pass_the_door()?;
         }
-        while self.is_open
-            && let Some((kind, text)) = self.frames.next()?
-        {
-            turn.answers.push(Answer::decode(kind, text)?);
-        }
         Ok(false)
+    }
+
+    /// What has come, for a caller that says something while it takes the frames out; [`Link::give_back`] takes the rest.
+    pub(crate) fn take_frames(&mut self) -> Frames {
+        std::mem::take(&mut self.frames)
+    }
+
+    /// What is left of [`Link::take_frames`].
+    pub(crate) fn give_back(&mut self, frames: Frames) {
+        self.frames = frames;
     }
 
     fn pass_the_door(&mut self) -> Result<()> {

@@ -259,7 +259,6 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
         return line.finish();
     };
     let mut tap = Tap::new(&record, capture, points)?;
-    let mut buffer = vec![0; PIECE];
     let mut has_heard = true;
     loop {
         if spec.silence.is_some() && std::mem::take(&mut has_heard) {
@@ -268,8 +267,8 @@ fn follow(line: &mut Line, host: &dyn Host, id: &JobId, points: BTreeMap<Place, 
         }
         let mut idle = false;
         if line.has_room() {
-            match tap.next(&mut buffer)? {
-                Tapped::Bytes { place, offset, bytes } => line.data(place, offset, &buffer[..bytes]),
+            match line.take_output(&mut tap)? {
+                Tapped::Bytes { .. } => {}
                 Tapped::Lost { place, bytes } => line.say(&Answer::Dropped { place, bytes }),
                 Tapped::Nothing => idle = true,
                 Tapped::Over => {
@@ -355,7 +354,7 @@ fn send_archive(line: &mut Line, file: File) -> Result<std::result::Result<(), S
         if line.has_room() {
             match file.read(&mut piece) {
                 Ok(0) => return Ok(Ok(())),
-                Ok(n) => line.say(&Answer::Piece(piece[..n].to_vec())),
+                Ok(n) => line.say(&Answer::Piece(&piece[..n])),
                 Err(error) => return Ok(Err(error.to_string())),
             }
         }
@@ -367,12 +366,12 @@ fn send_archive(line: &mut Line, file: File) -> Result<std::result::Result<(), S
     }
 }
 
-fn ending(record: &Record, id: &JobId) -> Result<Answer> {
+fn ending(record: &Record, id: &JobId) -> Result<Answer<'static>> {
     let removed = || Answer::Gone(format!("the record of the job {id} was removed meanwhile"));
     Ok(record.report()?.map_or_else(removed, |report| over(&report, id)))
 }
 
-fn over(report: &Report, id: &JobId) -> Answer {
+fn over(report: &Report, id: &JobId) -> Answer<'static> {
     match serde_json::to_string(report) {
         Ok(report) => Answer::Over(report),
         Err(error) => Answer::Gone(format!("the report of the job {id} cannot be written: {error}")),

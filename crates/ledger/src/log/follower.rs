@@ -230,8 +230,9 @@ impl<'a> Follower<'a> {
         } else {
             time
         };
-        let mut fds = vec![out.poll_fd()];
-        let err_at = (!err.is_gone()).then(|| push(&mut fds, err.poll_fd()));
+        let mut fds = Vec::new();
+        let out_at = out.poll_fd().map(|fd| push(&mut fds, fd));
+        let err_at = err.poll_fd().map(|fd| push(&mut fds, fd));
         let wake_at = wake.map(|fd| push(&mut fds, PollFd::new(fd, PollFlags::POLLIN)));
         let watch_at = watch.map(|fd| push(&mut fds, PollFd::new(fd, PollFlags::POLLIN)));
         // Interrupted: look again.
@@ -241,7 +242,7 @@ impl<'a> Follower<'a> {
             .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
             .collect();
         let told = |at: Option<usize>| at.map_or(PollFlags::empty(), |at| events[at]);
-        out.told(events[0]);
+        out.told(told(out_at));
         err.told(told(err_at));
         if watching && (watch_at.is_none() || !told(watch_at).is_empty()) {
             self.is_armed = false;

@@ -228,21 +228,25 @@ impl Outlet {
 
     /// Waits until it takes more, or nobody reads what comes out of it any more.
     pub fn wait(&mut self) {
-        let mut fds = [self.poll_fd()];
+        let Some(fd) = self.poll_fd() else { return };
+        let mut fds = [fd];
         let _ = poll(&mut fds, PollTimeout::NONE);
         let events = fds[0].revents().unwrap_or(PollFlags::empty());
         self.told(events);
     }
 
-    /// What to wait for: for room if it is full, else only for its end, which poll tells unasked.
+    /// What to wait for: for room if it is full, else only for its end, which poll tells unasked. `None`: that has been told, and would be for ever.
     #[must_use]
-    pub fn poll_fd(&self) -> PollFd<'_> {
+    pub fn poll_fd(&self) -> Option<PollFd<'_>> {
+        if self.is_gone {
+            return None;
+        }
         let events = if self.is_full {
             PollFlags::POLLOUT
         } else {
             PollFlags::empty()
         };
-        PollFd::new(self.fd.as_fd(), events)
+        Some(PollFd::new(self.fd.as_fd(), events))
     }
 
     /// What poll has told.
@@ -258,4 +262,22 @@ fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     open(path.as_str(), flags, Mode::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_once() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut outlet = Outlet::new(writer.as_fd()).unwrap();
+        assert_eq!(outlet.offer(b"x"), Ok(1));
+        drop(reader);
+        outlet.wait();
+        assert!(outlet.is_gone());
+        // Else it would be told at once whenever somebody waits for something else.
+        assert!(outlet.poll_fd().is_none());
+        outlet.wait();
+    }
 }

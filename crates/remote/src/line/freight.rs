@@ -84,16 +84,16 @@ impl Client<'_> {
     }
 
     /// Takes what comes of a file.
-    pub(super) fn fetched(&mut self, answer: Answer, ends: Ends, link: &mut Link) -> Result<()> {
+    pub(super) fn fetched(&mut self, answer: Answer<'_>, ends: Ends, link: &mut Link) -> Result<()> {
         let What::Job { fetch, .. } = &mut self.what else {
             return Ok(());
         };
         match answer {
             Answer::Piece(bytes) => {
                 let came = match &mut self.coming {
-                    Some(file) => add(file, &bytes),
+                    Some(file) => add(file, bytes),
                     None => spool().and_then(|mut file| {
-                        add(&mut file, &bytes)?;
+                        add(&mut file, bytes)?;
                         self.coming = Some(file);
                         Ok(())
                     }),

@@ -1,20 +1,21 @@
 //! The line as the host has it: frames by standard input and output.
 
 use super::SILENCE;
+use crate::buffer::Buffer;
 use crate::error::{RemoteError, Result};
-use crate::frame::{Answer, Ask, Frames, PIECE, Place, put_data};
-use jobcage_ledger::log::Outlet;
+use crate::frame::{Answer, Ask, DATA_HEAD, Frames, PIECE, data_head};
+use crate::wait::wait_for;
+use jobcage_ledger::log::{Outlet, Tap, Tapped};
 use jobcage_sys::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
+use nix::poll::{PollFd, PollFlags};
 use nix::unistd::read;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// What may wait for the line before no more is read of the logs.
-const QUEUE: usize = 1 << 20;
+/// What may wait for the line before no more is read of the logs: little, since more of it is in the pipe.
+const QUEUE: usize = PIECE;
 /// What the pipe to sshd takes.
 const PIPE: i32 = 1 << 19;
 
@@ -24,8 +25,7 @@ pub(super) struct Line {
     frames: Frames,
     /// Heard, and not heeded yet.
     later: VecDeque<Ask>,
-    queue: Vec<u8>,
-    sent: usize,
+    queue: Buffer,
     heard: Instant,
     silence: Duration,
     is_over: bool,
@@ -47,8 +47,7 @@ impl Line {
             out: Outlet::new(std::io::stdout().as_fd()).map_err(RemoteError::system("look at the line"))?,
             frames: Frames::default(),
             later: VecDeque::new(),
-            queue: Vec::new(),
-            sent: 0,
+            queue: Buffer::default(),
             heard: Instant::now(),
             silence: SILENCE,
             is_over: false,
@@ -61,43 +60,35 @@ impl Line {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.queue.len() - self.sent < QUEUE
+        self.queue.len() < QUEUE
     }
 
-    pub(super) fn say(&mut self, answer: &Answer) {
+    pub(super) fn say(&mut self, answer: &Answer<'_>) {
         self.put(&answer.encode());
     }
 
     pub(super) fn put(&mut self, bytes: &[u8]) {
-        self.queue().extend_from_slice(bytes);
+        self.queue.push(bytes);
     }
 
-    pub(super) fn data(&mut self, place: Place, offset: u64, bytes: &[u8]) {
-        put_data(self.queue(), place, offset, bytes);
-    }
-
-    fn queue(&mut self) -> &mut Vec<u8> {
-        if self.sent == self.queue.len() {
-            self.queue.clear();
-            self.sent = 0;
+    /// Has the next piece of output put right behind what waits. Whatever else is there to be said of it is the caller's.
+    pub(super) fn take_output(&mut self, tap: &mut Tap<'_>) -> Result<Tapped> {
+        let (head, piece) = self.queue.room(DATA_HEAD + PIECE).split_at_mut(DATA_HEAD);
+        let tapped = tap.next(piece)?;
+        if let Tapped::Bytes { place, offset, bytes } = tapped {
+            head.copy_from_slice(&data_head(place, offset, bytes));
+            self.queue.filled(DATA_HEAD + bytes);
         }
-        &mut self.queue
+        Ok(tapped)
     }
 
     fn push(&mut self) {
-        while self.sent < self.queue.len() {
-            match self.out.offer(&self.queue[self.sent..]) {
+        while !self.queue.is_empty() && !self.is_over {
+            match self.out.offer(self.queue.front()) {
                 Ok(0) => break,
-                Ok(n) => self.sent += n,
+                Ok(n) => self.queue.taken(n),
                 Err(_) => self.is_over = true,
             }
-            if self.is_over {
-                break;
-            }
-        }
-        if self.sent >= QUEUE {
-            self.queue.drain(..self.sent);
-            self.sent = 0;
         }
         self.is_over |= self.out.is_gone();
     }
@@ -142,49 +133,37 @@ impl Line {
         Ok(Turned { told: told[0], ended })
     }
 
-    /// Waits for the line, for others, and for a time; moves what can be moved.
+    /// Waits for the line, for others, for a time, and for room where there was none; moves what can be moved.
     pub(super) fn turn_with<const N: usize>(
         &mut self,
         also: &[Option<BorrowedFd<'_>>; N],
         time: Option<Duration>,
     ) -> Result<([bool; N], bool)> {
+        let had_room = self.has_room();
         self.push();
         if self.is_over {
             return Ok(([false; N], true));
         }
+        // Who has waited for room is not told of it by poll: nothing is waiting any more.
+        let time = if self.has_room() && !had_room {
+            Some(Duration::ZERO)
+        } else {
+            time
+        };
         let left = (self.heard + self.silence).saturating_duration_since(Instant::now());
         let stdin = std::io::stdin();
-        let mut fds = vec![PollFd::new(stdin.as_fd(), PollFlags::POLLIN), self.out.poll_fd()];
-        let at: Vec<Option<usize>> = also
-            .iter()
-            .map(|fd| {
-                fd.map(|fd| {
-                    fds.push(PollFd::new(fd, PollFlags::POLLIN));
-                    fds.len() - 1
-                })
-            })
-            .collect();
-        match ppoll(
-            &mut fds,
-            Some(TimeSpec::from(time.unwrap_or(left).min(left))),
-            None,
-        ) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(RemoteError::system("wait")(errno)),
-        }
-        let events: Vec<PollFlags> = fds
-            .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
-            .collect();
-        drop(fds);
-        self.out.told(events[1]);
-        let mut told = [false; N];
-        for (told, at) in told.iter_mut().zip(at) {
-            *told = at.is_some_and(|at| !events[at].is_empty());
-        }
-        if !events[0].is_empty() {
+        let ours = [
+            Some(PollFd::new(stdin.as_fd(), PollFlags::POLLIN)),
+            self.out.poll_fd(),
+        ];
+        let theirs = also.map(|fd| fd.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let time = time.unwrap_or(left).min(left);
+        let ([heard, room], told) = wait_for(ours, theirs, Some(time))?;
+        self.out.told(room);
+        if !heard.is_empty() {
             self.hear();
         }
+        let told = told.map(|events| !events.is_empty());
         self.push();
         self.is_over |= self.heard.elapsed() >= self.silence;
         Ok((told, self.is_over))

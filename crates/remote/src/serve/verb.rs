@@ -69,7 +69,7 @@ fn pass_on(line: &mut Line, child: &mut Child) -> Result<bool> {
 fn pass(line: &mut Line, from: Option<&mut impl Read>, piece: &mut [u8], to_stderr: bool) -> bool {
     match from.map(|from| from.read(piece)) {
         Some(Ok(n)) if n > 0 => {
-            let bytes = piece[..n].to_vec();
+            let bytes = &piece[..n];
             line.say(&Answer::Said { to_stderr, bytes });
             false
         }
