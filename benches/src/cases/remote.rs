@@ -188,8 +188,16 @@ fn warm(context: &Context<'_>, host: &Host<'_>) -> Result<Table> {
     let mut ssh = host.ssh("shared")?;
     ssh.arg("true");
     let mut jobcage = host.jobcage("shared", &["true"])?;
+    let mut detach = host.ssh("shared")?;
+    detach.arg(format!(
+        "exec sh -c 'exec {} run --quiet --detach -- true' >/dev/null",
+        context.tools.path("jobcage").display()
+    ));
     let contestants = vec![
         Contestant::needed("ssh", move || Ok(vec![context.tools.time(&mut ssh)?])),
+        Contestant::needed("ssh run --detach", move || {
+            Ok(vec![context.tools.time(&mut detach)?])
+        }),
         Contestant::needed("jobcage", move || Ok(vec![context.tools.time(&mut jobcage)?])),
     ];
     let (measures, notes) = context.hold(&context.rules(60, 1), contestants)?;
@@ -197,6 +205,7 @@ fn warm(context: &Context<'_>, host: &Host<'_>) -> Result<Table> {
     let title = "`true` on another host, over a connection that is there";
     Ok(Table::new("R1", title, "ms", "ssh", samples)
         .note(&notes)
+        .note(&["ssh run --detach: `ssh HOST \"exec sh -c 'exec jobcage run --detach -- true'\"`, which does not wait for the job".into()])
         .aim(vec![Target::ratio("R1", "jobcage", "ssh", 1.5)]))
 }
 
