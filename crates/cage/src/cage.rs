@@ -42,10 +42,10 @@ const EXEC: &str = "exec-";
 const KEPT: &str = "kept";
 const AGENT: &str = "agent";
 
-/// Makes the first leaf whose name is not in use. The mkdir itself decides who has the number: two clients may start a step
-/// at the same time.
+/// Makes a leaf whose name is not in use. The mkdir itself decides who has the number: two clients may start a step at the
+/// same time.
 fn fresh(place: &Dir, name: impl Fn(u32) -> String) -> Result<(Leaf, String)> {
-    let mut number = 1;
+    let mut number = first_free(|number| place.has_child(&name(number)));
     loop {
         let name = name(number);
         match place.create(&name) {
@@ -54,6 +54,24 @@ fn fresh(place: &Dir, name: impl Fn(u32) -> String) -> Result<(Leaf, String)> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// A free number right behind a taken one, or 1: the first one where numbers are given in order. In some steps, since a job may have had thousands.
+fn first_free(is_taken: impl Fn(u32) -> bool) -> u32 {
+    let (mut taken, mut free) = (0, 1_u32);
+    while is_taken(free) {
+        taken = free;
+        free = free.saturating_mul(2);
+    }
+    while free - taken > 1 {
+        let middle = taken.midpoint(free);
+        if is_taken(middle) {
+            taken = middle;
+        } else {
+            free = middle;
+        }
+    }
+    free
 }
 
 impl Cage {
@@ -235,5 +253,31 @@ impl Cage {
             let _ = self.steps.as_ref().unwrap_or(&self.dir).remove_child(leaf);
         }
         remove(&self.parent, &self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    proptest! {
+        #[test]
+        fn numbers_in_order_are_gone_on_with(taken in 0..1_000_000_u32) {
+            let looks = Cell::new(0);
+            let first = first_free(|number| {
+                looks.set(looks.get() + 1);
+                number <= taken
+            });
+            prop_assert_eq!(first, taken + 1);
+            prop_assert!(looks.get() <= 42, "{} looks", looks.get());
+        }
+
+        #[test]
+        fn a_free_number_is_found_whatever_is_taken(taken in prop::collection::btree_set(1..200_u32, 0..150)) {
+            let first = first_free(|number| taken.contains(&number));
+            prop_assert!(!taken.contains(&first) && (first == 1 || taken.contains(&(first - 1))));
+        }
     }
 }

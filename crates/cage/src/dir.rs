@@ -3,8 +3,8 @@
 use crate::error::{CageError, Result};
 use jobcage_sys::{Errno, file};
 use nix::dir::Dir as Listing;
-use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -74,6 +74,12 @@ impl Dir {
             Err(error) => return Err(error),
         }
         self.child(name)
+    }
+
+    /// Whether there is such a child cgroup now.
+    #[must_use]
+    pub fn has_child(&self, name: &str) -> bool {
+        fstatat(self.fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
     }
 
     fn make(&self, name: &str) -> Result<()> {
