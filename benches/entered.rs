@@ -76,6 +76,16 @@ impl Symbols {
         Ok(Self(all))
     }
 
+    /// All names of a function: which of them its section has, where equal functions were made one, cannot be seen.
+    fn names(&self, at: usize) -> impl Iterator<Item = &str> {
+        let address = self.0[at].0;
+        let same = self.0[..=at]
+            .iter()
+            .rev()
+            .take_while(move |(start, _)| *start == address);
+        same.map(|(_, name)| &**name)
+    }
+
     /// The place of the function in which an address is. What is beyond the last one is not the program's.
     fn at(&self, address: u64) -> Option<usize> {
         let after = self.0.partition_point(|(start, _)| *start <= address);
@@ -169,7 +179,7 @@ impl Tracer {
         if let Some(at) = self.symbols.at(address)
             && self.seen.insert(at)
         {
-            self.names.push(self.symbols.0[at].1.clone());
+            self.names.extend(self.symbols.names(at).map(str::to_owned));
         }
     }
 }

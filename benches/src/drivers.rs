@@ -6,7 +6,6 @@ use serde_json::json;
 use std::cell::Cell;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -111,6 +110,7 @@ impl<'a> Job<'a> {
             return Ok(shell);
         }
         let user = nix::unistd::User::from_name(USER)?.ok_or("there is no build user")?;
+        // As ourselves: who has to become another user is started by fork(2), and a driver and its plain shell are not.
         shell
             .arg("--login")
             .env_clear()
@@ -119,8 +119,6 @@ impl<'a> Job<'a> {
             .env("LOGNAME", USER)
             .env("SHELL", "/bin/bash")
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .uid(user.uid.as_raw())
-            .gid(user.gid.as_raw())
             .stdin(fs::File::open(script)?);
         Ok(shell)
     }

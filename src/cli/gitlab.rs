@@ -13,6 +13,7 @@ impl Door<'_> {
         let (common, call) = match words {
             GitlabWords::Config(w) => {
                 let call = GitlabCall::Config {
+                    identity: self.run(RunWords::default())?.step.identity,
                     builds_dir: only("--builds-dir", w.builds_dir, absolute)?,
                     cache_dir: only("--cache-dir", w.cache_dir, absolute)?,
                 };
@@ -32,12 +33,8 @@ impl Door<'_> {
             GitlabWords::Convert(w) => self.convert(w)?,
             GitlabWords::Check(w) => self.check(w)?,
         };
-        let words = RunWords {
-            common,
-            ..RunWords::default()
-        };
         Ok(GitlabRequest {
-            run: self.run(words)?,
+            common: self.common(common)?,
             host: GitlabHost {
                 layers: self.layers.clone(),
                 environ: self.environ.clone(),

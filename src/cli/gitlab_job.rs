@@ -13,6 +13,9 @@ use jobcage_job::{CpuMax, parse_duration, parse_size};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+/// What stands before the name of every variable of the job. A job can set each of them, so none is believed.
+pub const OF_THE_JOB: &[u8] = b"CUSTOM_ENV_";
+
 /// What stands before the name of an option in a variable of the job.
 const ASKED: &[u8] = b"CUSTOM_ENV_JOBCAGE_";
 
@@ -52,7 +55,8 @@ impl GitlabHost {
             euid: self.euid,
         };
         let mut run = door.run(RunWords::default())?;
-        meaning::inherit(&mut run, self.environ.clone());
+        // What the job has set for itself comes to it by its script.
+        meaning::inherit(&mut run, self.environ.without(OF_THE_JOB));
         let switch = |opt| pick::value(layers, opt, None, parse_bool);
         Ok(GitlabSettings {
             run,

@@ -10,7 +10,7 @@ use super::meaning::{AFTER_TIMEOUT, Door};
 use super::pick::{self, absolute, only};
 use super::request::{GitlabCall, InstallRequest, InstallVerb};
 use super::values::parse_clock;
-use super::words::{CommonWords, PlainWords};
+use super::words::{CommonWords, PlainWords, RunWords};
 use crate::config::options::Opt;
 
 /// Where the packaged runner, which is root's, has its configuration.
@@ -88,7 +88,14 @@ impl Door<'_> {
 
     fn install(&self, common: CommonWords, verb: InstallVerb) -> Result<Meant, Error> {
         let after = self.after_budget()?;
-        Ok((common, GitlabCall::Install(InstallRequest { after, verb })))
+        let run = self.run(RunWords::default())?;
+        let request = InstallRequest {
+            grace: run.grace,
+            identity: run.step.identity,
+            after,
+            verb,
+        };
+        Ok((common, GitlabCall::Install(request)))
     }
 
     /// How long the after phase of GitLab's jobs may take: that of any job on this host.

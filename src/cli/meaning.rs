@@ -74,7 +74,7 @@ impl Door<'_> {
             VerbWords::Cleanup(w) => self.cleanup(w)?,
             VerbWords::Gitlab(w) => {
                 let gitlab = self.gitlab(w)?;
-                let voice = gitlab.run.common.voice;
+                let voice = gitlab.common.voice;
                 (Request::Gitlab(Box::new(gitlab)), voice)
             }
             VerbWords::List(w) => {

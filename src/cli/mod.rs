@@ -25,7 +25,7 @@ use crate::config::Layers;
 use crate::config::environ::Environ;
 use crate::config::file::Scope;
 use error::Error;
-pub use gitlab_job::Refused;
+pub use gitlab_job::{OF_THE_JOB, Refused};
 use meaning::Door;
 pub use meaning::GRACE;
 pub use remote::KEEPALIVE;
@@ -116,7 +116,6 @@ fn mean(words: VerbWords, argv: &[OsString], environ: Environ, euid: u32) -> Res
     let (mut request, voice) = door.request(words)?;
     match &mut request {
         Request::Run(run) => meaning::inherit(run, environ),
-        Request::Gitlab(gitlab) => meaning::inherit(&mut gitlab.run, environ),
         Request::Exec(exec) => exec.inherited = meaning::inherited(environ),
         _ => {}
     }

@@ -349,8 +349,8 @@ pub struct CreateRequest {
 /// `jobcage gitlab`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GitlabRequest {
-    /// What the host's configuration says of a job; without a command.
-    pub run: RunRequest,
+    /// Places and voice.
+    pub common: Common,
     /// What it says of some jobs, and what they say for themselves.
     pub host: GitlabHost,
     /// Which call.
@@ -457,6 +457,8 @@ pub enum Quarantine {
 pub enum GitlabCall {
     /// `config`.
     Config {
+        /// Whose the jobs are.
+        identity: Identity,
         /// `--builds-dir`.
         builds_dir: Option<PathBuf>,
         /// `--cache-dir`.
@@ -480,6 +482,10 @@ pub enum GitlabCall {
 /// Bringing the driver onto a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallRequest {
+    /// From the first signal to the kill.
+    pub grace: Duration,
+    /// Who runs the jobs.
+    pub identity: Identity,
     /// How long the after phase of GitLab's jobs may take.
     pub after: Duration,
     /// What to do.

@@ -37,6 +37,9 @@ pub fn is_due_after(stage: &str) -> bool {
 /// # Errors
 /// If the session has nobody who looks after it.
 pub fn give(record: &Record, response: &Response, most: Duration) -> Result<(), VerbError> {
+    if response.script_of(STAGE).is_none() {
+        return Ok(());
+    }
     let variables: Vec<(OsString, OsString)> = std::env::vars_os()
         .filter_map(|(name, value)| {
             let name = name.as_bytes().strip_prefix(OF_THE_JOB)?;

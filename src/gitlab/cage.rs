@@ -30,7 +30,7 @@ pub fn prepare(response: &Response, settings: GitlabSettings) -> Result<(), Verb
     }
     // A first attempt to prepare may have been killed behind its cage.
     end_all(&records, response, Voice::Quiet)?;
-    let command = login_shell(run.step)?;
+    let command = login_shell(run.step, None)?;
     // The job's word, for what the job could remove itself.
     cage.project = std::env::var_os("CUSTOM_ENV_CI_PROJECT_DIR").map(PathBuf::from);
     let guests = verbs::guest_home::home(&cage, GuestRest::Isolate, &command, &run.common.places);
@@ -170,20 +170,15 @@ fn cages(records: &Places, response: &Response) -> Result<Vec<(Record, JobSpec)>
     let runner = nix::unistd::getppid().as_raw();
     let mut found = Vec::new();
     // An id begins with the name. There may be thousands of records, and each stage comes here.
-    let begins = format!("{name}-");
-    for id in records
-        .all()?
-        .into_iter()
-        .filter(|id| id.as_str().starts_with(&begins))
-    {
+    for id in records.all_from(&format!("{name}-"))? {
         // One that cannot be read is not this job's to complain about.
         let Ok(record) = records.open(&id) else { continue };
         let Ok(Some(spec)) = record.spec() else { continue };
         let is_ours = spec.created_by == CreatedBy::Session && spec.name.as_deref() == Some(&name);
         // Two runners of two GitLabs may have jobs of the same number.
         let is_near = spec.lease.is_none_or(|lease| {
-            let holder = Process::read(lease.pid).filter(|process| process.start_ticks == lease.start_ticks);
-            lease.pid == runner || holder.is_none()
+            let is_it = |process: &Process| process.start_ticks == lease.start_ticks;
+            lease.pid == runner || Process::read(lease.pid).filter(is_it).is_none()
         });
         if is_ours && is_near {
             found.push((record, spec));
@@ -194,10 +189,10 @@ fn cages(records: &Places, response: &Response) -> Result<Vec<(Record, JobSpec)>
 }
 
 /// Those that are open.
-fn open_cages(records: &Places, response: &Response) -> Result<Vec<(JobId, JobSpec)>, VerbError> {
-    let all = cages(records, response)?.into_iter();
-    let open = all.filter(|(record, _)| !record.has_report());
-    Ok(open.map(|(record, spec)| (record.id().clone(), spec)).collect())
+fn open_cages(records: &Places, response: &Response) -> Result<Vec<(Record, JobSpec)>, VerbError> {
+    let mut all = cages(records, response)?;
+    all.retain(|(record, _)| !record.has_report());
+    Ok(all)
 }
 
 /// The record of the newest one, if it is over.
@@ -213,7 +208,7 @@ pub fn last_over(records: &Places, response: &Response) -> Result<Option<Record>
 ///
 /// # Errors
 /// If there is none.
-pub fn current(records: &Places, response: &Response) -> Result<(JobId, JobSpec), VerbError> {
+pub fn current(records: &Places, response: &Response) -> Result<(Record, JobSpec), VerbError> {
     let newest = open_cages(records, response)?.pop();
     newest.ok_or_else(|| GitlabError::NoCage(response.id).into())
 }
@@ -258,9 +253,8 @@ pub fn cleanup(common: &Common) -> Result<(), VerbError> {
 /// Ends every cage of a job; whether nothing survived.
 fn end_all(records: &Places, response: &Response, voice: Voice) -> Result<bool, VerbError> {
     let mut clean = true;
-    for (id, _) in open_cages(records, response)? {
-        let steps = records.open(&id)?.steps()?;
-        let report = end::finish(records, &id, end::ending_of(&steps))?;
+    for (record, _) in open_cages(records, response)? {
+        let report = end::finish(records, record.id(), end::ending_of(&record.steps()?))?;
         tell(&report, voice);
         clean &= report.clean;
     }

@@ -2,6 +2,7 @@
 
 use crate::cli::request::Identity;
 use crate::verbs::{VerbError, account, pages};
+use jobcage_job::JobSpec;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -9,18 +10,22 @@ use std::path::{Path, PathBuf};
 const USUAL: &str = "gitlab-runner";
 
 /// Whose jobs they are: as configured (`[run] user`), as the old driver was told (`CI_RUNNER_USER`), the packaged runner's
-/// user where there is one and we may become it; else whoever calls, but for root, which has to be asked for.
+/// user where there is one and we may become it; else whoever calls, but for root, which has to be asked for. In a session,
+/// whom that has found need not be looked for.
 ///
 /// # Errors
 /// If it would be root by chance.
-pub fn build_user(asked: &Identity) -> Result<Identity, VerbError> {
+pub fn build_user(asked: &Identity, session: Option<&JobSpec>) -> Result<Identity, VerbError> {
     let told = || {
         std::env::var("CI_RUNNER_USER")
             .ok()
             .filter(|user| !user.is_empty())
     };
     let usual = || {
-        let is_there = matches!(nix::unistd::User::from_name(USUAL), Ok(Some(_)));
+        let is_known = session
+            .and_then(|spec| spec.login.as_ref())
+            .is_some_and(|login| login.user == USUAL);
+        let is_there = is_known || matches!(nix::unistd::User::from_name(USUAL), Ok(Some(_)));
         (is_there && nix::unistd::geteuid().is_root()).then(|| USUAL.to_owned())
     };
     let user = asked.user.clone().or_else(told).or_else(usual);
@@ -45,7 +50,7 @@ pub fn config(
     builds_dir: Option<PathBuf>,
     cache_dir: Option<PathBuf>,
 ) -> Result<(), VerbError> {
-    let base = base(&build_user(identity)?)?;
+    let base = base(&build_user(identity, None)?)?;
     let hostname = nix::unistd::gethostname().unwrap_or_default();
     let dir = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| base.join(name));
     // Strings only: the runner refuses a number, three times.

@@ -20,8 +20,7 @@ const OF_THE_RUNNER: [&str; 5] = [
     "BUILD_EXIT_CODE_FILE",
 ];
 
-/// What stands before the name of every variable of the job. A job can set each of them, so none is believed.
-pub const OF_THE_JOB: &[u8] = b"CUSTOM_ENV_";
+pub use crate::cli::OF_THE_JOB;
 
 /// Where the runner says which file the response is in.
 const RESPONSE: &str = "JOB_RESPONSE_FILE";

@@ -8,7 +8,7 @@ use crate::verbs::{VerbError, outlets, tell_lost};
 use jobcage_job::{Cause, Clock, Ending, JobId, JobSpec, Report, StepKind, StepReport};
 use jobcage_ledger::log::{Follower, Happening, Start, Until, Wanted};
 use jobcage_ledger::{Places, Record};
-use jobcage_supervisor::kept::{PHASE_VERSION, Phase};
+use jobcage_supervisor::kept::{PHASE_VERSION, Phase, standing};
 use jobcage_supervisor::machine::State;
 use jobcage_supervisor::sessions;
 use std::time::{Duration, SystemTime};
@@ -61,7 +61,8 @@ fn phase(record: &Record) -> Option<Phase> {
 /// Whether a session is on its way out, or over.
 #[must_use]
 pub fn is_ending(record: &Record) -> bool {
-    record.has_report() || phase(record).is_none_or(|phase| phase.machine.state() != State::Running)
+    let state = || standing(record).ok().flatten();
+    record.has_report() || state().is_none_or(|state| state != State::Running)
 }
 
 /// Whether jobcage is to run the `after_script`.

@@ -12,9 +12,10 @@ impl Memory {
     /// Before a stage of this job.
     #[must_use]
     pub fn before(spec: &JobSpec) -> Self {
-        let cage = Cage::open(spec.cage.as_ref(), spec.limited).ok().flatten();
         // Without a limit of its own the job is not to blame.
-        let cage = cage.filter(|_| spec.limits.memory.is_some());
+        let limited = spec.limits.memory.is_some();
+        let open = || Cage::open(spec.cage.as_ref(), spec.limited).ok().flatten();
+        let cage = limited.then(open).flatten();
         let kills = cage.as_ref().and_then(|cage| oom_kills(cage.dir()));
         Self(cage, kills.unwrap_or(0))
     }

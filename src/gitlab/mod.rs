@@ -80,20 +80,21 @@ pub fn perform(request: GitlabRequest) -> Outcome {
 }
 
 fn perform_call(request: GitlabRequest) -> Outcome {
-    let GitlabRequest { run, host, call } = request;
+    let GitlabRequest { common, host, call } = request;
     let settings = |response: &Response| {
         let mut settings = host.settings(&response.job()).map_err(|refused| match refused {
             Refused::Host(error) => GitlabError::Host(error),
             Refused::Job(error) => GitlabError::Job(error),
         })?;
-        settings.run.common = run.common.clone();
+        settings.run.common = common.clone();
         Ok::<_, VerbError>(settings)
     };
     match call {
         GitlabCall::Config {
+            identity,
             builds_dir,
             cache_dir,
-        } => config::config(&run.step.identity, builds_dir, cache_dir).map(|()| 0),
+        } => config::config(&identity, builds_dir, cache_dir).map(|()| 0),
         GitlabCall::Prepare => {
             let response = Response::of_this_call()?;
             cage::prepare(&response, settings(&response)?).map(|()| 0)
@@ -104,8 +105,8 @@ fn perform_call(request: GitlabRequest) -> Outcome {
             let response = Response::of_this_call()?;
             stage::run(&response, settings(&response)?, &script, &stage, told.as_deref())
         }
-        GitlabCall::Cleanup => cage::cleanup(&run.common).map(|()| 0),
-        GitlabCall::Install(request) => install::perform(request, &run),
+        GitlabCall::Cleanup => cage::cleanup(&common).map(|()| 0),
+        GitlabCall::Install(request) => install::perform(request, &common),
     }
 }
 

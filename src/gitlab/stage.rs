@@ -6,10 +6,10 @@ use super::contract::{Codes, Response, Verdict, is_inherited};
 use super::memory::Memory;
 use super::{GitlabError, after, end};
 use crate::cli::request::{AfterScript, GitlabSettings, Leftovers, StepRequest, Voice};
-use crate::verbs::{self, Outcome, VerbError, places, tell};
-use jobcage_job::{Cause, Ending, Streams};
+use crate::verbs::{self, VerbError, places, tell};
+use jobcage_job::{Cause, Ending, JobSpec, Streams};
 use jobcage_ledger::Places;
-use jobcage_supervisor::{Command, Job, Target, foreground, journal};
+use jobcage_supervisor::{Command, Job, Known, Outcome, Target, foreground};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -29,16 +29,16 @@ pub fn run(
     script: &Path,
     stage: &str,
     told: Option<&Path>,
-) -> Outcome {
+) -> verbs::Outcome {
     let codes = Codes::of_the_runner();
     let run = settings.run;
     let records = places(&run.common.places);
-    let (id, spec) = match current(&records, response) {
+    let (record, spec) = match current(&records, response) {
         // Ours came first: the session is over.
         Err(_) if stage == after::STAGE && after_has_run(&records, response)? => return Ok(0),
         found => found?,
     };
-    let record = records.open(&id)?;
+    let id = record.id().clone();
     let is_always = settings.after_script == AfterScript::Always;
     if is_always && (settings.after_failed_sources || after::is_due_after(stage)) {
         after::give(&record, response, settings.after_timeout)?;
@@ -54,11 +54,17 @@ pub fn run(
         }
     }
     take_as_stdin(script)?;
-    let command = login_shell(run.step)?;
+    let command = login_shell(run.step, Some(&spec))?;
     let job = Job {
         places: records,
         cgroup_root: run.common.places.cgroup_root.clone(),
-        target: Target::Existing(id.clone()),
+        target: Target::Existing {
+            id: id.clone(),
+            known: Some(Box::new(Known {
+                record: record.again()?,
+                spec: spec.clone(),
+            })),
+        },
         command,
         timeout: run.timeout,
         idle_timeout: run.idle_timeout,
@@ -81,15 +87,19 @@ pub fn run(
         guests: None,
     };
     let memory = Memory::before(&spec);
-    let report = foreground::run(&job)?.report;
+    let Outcome {
+        report,
+        may_be_ending,
+        ..
+    } = foreground::run(&job)?;
     tell(&report, Voice::Normal);
     memory.tell(&spec);
-    journal::note(&spec, &format!("stage {stage:?}: {}", report.ending));
     let mut ending = report.ending;
     if end::is_timeout(response, &spec, &ending) && end::after_is_due(&record) {
         // Now, while somebody reads it: the runner calls nothing more but cleanup, whose output reaches no user.
         end::finish(&job.places, &id, end::TIMED_OUT)?;
-    } else if end::is_ending(&record)
+    } else if may_be_ending
+        && end::is_ending(&record)
         && let Some(report) = end::see_off(&record)?
     {
         tell(&report, Voice::Normal);
@@ -121,16 +131,19 @@ pub fn run(
     })
 }
 
-/// The login shell of the build user, which a script is fed to.
+/// The login shell of the build user, which a script is fed to. In a session, that user is known.
 ///
 /// # Errors
 /// If there is no such user.
-pub fn login_shell(mut step: StepRequest) -> Result<Command, VerbError> {
-    step.identity = build_user(&step.identity)?;
+pub fn login_shell(mut step: StepRequest, session: Option<&JobSpec>) -> Result<Command, VerbError> {
+    step.identity = build_user(&step.identity, session)?;
     step.command = vec!["bash".into(), "--login".into()];
     step.env.login = true;
     step.env.inherited.retain(|(name, _)| is_inherited(name));
-    let mut command = verbs::build(&step)?;
+    let mut command = match session {
+        Some(spec) => verbs::build_in(spec, &step)?,
+        None => verbs::build(&step)?,
+    };
     verbs::settle_at_home(&mut command)?;
     // What the runner sends to its group is for us. Who had it from both of us would take the second one for impatience.
     command.new_session = true;

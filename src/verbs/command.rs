@@ -3,6 +3,7 @@
 use super::VerbError;
 use crate::cli::request::{EnvRequest, ExecRequest, Identity, StepRequest};
 use jobcage_job::handed::DEFAULT_PATH;
+use jobcage_job::{Account, JobSpec, Login};
 use jobcage_supervisor::asking::Surroundings;
 use jobcage_supervisor::{Command, candidates};
 use jobcage_sys::spawn;
@@ -14,7 +15,27 @@ use std::path::Path;
 
 /// Makes the command ready. Fails before a cage exists if a user or group is unknown or a text holds a NUL byte.
 pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
-    let who = look_up(&step.identity)?;
+    build_for(step, look_up(&step.identity)?)
+}
+
+/// As [`build`], in a session: whoever was looked up when it began is not looked up again.
+pub fn build_in(session: &JobSpec, step: &StepRequest) -> Result<Command, VerbError> {
+    let known = session
+        .login
+        .as_ref()
+        .filter(|login| is_asked(login, &step.identity));
+    match known {
+        Some(login) => build_for(step, login.into()),
+        None => build(step),
+    }
+}
+
+/// Whether an account is the one that is asked for.
+fn is_asked(login: &Login, asked: &Identity) -> bool {
+    asked.user.as_ref() == Some(&login.user) && asked.group == login.group
+}
+
+fn build_for(step: &StepRequest, who: Who) -> Result<Command, VerbError> {
     let env = environment(&step.env, &who)?;
     let dir = step.dir.as_deref();
     Ok(Command {
@@ -35,6 +56,7 @@ pub fn build(step: &StepRequest) -> Result<Command, VerbError> {
             .collect(),
         nice: step.nice,
         guard: step.guard,
+        login: who.login(&step.identity),
         ..assemble(&step.command, &env, dir, who.identity)?
     })
 }
@@ -165,6 +187,48 @@ fn identity_of(around: &Surroundings) -> Result<Option<spawn::Identity>, VerbErr
 struct Who {
     identity: Option<spawn::Identity>,
     account: Option<User>,
+}
+
+impl Who {
+    /// For further steps of the same job; `None`: there is no account, or nothing to become.
+    fn login(&self, asked: &Identity) -> Option<Login> {
+        let (identity, account) = (self.identity.as_ref()?, self.account.as_ref()?);
+        let text = |path: &Path| path.to_str().map(str::to_owned);
+        Some(Login {
+            user: asked.user.clone()?,
+            group: asked.group.clone(),
+            account: Account {
+                uid: identity.uid,
+                gid: identity.gid,
+                groups: identity.groups.clone(),
+            },
+            name: account.name.clone(),
+            home: text(&account.dir)?,
+            shell: text(&account.shell)?,
+        })
+    }
+}
+
+impl From<&Login> for Who {
+    fn from(login: &Login) -> Self {
+        let Account { uid, gid, groups } = &login.account;
+        Self {
+            identity: Some(spawn::Identity {
+                uid: *uid,
+                gid: *gid,
+                groups: groups.clone(),
+            }),
+            account: Some(User {
+                name: login.name.clone(),
+                passwd: CString::default(),
+                uid: Uid::from_raw(*uid),
+                gid: Gid::from_raw(*gid),
+                gecos: CString::default(),
+                dir: (&login.home).into(),
+                shell: (&login.shell).into(),
+            }),
+        }
+    }
 }
 
 /// The uid that steps of this identity run as.

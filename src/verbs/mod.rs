@@ -23,7 +23,7 @@ mod wait;
 
 pub use attach::attach;
 pub use captured::{outlets, tell_lost};
-pub use command::{account, build, settle_at_home, uid};
+pub use command::{account, build, build_in, settle_at_home, uid};
 pub use doctor::doctor;
 pub use end::{cleanup, gc, stop, tell_done};
 pub use env::env;

@@ -78,7 +78,7 @@ fn job(request: RunRequest) -> Result<(Job, Rest), VerbError> {
         CageChoice::Existing(_) => None,
     };
     let target = match request.cage {
-        CageChoice::Existing(id) => Target::Existing(id),
+        CageChoice::Existing(id) => Target::Existing { id, known: None },
         CageChoice::New { cage, after } => Target::New {
             name: cage.name,
             limits: cage.limits,

@@ -4,8 +4,8 @@
 use jobcage_job::{
     Account, AfterReboot, CaptureSpec, Cause, Census, CensusMethod, Clock, CreatedBy, Death, Ending,
     EnforcedLimit, Escape, ExitStatus, FoundBy, Guarantee, GuestMode, GuestPlace, GuestReport, JobSpec, Kill,
-    LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, NeverStarted, Outcome, Proof, Quarantine, Report,
-    Root, Stall, StepKind, StepReport, StopRequest, Stream, Streams, Usage,
+    LeaseHolder, Left, Limits, LogFull, LogGap, LogReport, Login, NeverStarted, Outcome, Proof, Quarantine,
+    Report, Root, Stall, StepKind, StepReport, StopRequest, Stream, Streams, Usage,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -236,6 +236,18 @@ fn spec() -> JobSpec {
             project: Some(String::new()),
             kinds: [("NAME".to_owned(), GuestMode::Shared)].into(),
             hook: vec![String::new()],
+        }),
+        login: Some(Login {
+            user: String::new(),
+            group: Some(String::new()),
+            account: Account {
+                uid: 0,
+                gid: 0,
+                groups: vec![0],
+            },
+            name: String::new(),
+            home: String::new(),
+            shell: String::new(),
         }),
     }
 }

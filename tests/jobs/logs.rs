@@ -70,6 +70,7 @@ impl Captured {
             state_dir: None,
             labels: std::collections::BTreeMap::new(),
             guests: None,
+            login: None,
             guard: false,
             capture: Some(capture),
         };

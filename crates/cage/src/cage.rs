@@ -114,11 +114,8 @@ impl Cage {
             Err(error) if gone(&error) => return Ok(None),
             other => other?,
         };
-        let steps = match dir.child(STEPS) {
-            Ok(steps) if limited => Some(steps),
-            // A crash between the two mkdirs; whoever only wants to empty and remove it does not need it.
-            _ => None,
-        };
+        // Not there after a crash between the two mkdirs; whoever only wants to empty and remove it does not need it.
+        let steps = limited.then(|| dir.child(STEPS).ok()).flatten();
         Ok(Some(Self {
             parent,
             dir,

@@ -27,7 +27,7 @@ pub use report::{
 };
 pub use spec::{
     AFTER_VERSION, Account, AfterMark, AfterReboot, CaptureSpec, CreatedBy, JobSpec, LeaseHolder, LogFull,
-    SPEC_VERSION, StepKind, Streams,
+    Login, SPEC_VERSION, StepKind, Streams,
 };
 pub use stop::{STOP_VERSION, StopRequest};
 pub use units::{UnitError, format_bytes, format_duration, parse_duration, parse_size};

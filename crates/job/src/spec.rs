@@ -102,6 +102,24 @@ pub struct Account {
     pub groups: Vec<u32>,
 }
 
+/// Who the steps of a session run as, as it was found when the session began: no step has to look it up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    /// The user that was asked for, a name or a number: what is here answers no other question.
+    pub user: String,
+    /// The group that was asked for; `None`: the user's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// What the kernel is told.
+    pub account: Account,
+    /// The name of the user (passwd(5)).
+    pub name: String,
+    /// Its home.
+    pub home: String,
+    /// Its shell; empty: the usual one.
+    pub shell: String,
+}
+
 /// The version of `after.json`. A reader refuses what is newer.
 pub const AFTER_VERSION: u32 = 1;
 
@@ -203,6 +221,9 @@ pub struct JobSpec {
     /// it is not in the journal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Who the steps of a session run as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
     /// Where the machines are that the job starts; `None`: they are where they always are, and nobody gives them back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guests: Option<GuestPlace>,

@@ -3,7 +3,11 @@
 use crate::error::{LedgerError, Result};
 use crate::record::Record;
 use jobcage_job::JobId;
-use jobcage_sys::file::Durability;
+use jobcage_sys::file::{self, Durability};
+use jobcage_sys::{Errno, listing};
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The two places of records.
@@ -35,22 +39,27 @@ impl Places {
     /// # Errors
     /// If a place cannot be read.
     pub fn all(&self) -> Result<Vec<JobId>> {
+        self.all_from("")
+    }
+
+    /// As [`Places::all`], those that begin with this.
+    ///
+    /// # Errors
+    /// As [`Places::all`].
+    pub fn all_from(&self, start: &str) -> Result<Vec<JobId>> {
         let mut ids = Vec::new();
+        let wanted = |name: &OsStr| name.as_bytes().starts_with(start.as_bytes());
         for (base, _) in self.both() {
-            // A list that was cut off must not pass for a short one: gc would call the rest gone.
-            let entries = match std::fs::read_dir(base).and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
-            {
-                Ok(entries) => entries,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(e) => {
-                    let errno = jobcage_sys::Errno::from_raw(e.raw_os_error().unwrap_or(0));
-                    return Err(LedgerError::io("list", base, errno));
-                }
-            };
-            let dirs = entries
-                .into_iter()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            ids.extend(dirs.filter_map(|entry| entry.file_name().to_str()?.parse::<JobId>().ok()));
+            let listed = file::open_dir(base).and_then(|dir| {
+                listing::directories(dir.as_fd(), wanted, |name| {
+                    ids.extend(name.to_str().and_then(|name| name.parse::<JobId>().ok()));
+                })
+            });
+            match listed {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                // A list that was cut off must not pass for a short one: gc would call the rest gone.
+                Err(errno) => return Err(LedgerError::io("list", base, errno)),
+            }
         }
         ids.sort();
         ids.dedup();

@@ -27,7 +27,8 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -157,6 +158,23 @@ impl Record {
             Err(Errno::ENOENT | Errno::ENOTDIR) => Err(LedgerError::NoSuchJob(id.clone())),
             Err(errno) => Err(LedgerError::io("open", &path, errno)),
         }
+    }
+
+    /// The same record, open once more.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn again(&self) -> Result<Self> {
+        let dir = self
+            .dir
+            .try_clone()
+            .map_err(|_| LedgerError::io("open", &self.path, Errno::EMFILE))?;
+        Ok(Self {
+            dir,
+            path: self.path.clone(),
+            id: self.id.clone(),
+            durability: self.durability,
+        })
     }
 
     /// Takes the lock, to end the job now. `None`: somebody else has it.
@@ -620,17 +638,21 @@ impl Record {
             path: path.clone(),
             why: e.to_string(),
         };
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
-        let version = value
-            .get("version")
-            .and_then(serde_json::Value::as_u64)
-            .unwrap_or(0);
+        // First, and alone: a newer one may be of another shape.
+        let Versioned { version } = serde_json::from_slice(&text).map_err(damaged)?;
         if version > u64::from(known) {
             let found = u32::try_from(version).unwrap_or(u32::MAX);
             return Err(LedgerError::Newer { path, found, known });
         }
-        serde_json::from_value(value).map(Some).map_err(damaged)
+        serde_json::from_slice(&text).map(Some).map_err(damaged)
     }
+}
+
+/// Any file of a record; those without a version are of version 0.
+#[derive(Deserialize)]
+struct Versioned {
+    #[serde(default)]
+    version: u64,
 }
 
 /// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.

@@ -32,6 +32,7 @@ fn spec() -> JobSpec {
         state_dir: None,
         labels: std::collections::BTreeMap::new(),
         guests: None,
+        login: None,
         guard: false,
     }
 }

@@ -32,6 +32,7 @@ fn make(base: &Path) -> (Record, jobcage_ledger::Lock) {
         state_dir: None,
         labels: std::collections::BTreeMap::new(),
         guests: None,
+        login: None,
         guard: false,
     };
     Record::create(base, &spec, Durability::Kernel).unwrap()

@@ -113,8 +113,11 @@ impl Hand {
     /// At the end of a step: ends a line that it has left open, and tells whoever has just written them of lines that no
     /// later step will have.
     pub fn look(&mut self, notes: &mut Vec<String>) {
-        self.dir.end_lines();
         let mut reading = self.dir.read();
+        if reading.has_open_line {
+            self.dir.end_lines();
+            reading = self.dir.read();
+        }
         reading.wrong.retain(|line| !self.told.contains(line));
         notes.extend(wrong_lines(&reading.wrong));
         notes.extend(reading.ignored);

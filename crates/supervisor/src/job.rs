@@ -4,10 +4,10 @@ use crate::agent::Key;
 use crate::foreground::random;
 use jobcage_job::handed::{DEFAULT_PATH, Handed, name_of};
 use jobcage_job::{
-    AfterReboot, CaptureSpec, GuestMode, GuestPlace, JobId, LeaseHolder, Limits, NeverStarted, Report,
-    Streams,
+    AfterReboot, CaptureSpec, GuestMode, GuestPlace, JobId, JobSpec, LeaseHolder, Limits, Login,
+    NeverStarted, Report, Streams,
 };
-use jobcage_ledger::Places;
+use jobcage_ledger::{Places, Record};
 use jobcage_sys::spawn::{Identity, Rlimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -121,10 +121,24 @@ pub enum Target {
         /// Its after phase.
         after: Option<After>,
     },
-    /// As a further step of a job of `jobcage create`.
-    Existing(JobId),
+    /// As a further step of a job of `jobcage create` or of a session.
+    Existing {
+        /// Which one.
+        id: JobId,
+        /// What is written down of it, if that has been read already.
+        known: Option<Box<Known>>,
+    },
     /// Beside the steps of any job: `jobcage exec`.
     Beside(Host),
+}
+
+/// What a caller has read of a job that is there.
+#[derive(Debug)]
+pub struct Known {
+    /// Its record.
+    pub record: Record,
+    /// Its description, which never changes.
+    pub spec: JobSpec,
 }
 
 /// The job that a command of `jobcage exec` runs in.
@@ -149,6 +163,8 @@ pub struct Command {
     pub explicit: Vec<CString>,
     /// The user to become.
     pub identity: Option<Identity>,
+    /// Where that came from, if it is an account.
+    pub login: Option<Login>,
     /// The working directory.
     pub dir: Option<CString>,
     /// Resource limits.
@@ -163,11 +179,16 @@ pub struct Command {
 }
 
 impl Job {
+    /// What its step is called; empty: by its kind.
+    pub(crate) fn step_name(&self) -> String {
+        self.step.clone().unwrap_or_default()
+    }
+
     /// Whether somebody comes after a step that is cut, for whom agents are spared; a session may get an after phase later.
     pub(crate) fn goes_on(&self) -> bool {
         matches!(
             self.target,
-            Target::New { after: Some(_), .. } | Target::Existing(_)
+            Target::New { after: Some(_), .. } | Target::Existing { .. }
         )
     }
 }
@@ -247,4 +268,6 @@ pub struct Outcome {
     pub interrupted: bool,
     /// Of a command of `jobcage exec`: the end of its job was its end.
     pub job_ended: bool,
+    /// Of a step in a session: that may be ending, since its supervisor has said so, or is gone.
+    pub may_be_ending: bool,
 }

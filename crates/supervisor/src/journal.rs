@@ -6,7 +6,7 @@
 
 use jobcage_job::{JobSpec, Report};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendto, socket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// What `journalctl -t` is given.
@@ -51,7 +51,7 @@ pub(crate) fn began(spec: &JobSpec) {
 }
 
 /// Tells what happens in a job, in one line.
-pub fn note(spec: &JobSpec, text: &str) {
+pub(crate) fn note(spec: &JobSpec, text: &str) {
     tell(&Sinks::of_this_host(), spec, Priority::Info, text, None);
 }
 
@@ -109,10 +109,11 @@ fn tell(sinks: &Sinks<'_>, spec: &JobSpec, priority: Priority, text: &str, endin
         .map(|(name, value)| (name.as_str(), value.as_str()));
     fields.extend(labels.filter(|(name, _)| is_field(name)));
     let entry = entry(priority, &message, &fields);
-    if send(sinks.journald, &entry).is_err() {
+    let Ok(from) = datagrams() else { return };
+    if send(&from, sinks.journald, &entry).is_err() {
         let line = line(priority, &message, &fields[1..]);
         // Nobody listens: then nobody wants to know.
-        let _ = send(sinks.syslog, line.as_bytes());
+        let _ = send(&from, sinks.syslog, line.as_bytes());
     }
 }
 
@@ -190,14 +191,13 @@ fn line(priority: Priority, message: &str, fields: &[(&str, &str)]) -> String {
     line
 }
 
+fn datagrams() -> jobcage_sys::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Unix, SockType::Datagram, flags, None)
+}
+
 /// One datagram, or none: who does not read at once does not get it.
-fn send(to: &Path, datagram: &[u8]) -> jobcage_sys::Result<()> {
-    let from = socket(
-        AddressFamily::Unix,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+fn send(from: &OwnedFd, to: &Path, datagram: &[u8]) -> jobcage_sys::Result<()> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     sendto(from.as_raw_fd(), datagram, &UnixAddr::new(to)?, flags).map(drop)
 }

@@ -30,6 +30,7 @@ fn spec(labels: &[(&str, &str)]) -> JobSpec {
         ssh_agent: false,
         state_dir: None,
         guests: None,
+        login: None,
         labels: labels
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

@@ -14,7 +14,7 @@ pub mod gc;
 pub mod hand;
 pub mod host;
 mod job;
-pub mod journal;
+mod journal;
 pub mod keeper;
 pub mod kept;
 mod leaving;
@@ -40,4 +40,4 @@ pub use jobcage_guests::{
 };
 
 pub use error::{Failure, Result};
-pub use job::{After, Command, GuestHome, Host, Job, Outcome, Target, candidates};
+pub use job::{After, Command, GuestHome, Host, Job, Known, Outcome, Target, candidates};

@@ -7,7 +7,7 @@
 use crate::error::{Failure, Result};
 use crate::host::cstring;
 use crate::job::{After, Command, GuestHome, Job, Target};
-use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, Root};
+use jobcage_job::{AfterReboot, CaptureSpec, JobId, LeaseHolder, Limits, Login, Root};
 use jobcage_ledger::Places;
 use jobcage_sys::file;
 use jobcage_sys::spawn::{Identity, Rlimit};
@@ -35,6 +35,8 @@ struct CommandHead {
     dir: bool,
     identity: Option<(u32, u32, Vec<u32>)>,
     rlimits: Vec<(u32, u64, u64)>,
+    #[serde(default)]
+    login: Option<Login>,
     nice: Option<i32>,
     #[serde(default)]
     guard: bool,
@@ -97,6 +99,7 @@ impl CommandHead {
                 .iter()
                 .map(|r| (r.resource, r.soft, r.hard))
                 .collect(),
+            login: command.login.clone(),
             nice: command.nice,
             guard: command.guard,
             new_session: command.new_session,
@@ -118,6 +121,7 @@ impl CommandHead {
                 .into_iter()
                 .map(|(resource, soft, hard)| Rlimit { resource, soft, hard })
                 .collect(),
+            login: self.login,
             nice: self.nice,
             guard: self.guard,
             new_session: self.new_session,

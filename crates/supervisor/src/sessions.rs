@@ -102,6 +102,7 @@ fn try_create(request: &Create) -> Result<Created> {
         guard: false,
         capture: None,
         labels: BTreeMap::new(),
+        login: None,
     };
     let word = request.name.as_deref().unwrap_or("job");
     let make_spec = || {

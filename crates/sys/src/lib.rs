@@ -4,8 +4,10 @@
 //! every caller has to tell `ENOSYS` from `EACCES`.
 
 pub mod clock;
+pub mod environ;
 pub mod file;
 pub mod landlock;
+pub mod listing;
 pub mod lock;
 pub mod memory;
 pub mod pidfd;

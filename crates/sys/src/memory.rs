@@ -72,6 +72,14 @@ fn read_only_segments() -> Vec<[usize; 2]> {
     whole_pages.filter(|[_, length]| *length > 0).collect()
 }
 
+/// From here on nothing is freed: the process is about to end, and to put its memory in order it would touch pages that the kernel
+/// has to hand out anew after a fork.
+pub fn stop_freeing() {
+    ENDING.store(true, Ordering::Relaxed);
+}
+
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 /// One heap for all threads. Its lock is one byte: most of our processes have one thread, and musl's mutex cost them a quarter
 /// of all that they do themselves.
 struct Heap {
@@ -150,7 +158,9 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline(never)]
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        HEAP.with(|heap| unsafe { heap.free(memory, layout.size(), layout.align()) })
+        if !ENDING.load(Ordering::Relaxed) {
+            // SAFETY: the caller's promise.
+            HEAP.with(|heap| unsafe { heap.free(memory, layout.size(), layout.align()) })
+        }
     }
 }

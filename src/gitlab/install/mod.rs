@@ -9,7 +9,7 @@ mod runners;
 mod template;
 mod timing;
 
-use crate::cli::request::{InstallRequest, InstallVerb, RunRequest, Voice};
+use crate::cli::request::{Common, InstallRequest, InstallVerb, Voice};
 use crate::verbs::{Outcome, pages, print_json};
 use check::{Asked, Severity, check};
 use convert::{Converted, Fate, Wanted, convert};
@@ -85,13 +85,13 @@ pub enum InstallError {
     NoConfig,
 }
 
-/// Does what is asked; `run` is what the host's configuration says of jobs.
+/// Does what is asked.
 ///
 /// # Errors
 /// If it cannot be done.
-pub fn perform(request: InstallRequest, run: &RunRequest) -> Outcome {
+pub fn perform(request: InstallRequest, common: &Common) -> Outcome {
     let budgets = Budgets {
-        grace: run.grace,
+        grace: request.grace,
         after: request.after,
     };
     match request.verb {
@@ -110,7 +110,7 @@ pub fn perform(request: InstallRequest, run: &RunRequest) -> Outcome {
                 timeouts: Timeouts::of(&budgets),
                 name: name.as_deref(),
             };
-            convert_file(&config, &wanted, write, &budgets, run.common.voice)
+            convert_file(&config, &wanted, write, &budgets, common.voice)
         }
         InstallVerb::Check {
             config,
@@ -119,8 +119,8 @@ pub fn perform(request: InstallRequest, run: &RunRequest) -> Outcome {
         } => {
             let config = config.ok_or(InstallError::NoConfig)?;
             let asked = Asked {
-                common: &run.common,
-                identity: &run.step.identity,
+                common,
+                identity: &request.identity,
                 budgets,
                 config: &config,
                 is_usual,

@@ -54,6 +54,8 @@ pub struct Reading {
     pub wrong: Vec<WrongLine>,
     /// Why a whole file was ignored.
     pub ignored: Vec<String>,
+    /// Whether the last line of a file was not ended ([`HandedDir::end_lines`]).
+    pub has_open_line: bool,
 }
 
 impl Reading {
@@ -120,7 +122,9 @@ impl HandedDir {
         };
         let (env, path) = (text(HandedFile::Env), text(HandedFile::Path));
         let (handed, wrong) = Handed::parse(&env, &path);
+        let is_open = |text: &[u8]| text.last().is_some_and(|last| *last != b'\n');
         Reading {
+            has_open_line: is_open(&env) || is_open(&path),
             handed,
             wrong,
             ignored,
@@ -207,7 +211,7 @@ fn end_line(dir: BorrowedFd<'_>, name: &str, uid: u32) -> SysResult<()> {
 /// `None`: there is more. By reading, since a file may grow after it was measured.
 fn read_at_most(file: BorrowedFd<'_>, most: usize) -> SysResult<Option<Vec<u8>>> {
     let mut text = Vec::new();
-    let mut chunk = [0; 16384];
+    let mut chunk = [0; 4096];
     loop {
         match read(file, &mut chunk) {
             Ok(0) => return Ok(Some(text)),

@@ -157,6 +157,7 @@ pub fn record(place: &Path, capture: CaptureSpec) -> (Record, Lock) {
         state_dir: None,
         labels: std::collections::BTreeMap::new(),
         guests: None,
+        login: None,
         guard: false,
         capture: Some(capture),
     };

@@ -86,7 +86,7 @@ impl Supervision<'_> {
     /// Whether `jobcage stop` has asked for more since the last time.
     pub(super) fn is_asked_again(&mut self) -> bool {
         let Setup { record, notes, .. } = &mut self.setup;
-        !matches!(self.job.target, Target::Existing(_) | Target::Beside(_))
+        !matches!(self.job.target, Target::Existing { .. } | Target::Beside(_))
             && self.wish.new_request(record, notes).is_some()
     }
 

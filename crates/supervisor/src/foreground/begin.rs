@@ -37,7 +37,7 @@ pub fn begin(job: &Job) -> Result<Begun<'_>> {
             best_effort,
             after,
         } => new_cage(job, name.as_deref(), limits, *best_effort, after.is_some())?,
-        Target::Existing(id) => existing_cage(job, id)?,
+        Target::Existing { id, known } => existing_cage(job, id, known.as_deref())?,
         Target::Beside(host) => cage_beside(job, &host.id)?,
     };
     // Only now: a watcher that was just started is our child, and its own orphans are not ours.

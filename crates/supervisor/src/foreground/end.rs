@@ -19,7 +19,7 @@ use jobcage_job::{Cause, Clock, Ending, ExitStatus, Report, StepKind, StepReport
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::spawn::Stage;
 use jobcage_sys::wait::Change;
-use jobcage_sys::{Errno, pidfd};
+use jobcage_sys::{Errno, memory, pidfd};
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -291,6 +291,10 @@ impl Supervision<'_> {
 
     pub(super) fn finish(mut self) -> Result<Outcome> {
         self.pass_on_the_rest();
+        if self.is_step_of_another() {
+            // Whoever has run it is as good as over.
+            memory::stop_freeing();
+        }
         let ending = self.machine.ending().cloned().unwrap_or(Ending::Lost {
             why: "no ending was seen".into(),
         });
@@ -325,8 +329,9 @@ impl Supervision<'_> {
         let interrupted = self.terminal_signal.is_some()
             && matches!(self.machine.status(), Some(ExitStatus::Signal(n)) if Some(n) == self.terminal_signal.map(|s| s as i32));
         let job_ended = self.job_has_ended(&report.ending);
-        self.put_away(&report, forgotten)?;
+        let may_be_ending = self.put_away(&report, forgotten)?;
         Ok(Outcome {
+            may_be_ending,
             report,
             interrupted,
             job_ended,
@@ -334,8 +339,9 @@ impl Supervision<'_> {
     }
 
     /// A job that ended cleanly leaves no record, unless somebody waits for its report; any other keeps its report there, and
-    /// so does one of which something is left to remove.
-    pub(super) fn put_away(self, report: &Report, forgotten: bool) -> Result<()> {
+    /// so does one of which something is left to remove. Whether the session that it was a step of may be ending.
+    pub(super) fn put_away(self, report: &Report, forgotten: bool) -> Result<bool> {
+        let mut may_be_ending = false;
         let target = &self.job.target;
         let Setup {
             record, lock, keeper, ..
@@ -343,7 +349,7 @@ impl Supervision<'_> {
         unheard::leave(&record, self.setup.attended);
         if let Target::Beside(_) = target {
             self.setup.cage.remove_exec_leaf(&self.setup.leaf);
-        } else if let Target::Existing(_) = target {
+        } else if let Target::Existing { .. } = target {
             for step in &report.steps {
                 match record.write_step(step) {
                     // A cleanup at this very moment sweeps the record and tells of the step itself.
@@ -352,7 +358,9 @@ impl Supervision<'_> {
                 }
             }
             if let Some(guest) = self.setup.guest {
-                guest.end();
+                let name = self.job.step.as_deref().unwrap_or_default();
+                let note = format!("stage {name:?}: {}", report.ending);
+                may_be_ending = guest.end(&self.setup.spec, note);
             }
         } else if report.clean && forgotten {
             // Where somebody waits for the report and it cannot be written, they see the record go.
@@ -375,7 +383,7 @@ impl Supervision<'_> {
                 self.setup.watch.as_ref().and_then(|watch| watch.started.as_ref()),
             );
         }
-        Ok(())
+        Ok(may_be_ending)
     }
 
     /// Captured output that is still in the pipe. Everything that could write is dead, or its pipe has been left to it.

@@ -105,9 +105,7 @@ impl<'a> Supervision<'a> {
             .transpose()
             .map_err(Failure::system("set a timer"))?;
         Ok(Self {
-            oom_before: oom_kills(setup.cage.dir())
-                .filter(|_| setup.spec.limited)
-                .unwrap_or(0),
+            oom_before: (setup.spec.limited.then(|| oom_kills(setup.cage.dir())).flatten()).unwrap_or(0),
             job,
             signals,
             setup,

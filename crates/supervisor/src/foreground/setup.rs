@@ -5,7 +5,7 @@ use crate::closing::{self};
 use crate::error::{Failure, Result};
 use crate::hand::{self, Hand};
 use crate::host::{self};
-use crate::job::{Command, Job, Target};
+use crate::job::{Command, Job, Known, Target};
 use crate::keeper::{KEEPERS, Keeper};
 use crate::package;
 use crate::session::Guest;
@@ -221,6 +221,7 @@ pub(crate) fn new_spec(
         guard: job.command.guard,
         capture: job.capture,
         labels: job.labels.clone(),
+        login: job.command.login.clone().filter(|_| job.session),
     }
 }
 
@@ -314,8 +315,8 @@ pub(crate) fn make_cage(
     Ok((cage, limits))
 }
 
-pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
-    let (record, spec, mut cage) = open_cage(job, id, "its cage takes no further step")?;
+pub(super) fn existing_cage(job: &Job, id: &JobId, known: Option<&Known>) -> Result<Setup> {
+    let (record, spec, mut cage) = open_cage(job, id, known, "its cage takes no further step")?;
     if !spec.created_by.is_open() {
         return Err(Failure::Refused(format!(
             "the job {id} was started by \"jobcage run\" and ends with its own command; make a cage for several steps with \
@@ -329,15 +330,12 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
         record
     };
     let leaf = cage.leaf(StepKind::Step)?;
-    let mut guest = (spec.created_by == CreatedBy::Session)
-        .then(|| Guest::announce(&record, leaf.number, job.signal, job.grace));
+    // Let in just before the start: the supervisor wakes up meanwhile.
+    let guest = (spec.created_by == CreatedBy::Session)
+        .then(|| Guest::announce(&record, leaf.number, job.step_name(), job.signal, job.grace));
     let mut notes = Vec::new();
     let mut hand = Hand::open(&spec, uid_of(&job.command), &mut notes);
     let command = hand.as_mut().map(|hand| hand.pass(&job.command, &mut notes));
-    // The supervisor has had the time of all that to wake up in.
-    if let Some(guest) = &mut guest {
-        guest.is_let_in(&record)?;
-    }
     Ok(Setup {
         command,
         guest,
@@ -349,14 +347,21 @@ pub(super) fn existing_cage(job: &Job, id: &JobId) -> Result<Setup> {
 
 /// The place of a command of `jobcage exec`.
 pub(super) fn cage_beside(job: &Job, id: &JobId) -> Result<Setup> {
-    let (record, spec, cage) = open_cage(job, id, "nothing can run in it any more")?;
+    let (record, spec, cage) = open_cage(job, id, None, "nothing can run in it any more")?;
     let leaf = cage.exec_leaf()?;
     Ok(of_another(record, spec, cage, leaf))
 }
 
-fn open_cage(job: &Job, id: &JobId, so: &str) -> Result<(Record, JobSpec, Cage)> {
-    let record = job.places.open(id)?;
-    let spec = record.spec()?.filter(|_| !record.is_closing());
+fn open_cage(job: &Job, id: &JobId, known: Option<&Known>, so: &str) -> Result<(Record, JobSpec, Cage)> {
+    let (record, spec) = match known {
+        Some(known) => (known.record.again()?, Some(known.spec.clone())),
+        None => {
+            let record = job.places.open(id)?;
+            let spec = record.spec()?;
+            (record, spec)
+        }
+    };
+    let spec = spec.filter(|_| !record.is_closing());
     let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
     let gone = || Failure::Refused(format!("the job {id} is over: {so}"));
     let spec = spec.ok_or_else(gone)?;

@@ -21,8 +21,13 @@ use std::time::Instant;
 
 impl Supervision<'_> {
     pub(super) fn start_main(&mut self) -> Result<()> {
-        // Written down first: a step that runs unknown would make the whole job look like one that did nothing.
-        let step = self.begin_step(StepKind::Step);
+        let step = self.new_step(StepKind::Step);
+        // Written down first: a step that runs unknown would make the whole job look like one that did nothing. Where a
+        // supervisor knows of it already, there is time for that while it starts.
+        let is_known = self.setup.guest.is_some();
+        if !is_known {
+            self.write_down(&step);
+        }
         if self.job.keep_log
             && let Some(stream) = self.streams.first_mut()
         {
@@ -34,7 +39,10 @@ impl Supervision<'_> {
                     .push(format!("its output is not kept: {name}: {why}"));
             }
         }
-        let child = self.spawn(self.command_plan(), false)?;
+        let child = self.spawn_let_in()?;
+        if is_known {
+            self.write_down(&step);
+        }
         match child {
             Ok(child) => self.main = Some(Running { child, step }),
             Err(errno) => {
@@ -45,6 +53,18 @@ impl Supervision<'_> {
         }
         self.close_job_ends();
         Ok(())
+    }
+
+    /// Starts the command, with everything made ready before the session is asked whether it still takes a step.
+    fn spawn_let_in(&mut self) -> Result<std::result::Result<Child, Errno>> {
+        let mut guest = self.setup.guest.take();
+        let plan = self.command_plan();
+        if let Some(guest) = &mut guest {
+            guest.is_let_in(&self.setup.record)?;
+        }
+        let child = self.spawn(plan, false);
+        self.setup.guest = guest;
+        child
     }
 
     /// The command with what was handed on to it.
@@ -111,7 +131,7 @@ impl Supervision<'_> {
         }
     }
 
-    pub(super) fn begin_step(&self, kind: StepKind) -> StepReport {
+    fn new_step(&self, kind: StepKind) -> StepReport {
         let number = if kind == StepKind::After {
             self.setup.leaf.number + 1
         } else {
@@ -121,16 +141,19 @@ impl Supervision<'_> {
         if let Some(name) = self.job.step.as_ref().filter(|_| kind == StepKind::Step) {
             step.name.clone_from(name);
         }
-        if matches!(self.job.target, Target::Existing(_)) {
-            // That it cannot be written down is no reason not to run it; its end is written as well.
-            let _ = self.setup.record.begin_step(&step);
-        }
         step
+    }
+
+    fn write_down(&self, step: &StepReport) {
+        if matches!(self.job.target, Target::Existing { .. }) {
+            // That it cannot be written down is no reason not to run it; its end is written as well.
+            let _ = self.setup.record.begin_step(step);
+        }
     }
 
     /// Whether the cage, its record and its end are somebody else's.
     pub(super) fn is_step_of_another(&self) -> bool {
-        matches!(self.job.target, Target::Existing(_) | Target::Beside(_))
+        matches!(self.job.target, Target::Existing { .. } | Target::Beside(_))
     }
 
     pub(super) fn close_job_ends(&mut self) {
@@ -155,7 +178,7 @@ impl Supervision<'_> {
         if let Some(hand) = &mut self.setup.hand {
             self.setup.command = Some(hand.pass(&changed, &mut self.setup.notes));
         }
-        let step = self.begin_step(StepKind::After);
+        let step = self.new_step(StepKind::After);
         self.mark_after(step.number, after, None);
         let plan = self.after_plan(after, &leaf);
         match self.spawn(plan, false)? {
@@ -252,8 +275,12 @@ pub(crate) fn result_variables(ending: &Ending) -> Vec<CString> {
         .to_vec()
 }
 
-/// Whether the job is of another user and shares a terminal with us, into which it could push keystrokes.
+/// Whether the job is of another user and shares a terminal with us, into which it could push keystrokes. Into that of another
+/// session nobody but root can (ioctl_tty(2), `TIOCSTI`).
 pub(crate) fn keystrokes_matter(command: &Command) -> bool {
+    if command.new_session {
+        return false;
+    }
     let own = nix::unistd::getuid().as_raw();
     let foreign = command.identity.as_ref().is_some_and(|i| i.uid != own);
     foreign && std::fs::File::open("/dev/tty").is_ok()

@@ -13,7 +13,7 @@ mod take_over;
 mod visits;
 
 pub use begin::{detach, supervise};
-pub use phase::{PHASE_VERSION, Phase};
+pub use phase::{PHASE_VERSION, Phase, standing};
 pub use recorded::read_env_file;
 pub(crate) use recorded::run as run_recorded;
 pub use take_over::check;
@@ -188,6 +188,9 @@ impl Kept {
             let actions = self.whole.phase.machine.handle(event);
             if self.state() != before {
                 self.enter();
+                if before == State::Running {
+                    self.tell_of_the_end();
+                }
             }
             for action in actions {
                 events.extend(self.act(action)?);

@@ -1,8 +1,9 @@
 //! `phase.json`: where the supervisor of a captured job stands, for the one who comes after it.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, State};
 use crate::wish::Wish;
 use jobcage_job::{LeaseHolder, Root};
+use jobcage_ledger::Record;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -51,6 +52,26 @@ pub struct Phase {
     pub notes: Vec<String>,
     /// Why supervisors gave up.
     pub failures: Vec<String>,
+}
+
+/// As much of `phase.json` as tells where a job stands.
+#[derive(Debug, Deserialize)]
+struct Standing {
+    machine: StandingMachine,
+}
+
+#[derive(Debug, Deserialize)]
+struct StandingMachine {
+    state: State,
+}
+
+/// Where the supervisor of a job stands. `None`: it has not begun, or the job is over.
+///
+/// # Errors
+/// As [`Record::phase`].
+pub fn standing(record: &Record) -> jobcage_ledger::Result<Option<State>> {
+    let standing: Option<Standing> = record.phase(PHASE_VERSION)?;
+    Ok(standing.map(|standing| standing.machine.state))
 }
 
 impl Phase {

@@ -2,14 +2,16 @@
 
 use super::{Kept, Whole};
 use crate::error::{Failure, Result};
+use crate::journal;
 use crate::keeper::{hear, say};
 use crate::leaving::{self, Leaving};
 use crate::machine::State;
 use crate::quiet::is_readable;
 use crate::session::{Answer, Ask, SOCKET};
 use crate::sockets::short_address;
+use crate::step::begun;
 use jobcage_cage::{Dir, Patience, empty};
-use jobcage_job::CreatedBy;
+use jobcage_job::{CreatedBy, StepKind};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::{Errno, socket};
 use nix::poll::{PollFd, PollFlags};
@@ -37,9 +39,10 @@ struct Guest {
     step: Option<Step>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Step {
     number: u32,
+    name: String,
     signal: i32,
     grace: Duration,
 }
@@ -119,17 +122,29 @@ impl Kept {
         // Whoever says what we do not know is of no use, and hears that by our silence.
         let Ok(Some((ask, fds))) = hear::<Ask>(connection) else {
             let guest = self.visits.guests.remove(at);
-            return guest.step.map_or(Ok(()), |step| self.step_is_forlorn(step));
+            return guest.step.map_or(Ok(()), |step| self.step_is_forlorn(&step));
         };
         let running = self.state() == State::Running;
         let answer = match ask {
             Ask::End => {
-                self.visits.guests[at].step = None;
+                // It has nothing more to say, and its going is not to wake us once more.
+                self.visits.guests.remove(at);
                 return Ok(());
             }
-            Ask::Begin { step, signal, grace } if running => {
+            Ask::Ended { note } => {
+                self.visits.guests.remove(at);
+                journal::note(&self.whole.spec, &note);
+                return Ok(());
+            }
+            Ask::Begin {
+                step,
+                name,
+                signal,
+                grace,
+            } if running => {
                 self.visits.guests[at].step = Some(Step {
                     number: step,
+                    name,
                     signal,
                     grace,
                 });
@@ -180,8 +195,17 @@ impl Kept {
         Answer::Done
     }
 
+    /// Tells whoever runs a step that the session is ending, before anything is done to the step.
+    pub(super) fn tell_of_the_end(&self) {
+        for guest in self.visits.guests.iter().filter(|guest| guest.step.is_some()) {
+            // One that is gone is met again, as one that is gone.
+            let _ = say(guest.connection.as_fd(), &Answer::Over, &[]);
+        }
+    }
+
     /// Its client is dead, and nobody else knows that it has to end.
-    fn step_is_forlorn(&mut self, step: Step) -> Result<()> {
+    fn step_is_forlorn(&mut self, step: &Step) -> Result<()> {
+        self.write_down(step);
         let leaf = match &self.whole.cage {
             Some(cage) if self.state() == State::Running => cage.find_leaf(step.number)?,
             _ => None,
@@ -218,6 +242,19 @@ impl Kept {
             until: now + step.grace,
         });
         Ok(())
+    }
+
+    /// A client writes its step down while that starts, and this one may have died before.
+    fn write_down(&self, step: &Step) {
+        let record = &self.whole.record;
+        if matches!(record.step(step.number), Ok(None)) {
+            let mut begun = begun(step.number, StepKind::Step);
+            if !step.name.is_empty() {
+                begun.name.clone_from(&step.name);
+            }
+            // As with its client: that it cannot be written down changes nothing of what has to be done.
+            let _ = record.begin_step(&begun);
+        }
     }
 
     fn look_at_forlorn(&mut self) -> Result<()> {

@@ -3,9 +3,11 @@
 
 use super::{Answer, Ask, SOCKET};
 use crate::error::{Failure, Result};
+use crate::journal;
 use crate::keeper::{hear, say};
 use crate::quiet::is_readable;
 use crate::sockets::short_address;
+use jobcage_job::JobSpec;
 use jobcage_ledger::{LedgerError, Record, State};
 use jobcage_sys::{Errno, socket};
 use nix::poll::{PollFd, PollFlags};
@@ -29,8 +31,13 @@ pub struct Guest {
 impl Guest {
     /// Tells of a step that is about to start. What there is to do besides may be done before [`Guest::is_let_in`].
     #[must_use]
-    pub fn announce(record: &Record, step: u32, signal: i32, grace: Duration) -> Self {
-        let begin = Ask::Begin { step, signal, grace };
+    pub fn announce(record: &Record, step: u32, name: String, signal: i32, grace: Duration) -> Self {
+        let begin = Ask::Begin {
+            step,
+            name,
+            signal,
+            grace,
+        };
         Self {
             // Who cannot be reached now is asked anew below.
             connection: say_to(record, &begin, &[]).ok(),
@@ -72,12 +79,21 @@ impl Guest {
         }
     }
 
-    /// The step is over and written down.
-    pub fn end(self) {
-        if let Some(connection) = self.fd() {
-            // One that is gone asks nobody any more: the record tells its successor.
-            let _ = say(connection, &Ask::End, &[]);
+    /// The step is over and written down. Whether the session may be ending: its supervisor has said so, or is gone.
+    pub fn end(self, spec: &JobSpec, note: String) -> bool {
+        let Some(connection) = self.fd() else {
+            journal::note(spec, &note);
+            return true;
+        };
+        let is_ending = is_readable(connection);
+        let ended = Ask::Ended { note };
+        // One that is gone asks nobody any more: the record tells its successor.
+        if say(connection, &ended, &[]).is_err()
+            && let Ask::Ended { note } = ended
+        {
+            journal::note(spec, &note);
         }
+        is_ending
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// The supervisor's socket in the record of its session.
 pub(crate) const SOCKET: &str = "session.sock";
 
-/// What a client asks. Each but [`Ask::End`] has an [`Answer`].
+/// What a client asks. Each but [`Ask::End`] and [`Ask::Ended`] has an [`Answer`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ask {
@@ -22,13 +22,21 @@ pub(crate) enum Ask {
     Begin {
         /// The number of step and leaf.
         step: u32,
+        /// What it is called: should its client die before it has written it down, the supervisor does.
+        #[serde(default)]
+        name: String,
         /// The first signal to its processes, should the client die.
         signal: i32,
         /// From it to the kill.
         grace: Duration,
     },
-    /// The step is over and written down.
+    /// The step is over and written down. What a client said before it had [`Ask::Ended`] to say.
     End,
+    /// The step is over and written down.
+    Ended {
+        /// What the journal is to be told of it.
+        note: String,
+    },
     /// Run the script that comes with this as the after phase, on the standard input of the session's command.
     GiveAfter {
         /// Its time.
@@ -49,6 +57,6 @@ pub(crate) enum Answer {
     Done,
     /// To [`Ask::TakeAfter`]: there is none to take.
     Nothing,
-    /// The session is ending.
+    /// The session is ending. Whoever runs a step then is told that without having asked.
     Over,
 }

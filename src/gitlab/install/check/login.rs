@@ -21,7 +21,7 @@ const FIND: &str = "command -v gitlab-runner > /dev/null 2>&1 && exec true\nexec
 
 /// What there is to say of it.
 pub fn findings(asked: &Asked<'_>) -> Vec<Finding> {
-    let user = match build_user(asked.identity) {
+    let user = match build_user(asked.identity, None) {
         Ok(user) => user,
         Err(error) => return vec![Finding::new(Severity::Error, "the build user", error.to_string())],
     };
