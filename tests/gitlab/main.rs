@@ -8,6 +8,7 @@ mod calls;
 mod ends;
 mod faults;
 mod install;
+mod points;
 mod runner;
 mod settings;
 mod stages;

@@ -26,6 +26,8 @@ pub struct Guest {
     /// `None`: lost, and not to be had again.
     connection: Option<OwnedFd>,
     begin: Ask,
+    /// The supervisor has said so.
+    is_ending: bool,
 }
 
 impl Guest {
@@ -42,6 +44,7 @@ impl Guest {
             // Who cannot be reached now is asked anew below.
             connection: say_to(record, &begin, &[]).ok(),
             begin,
+            is_ending: false,
         }
     }
 
@@ -64,19 +67,25 @@ impl Guest {
         }
     }
 
-    /// Readable when the supervisor is gone.
+    /// Readable when the supervisor is gone, or says that the session is ending.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.connection.as_ref().map(AsFd::as_fd)
     }
 
-    /// Tells the next supervisor, if this one is gone. The step runs on where that fails: a session that is ending ends it.
+    /// Hears that the session is ending; tells the next supervisor, if this one is gone. The step runs on where that fails: a
+    /// session that is ending ends it.
     pub fn renew(&mut self, record: &Record) {
-        if self.fd().is_some_and(is_readable) {
-            let again = ask(record, &self.begin, &[]).ok();
-            self.connection =
-                again.and_then(|(connection, told)| (told == Answer::Done).then_some(connection));
+        let Some(connection) = self.fd().filter(|connection| is_readable(*connection)) else {
+            return;
+        };
+        // It waits for our word of the end of the step: the connection stays.
+        if matches!(hear(connection), Ok(Some((Answer::Over, _)))) {
+            self.is_ending = true;
+            return;
         }
+        let again = ask(record, &self.begin, &[]).ok();
+        self.connection = again.and_then(|(connection, told)| (told == Answer::Done).then_some(connection));
     }
 
     /// The step is over and written down. Whether the session may be ending: its supervisor has said so, or is gone.
@@ -85,7 +94,7 @@ impl Guest {
             journal::note(spec, &note);
             return true;
         };
-        let is_ending = is_readable(connection);
+        let is_ending = self.is_ending || is_readable(connection);
         let ended = Ask::Ended { note };
         // One that is gone asks nobody any more: the record tells its successor.
         if say(connection, &ended, &[]).is_err()
