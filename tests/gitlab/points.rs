@@ -51,7 +51,11 @@ fn a_step_whose_driver_is_killed_at_any_call_is_known() {
         commit::commit(),
         seed()
     ));
-    assert!(reached as usize > points.len() * 9 / 10, "{reached} of {}", points.len());
+    assert!(
+        reached as usize > points.len() * 9 / 10,
+        "{reached} of {}",
+        points.len()
+    );
     assert!(0 < ran && ran < reached, "{ran} of {reached}");
     world.assert_nothing_left();
 }
@@ -83,7 +87,9 @@ fn play(world: &World, id: u64, point: Option<&Point>) -> Played {
     .unwrap();
     driver.wait().unwrap();
     let end = Instant::now() + PATIENCE;
-    let leaf = record(world, id).file_name().map(|cage| world.cgroup_root.join(cage).join("01-step"));
+    let leaf = record(world, id)
+        .file_name()
+        .map(|cage| world.cgroup_root.join(cage).join("01-step"));
     // Not a child of ours, and its cgroup stays: nobody tells of its end.
     while !cgroup::pids(leaf.as_ref().unwrap()).is_empty() {
         assert!(Instant::now() < end, "{point:?}: the step does not end");
@@ -144,6 +150,10 @@ fn enumerate(trace: &str) -> Vec<Point> {
         }
     }
     counts.remove("execve");
-    let of = |(name, last): (&str, u32)| (1..=last).map(move |when| (name.to_owned(), when)).collect::<Vec<_>>();
+    let of = |(name, last): (&str, u32)| {
+        (1..=last)
+            .map(move |when| (name.to_owned(), when))
+            .collect::<Vec<_>>()
+    };
     counts.into_iter().flat_map(of).collect()
 }

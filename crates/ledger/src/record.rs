@@ -639,7 +639,7 @@ impl Record {
             why: e.to_string(),
         };
         // First, and alone: a newer one may be of another shape.
-        let Versioned { version } = serde_json::from_slice(&text).map_err(damaged)?;
+        let version = version_of(&text).map_err(damaged)?;
         if version > u64::from(known) {
             let found = u32::try_from(version).unwrap_or(u32::MAX);
             return Err(LedgerError::Newer { path, found, known });
@@ -648,11 +648,17 @@ impl Record {
     }
 }
 
-/// Any file of a record; those without a version are of version 0.
-#[derive(Deserialize)]
-struct Versioned {
-    #[serde(default)]
-    version: u64,
+/// The version of a file of a record; 0: it has none, as a list never has.
+fn version_of(text: &[u8]) -> serde_json::Result<u64> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        #[serde(default)]
+        version: u64,
+    }
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Ok(0);
+    }
+    serde_json::from_slice(text).map(|Versioned { version }| version)
 }
 
 /// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.

@@ -1,7 +1,7 @@
-//! Requests in a record.
+//! Requests in a record, and its lists.
 
-use jobcage_job::{CreatedBy, JobSpec, Limits, SPEC_VERSION, STOP_VERSION, StopRequest};
-use jobcage_ledger::{Record, State};
+use jobcage_job::{CreatedBy, GuestReport, JobSpec, Limits, SPEC_VERSION, STOP_VERSION, StopRequest};
+use jobcage_ledger::{LedgerError, Record, State};
 use jobcage_sys::Errno;
 use jobcage_sys::file::Durability;
 use std::os::unix::fs::MetadataExt;
@@ -95,4 +95,33 @@ fn a_request_belongs_to_the_owner_of_the_record() {
         (file.uid(), file.gid(), file.mode() & 0o777),
         (61234, 61235, 0o600)
     );
+}
+
+#[test]
+fn a_list_is_read_again_though_it_has_no_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, _lock) = make(dir.path());
+    assert_eq!(record.given_back().unwrap(), None);
+    let report: GuestReport = serde_json::from_str(
+        r#"{"kind": "virtualbox", "what": "vm", "name": "web", "outcome": "deleted", "bytes": 1}"#,
+    )
+    .unwrap();
+    record.write_given_back(std::slice::from_ref(&report)).unwrap();
+    assert_eq!(record.given_back().unwrap(), Some(vec![report]));
+    record.write_given_back(&[]).unwrap();
+    assert_eq!(record.given_back().unwrap(), Some(Vec::new()));
+}
+
+#[test]
+fn what_is_newer_is_refused_whatever_its_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, _lock) = make(dir.path());
+    let file = record.path().join("stop.json");
+    std::fs::write(&file, r#"{"version": 99, "signal": "by a word"}"#).unwrap();
+    assert!(matches!(
+        record.asked(),
+        Err(LedgerError::Newer { found: 99, .. })
+    ));
+    std::fs::write(&file, r#"{"version": 1, "signal": "#).unwrap();
+    assert!(matches!(record.asked(), Err(LedgerError::Damaged { .. })));
 }
