@@ -1,7 +1,7 @@
 //! Drivers of GitLab Runner's custom executor, and the jobs that they are called for.
 
 use crate::Result;
-use crate::tools::Tools;
+use crate::tools::{Tools, on_path};
 use serde_json::json;
 use std::cell::Cell;
 use std::fs::{self, Permissions};
@@ -101,16 +101,17 @@ impl<'a> Job<'a> {
         Ok(path.display().to_string())
     }
 
-    /// The shell that runs a script in the end, without its driver.
+    /// The shell that runs a script in the end, without its driver, with what that gives it: the plain one all that it has
+    /// itself. By its path and as ourselves: who has to be looked for, or to become another user, is started by fork(2), which
+    /// takes longer, and the drivers are not.
     pub fn shell(&self, script: &str) -> Result<Command> {
-        let tools = self.place.tools;
-        let mut shell = tools.command("bash")?;
+        let mut shell = self.place.tools.command(on_path("bash")?)?;
         if self.driver == Driver::Plain {
+            self.surround(&mut shell);
             shell.arg(script);
             return Ok(shell);
         }
         let user = nix::unistd::User::from_name(USER)?.ok_or("there is no build user")?;
-        // As ourselves: who has to become another user is started by fork(2), and a driver and its plain shell are not.
         shell
             .arg("--login")
             .env_clear()
@@ -123,7 +124,7 @@ impl<'a> Job<'a> {
         Ok(shell)
     }
 
-    /// A call with the environment that the runner gives it: about as many variables, too.
+    /// A call.
     pub fn call(&self, call: &str, more: &[&str]) -> Result<Command> {
         let place = self.place;
         let mut command = match self.driver {
@@ -135,8 +136,15 @@ impl<'a> Job<'a> {
                 command
             }
         };
+        command.args(more);
+        self.surround(&mut command);
+        Ok(command)
+    }
+
+    /// The place and the environment that the runner gives to a call: about as many variables, too.
+    fn surround(&self, command: &mut Command) {
+        let place = self.place;
         command
-            .args(more)
             .current_dir(&self.tmp)
             .env("CI_RUNNER_USER", USER)
             .env("CI_RUNNER_USER_DIR", place.dir.join("home"))
@@ -158,6 +166,5 @@ impl<'a> Job<'a> {
                 "of some forty bytes, as most of them are",
             );
         }
-        Ok(command)
     }
 }

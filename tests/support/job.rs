@@ -144,6 +144,9 @@ impl Job {
                 );
             }
         }
+        // Its last words may have come with its end.
+        let ended = Instant::now();
+        while Instant::now() < end && self.read_more(ended).is_some_and(|got| got > 0) {}
         let status = self.child.wait().unwrap();
         status
             .code()

@@ -60,7 +60,7 @@ fn calls(context: &Context<'_>, place: &Place<'_>) -> Result<Vec<Table>> {
     let job = |driver| Contestant::needed(driver_name(driver), move || whole(context, place, driver));
     let contestants = who(context).into_iter().map(job).collect();
     let (measures, mut notes) = context.hold(&context.rules(25, MEASURES.len()), contestants)?;
-    notes.push("without the shell: the same script was run by the same shell alone, `bash SCRIPT` or the build user's login shell, and that time taken away".into());
+    notes.push("without the shell: the same script was run by the same shell alone, `bash SCRIPT` or the build user's login shell, with the variables that the driver gives it, and that time taken away".into());
     notes.push("plain: four shell scripts of three lines, `bash SCRIPT` as root; old: its calls as they were, into files".into());
     let table = |(title, samples): (&&str, Samples)| {
         let goals = match *title {
