@@ -6,7 +6,8 @@ use super::{GitlabError, cage::say};
 use crate::verbs::VerbError;
 use jobcage_job::parse_duration;
 use jobcage_ledger::Record;
-use jobcage_supervisor::{Failure, session};
+use jobcage_supervisor::Failure;
+use jobcage_supervisor::session::{self, AfterPhase};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -63,8 +64,11 @@ pub fn give(record: &Record, response: &Response, most: Duration) -> Result<(), 
 /// # Errors
 /// If the session has nobody who looks after it.
 pub fn take(record: &Record) -> Result<bool, Failure> {
-    // One that was never given is the runner's alone.
-    Ok(session::take_after(record)? || !has_begun(record))
+    Ok(match session::take_after(record)? {
+        // One that was never given is the runner's alone.
+        AfterPhase::Ours | AfterPhase::NeverGiven => true,
+        AfterPhase::Gone => !has_begun(record),
+    })
 }
 
 /// Whether jobcage has run it, or is at it.

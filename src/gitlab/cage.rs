@@ -5,7 +5,7 @@ use super::stage::login_shell;
 use super::{GitlabError, debris, end};
 use crate::cli::request::{CageChoice, Common, GitlabSettings, GuestRest, Quarantine, Voice};
 use crate::verbs::{self, VerbError, places, tell, tell_done};
-use jobcage_cage::{Dir, Process, describe, listed};
+use jobcage_cage::{Dir, EventsFile, Process, describe, listed};
 use jobcage_job::{CaptureSpec, CreatedBy, Death, FoundBy, JobId, JobSpec, LogFull, Streams};
 use jobcage_ledger::{Places, Record};
 use jobcage_supervisor::gc::{self, Done};
@@ -170,9 +170,8 @@ fn cages(records: &Places, response: &Response) -> Result<Vec<(Record, JobSpec)>
     let runner = nix::unistd::getppid().as_raw();
     let mut found = Vec::new();
     // An id begins with the name. There may be thousands of records, and each stage comes here.
-    for id in records.all_from(&format!("{name}-"))? {
+    for record in records.lasting(&format!("{name}-"))? {
         // One that cannot be read is not this job's to complain about.
-        let Ok(record) = records.open(&id) else { continue };
         let Ok(Some(spec)) = record.spec() else { continue };
         let is_ours = spec.created_by == CreatedBy::Session && spec.name.as_deref() == Some(&name);
         // Two runners of two GitLabs may have jobs of the same number.
@@ -215,10 +214,12 @@ pub fn current(records: &Places, response: &Response) -> Result<(Record, JobSpec
 
 /// Tells who is still there, while somebody reads it: the output of cleanup reaches no user.
 pub fn tell_who_is_left(id: &JobId, spec: &JobSpec) {
-    let pids = Dir::open(Path::new(&spec.cage))
-        .ok()
-        .and_then(|dir| listed(&dir).ok());
-    let left = pids.unwrap_or_default();
+    let left = Dir::open(Path::new(&spec.cage)).ok().and_then(|dir| {
+        let events = EventsFile::open(&dir).ok()??.read().ok()?;
+        // Asked first: nearly always it is nobody, and each step has a leaf to be listed.
+        events?.populated.then(|| listed(&dir).ok())?
+    });
+    let left = left.unwrap_or_default();
     let (verb, them) = match left.len() {
         0 => return,
         1 => ("process is", "it ends"),

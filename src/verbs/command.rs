@@ -9,7 +9,7 @@ use jobcage_supervisor::{Command, candidates};
 use jobcage_sys::spawn;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use std::ffi::{CString, OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -386,17 +386,21 @@ fn login(who: &Who) -> Result<Vec<(&'static str, OsString)>, VerbError> {
 }
 
 fn pair(name: &OsStr, value: &OsStr) -> Result<CString, VerbError> {
-    let mut whole = name.as_bytes().to_vec();
+    // With room for the NUL, so that nothing is copied once more.
+    let mut whole = Vec::with_capacity(name.len() + value.len() + 2);
+    whole.extend_from_slice(name.as_bytes());
     whole.push(b'=');
     whole.extend_from_slice(value.as_bytes());
-    text(&OsString::from_vec(whole))
+    CString::new(whole).map_err(|_| holds_a_nul())
 }
 
 /// The text itself is not quoted in the error: it may be a secret.
 fn text(text: &OsStr) -> Result<CString, VerbError> {
-    CString::new(text.as_bytes()).map_err(|_| {
-        VerbError::Who(
-            "an argument or an environment value holds a NUL byte, which no program can be given".into(),
-        )
-    })
+    CString::new(text.as_bytes()).map_err(|_| holds_a_nul())
+}
+
+fn holds_a_nul() -> VerbError {
+    VerbError::Who(
+        "an argument or an environment value holds a NUL byte, which no program can be given".into(),
+    )
 }

@@ -5,9 +5,7 @@ use crate::record::Record;
 use jobcage_job::JobId;
 use jobcage_sys::file::{self, Durability};
 use jobcage_sys::{Errno, listing};
-use std::ffi::OsStr;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The two places of records.
@@ -39,31 +37,30 @@ impl Places {
     /// # Errors
     /// If a place cannot be read.
     pub fn all(&self) -> Result<Vec<JobId>> {
-        self.all_from("")
-    }
-
-    /// As [`Places::all`], those that begin with this.
-    ///
-    /// # Errors
-    /// As [`Places::all`].
-    pub fn all_from(&self, start: &str) -> Result<Vec<JobId>> {
         let mut ids = Vec::new();
-        let wanted = |name: &OsStr| name.as_bytes().starts_with(start.as_bytes());
         for (base, _) in self.both() {
-            let listed = file::open_dir(base).and_then(|dir| {
-                listing::directories(dir.as_fd(), wanted, |name| {
-                    ids.extend(name.to_str().and_then(|name| name.parse::<JobId>().ok()));
-                })
-            });
-            match listed {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                // A list that was cut off must not pass for a short one: gc would call the rest gone.
-                Err(errno) => return Err(LedgerError::io("list", base, errno)),
+            if let Some(dir) = open_place(base)? {
+                list(&dir, base, "", |id| ids.push(id))?;
             }
         }
         ids.sort();
         ids.dedup();
         Ok(ids)
+    }
+
+    /// Opens the records that survive the boot whose ids begin with this, in no order; one that cannot be opened is not among
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Places::all`].
+    pub fn lasting(&self, start: &str) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        if let Some(dir) = open_place(&self.state)? {
+            list(&dir, &self.state, start, |id| {
+                records.extend(Record::open_in(dir.as_fd(), &self.state, &id, Durability::Disk));
+            })?;
+        }
+        Ok(records)
     }
 
     pub(crate) fn both(&self) -> [(&Path, Durability); 2] {
@@ -72,4 +69,23 @@ impl Places {
             (&self.state, Durability::Disk),
         ]
     }
+}
+
+/// `None`: it is not there.
+fn open_place(base: &Path) -> Result<Option<OwnedFd>> {
+    match file::open_dir(base) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(LedgerError::io("open", base, errno)),
+    }
+}
+
+fn list(dir: &OwnedFd, base: &Path, start: &str, mut found: impl FnMut(JobId)) -> Result<()> {
+    let listed = listing::directories(dir.as_fd(), start.as_bytes(), |name| {
+        if let Some(id) = name.to_str().and_then(|name| name.parse().ok()) {
+            found(id);
+        }
+    });
+    // A list that was cut off must not pass for a short one: gc would call the rest gone.
+    listed.map_err(|errno| LedgerError::io("list", base, errno))
 }

@@ -10,8 +10,11 @@ pub mod log;
 mod record;
 mod removal;
 mod reserve;
+mod steps;
+mod version;
 mod wishes;
 
 pub use dirs::Places;
 pub use error::{LedgerError, Result};
 pub use record::{Attended, Lock, Record, State, boot_id, open_base};
+pub use steps::EndFile;

@@ -16,9 +16,11 @@
 
 use crate::error::{LedgerError, Result};
 use crate::handed;
+use crate::steps::BEGUN;
+use crate::version::version_of;
 use jobcage_job::{
     AFTER_VERSION, AfterMark, Census, GuestReport, JobId, JobSpec, MainEnd, REPORT_VERSION, RemoteJob,
-    Report, SPEC_VERSION, STATUS_VERSION, StepReport,
+    Report, SPEC_VERSION, STATUS_VERSION,
 };
 use jobcage_sys::Errno;
 use jobcage_sys::file::{self, Durability};
@@ -27,9 +29,8 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,8 +38,6 @@ use std::time::Duration;
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const SPEC: &str = "spec.json";
 pub(crate) const REPORT: &str = "report.json";
-const BEGUN: &str = "begun-";
-const STEP: &str = "step-";
 const CLOSING: &str = "closing";
 const PHASE: &str = "phase.json";
 const AFTER: &str = "after.json";
@@ -148,7 +147,31 @@ impl Record {
     /// [`LedgerError::NoSuchJob`] if it is not there.
     pub fn open(base: &Path, id: &JobId, durability: Durability) -> Result<Self> {
         let path = base.join(id.as_str());
-        match file::open_dir(&path) {
+        let dir = file::open_dir(&path);
+        Self::opened(dir, path, id, durability)
+    }
+
+    /// As [`Record::open`], in a place that is open.
+    ///
+    /// # Errors
+    /// As [`Record::open`].
+    pub(crate) fn open_in(
+        place: BorrowedFd<'_>,
+        base: &Path,
+        id: &JobId,
+        durability: Durability,
+    ) -> Result<Self> {
+        let dir = file::open_dir_at(place, id.as_str());
+        Self::opened(dir, base.join(id.as_str()), id, durability)
+    }
+
+    fn opened(
+        dir: jobcage_sys::Result<OwnedFd>,
+        path: PathBuf,
+        id: &JobId,
+        durability: Durability,
+    ) -> Result<Self> {
+        match dir {
             Ok(dir) => Ok(Self {
                 dir,
                 path,
@@ -522,55 +545,6 @@ impl Record {
         nix::sys::stat::fstat(&self.dir).is_ok_and(|stat| stat.st_uid == nix::unistd::geteuid().as_raw())
     }
 
-    /// Writes what is known of a step that begins and will end by [`Record::write_step`]. A file of its own, since to replace one
-    /// costs several times as much as to make one, and nobody waits for it.
-    ///
-    /// # Errors
-    /// What the file system answers.
-    pub fn begin_step(&self, step: &StepReport) -> Result<()> {
-        self.write(&format!("{BEGUN}{:02}.json", step.number), step)
-    }
-
-    /// Writes or replaces what is known of a step.
-    ///
-    /// # Errors
-    /// What the file system answers.
-    pub fn write_step(&self, step: &StepReport) -> Result<()> {
-        self.write(&format!("{STEP}{:02}.json", step.number), step)
-    }
-
-    /// What is known of one step; `None`: there is none such, or its file is damaged, which is the trace of a crash.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn step(&self, number: u32) -> Result<Option<StepReport>> {
-        for kind in [STEP, BEGUN] {
-            match self.read(&format!("{kind}{number:02}.json"), u32::MAX) {
-                Ok(None) | Err(LedgerError::Damaged { .. }) => {}
-                other => return other,
-            }
-        }
-        Ok(None)
-    }
-
-    /// What is known of all steps, in order.
-    ///
-    /// # Errors
-    /// If the directory cannot be read. A damaged file is passed over: it is the trace of a crash.
-    pub fn steps(&self) -> Result<Vec<StepReport>> {
-        let mut steps = BTreeMap::new();
-        let names = self.names()?;
-        // What was written at the end is the last word.
-        for kind in [BEGUN, STEP] {
-            let of_kind = names
-                .iter()
-                .filter(|name| name.starts_with(kind) && name.ends_with(".json"));
-            let read = of_kind.filter_map(|name| self.read::<StepReport>(name, u32::MAX).ok().flatten());
-            steps.extend(read.map(|step| (step.number, step)));
-        }
-        Ok(steps.into_values().collect())
-    }
-
     /// The names of its files.
     ///
     /// # Errors
@@ -605,26 +579,45 @@ impl Record {
         &self.path
     }
 
-    fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
         self.write_as(name, value, self.durability)
     }
 
     fn write_as(&self, name: &str, value: &impl Serialize, durability: Durability) -> Result<()> {
-        let path = self.path.join(name);
-        let mut text = serde_json::to_vec_pretty(value).map_err(|e| LedgerError::Damaged {
-            path: path.clone(),
-            why: e.to_string(),
-        })?;
-        text.push(b'\n');
-        // These need no rename: a reader who finds the first spec cut off knows that there is no cage yet, and of a step that
-        // begins he learns a moment later.
-        let first = (name == SPEC || name.starts_with(BEGUN)) && durability == Durability::Kernel;
-        let write = if first { file::write_new } else { file::replace };
+        // A reader who finds the first spec cut off knows that there is no cage yet, and of a step that begins he learns a moment
+        // later.
+        let is_first = name == SPEC || name.starts_with(BEGUN);
+        let way = if is_first { Way::Anew } else { Way::Replace };
+        self.write_by(way, name, value, durability)
+    }
+
+    pub(crate) fn write_by(
+        &self,
+        way: Way,
+        name: &str,
+        value: &impl Serialize,
+        durability: Durability,
+    ) -> Result<()> {
+        let text = self.text_of(name, value)?;
+        let write = match (way, durability) {
+            (Way::Anew, Durability::Kernel) => file::write_new,
+            // A power cut leaves more behind than one that is killed.
+            (Way::Anew, Durability::Disk) | (Way::Replace, _) => file::replace,
+        };
         let mut written = write(self.dir.as_fd(), name, &text, durability);
         while matches!(written, Err(Errno::ENOSPC | Errno::EDQUOT)) && self.make_room(name) {
             written = write(self.dir.as_fd(), name, &text, durability);
         }
-        written.map_err(|errno| LedgerError::io("write", &path, errno))
+        written.map_err(|errno| LedgerError::io("write", &self.path.join(name), errno))
+    }
+
+    pub(crate) fn text_of(&self, name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(value).map_err(|e| LedgerError::Damaged {
+            path: self.path.join(name),
+            why: e.to_string(),
+        })?;
+        text.push(b'\n');
+        Ok(text)
     }
 
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str, known: u32) -> Result<Option<T>> {
@@ -648,17 +641,13 @@ impl Record {
     }
 }
 
-/// The version of a file of a record; 0: it has none, as a list never has.
-fn version_of(text: &[u8]) -> serde_json::Result<u64> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        #[serde(default)]
-        version: u64,
-    }
-    if !text.trim_ascii_start().starts_with(b"{") {
-        return Ok(0);
-    }
-    serde_json::from_slice(text).map(|Versioned { version }| version)
+/// How a file is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// As a whole or not at all, which takes a rename.
+    Replace,
+    /// It may be found cut off, since its reader knows what that means.
+    Anew,
 }
 
 /// Opens the place of records, made with mode 0700 if it is not there: it tells who runs what.

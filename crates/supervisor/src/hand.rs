@@ -5,7 +5,7 @@
 use crate::agent;
 use crate::host::cstring;
 use crate::job::Command;
-use jobcage_job::handed::{WrongLine, wrong_lines};
+use jobcage_job::handed::{Handed, WrongLine, wrong_lines};
 use jobcage_job::{JobId, JobSpec};
 use jobcage_ledger::Places;
 use jobcage_ledger::handed::{HandedDir, HandedPlace, Reading, remove};
@@ -105,9 +105,11 @@ impl Hand {
         reading
     }
 
-    /// A command as a later step, or as the after phase: with what was handed on so far.
-    pub fn pass(&mut self, command: &Command, notes: &mut Vec<String>) -> Command {
-        command.after(&self.read(notes).handed)
+    /// A command as a later step, or as the after phase: with what was handed on so far. `None`: as it is, since that is
+    /// nothing.
+    pub fn pass(&mut self, command: &Command, notes: &mut Vec<String>) -> Option<Command> {
+        let handed = self.read(notes).handed;
+        (handed != Handed::default()).then(|| command.after(&handed))
     }
 
     /// At the end of a step: ends a line that it has left open, and tells whoever has just written them of lines that no

@@ -132,7 +132,7 @@ pub enum Target {
     Beside(Host),
 }
 
-/// What a caller has read of a job that is there.
+/// What a caller has read of a job that is there, and has no report.
 #[derive(Debug)]
 pub struct Known {
     /// Its record.

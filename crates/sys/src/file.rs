@@ -15,11 +15,9 @@ use std::path::Path;
 /// # Errors
 /// As openat(2).
 pub fn open_dir(path: &Path) -> Result<OwnedFd> {
-    nix::fcntl::open(
-        path,
-        OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY,
-        Mode::empty(),
-    )
+    // Not open(2), behind which musl sets O_CLOEXEC once more.
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+    openat(AT_FDCWD, path, flags, Mode::empty())
 }
 
 /// Opens a directory below another one, without following a symbolic link.
@@ -154,14 +152,22 @@ pub fn replace(dir: BorrowedFd<'_>, name: &str, content: &[u8], durability: Dura
 /// # Errors
 /// As openat(2), write(2) and fsync(2).
 pub fn write_new(dir: BorrowedFd<'_>, name: &str, content: &[u8], durability: Durability) -> Result<()> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let file = openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let file = create(dir, name)?;
     write_all(file.as_fd(), content)?;
     if durability == Durability::Disk {
         fsync(&file)
     } else {
         Ok(())
     }
+}
+
+/// Creates or truncates a file with mode 0600, for writing.
+///
+/// # Errors
+/// As openat(2).
+pub fn create(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
 }
 
 /// Writes all of it. `EINTR` is retried.

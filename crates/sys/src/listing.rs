@@ -5,7 +5,7 @@ use crate::{Errno, Result};
 use nix::fcntl::AtFlags;
 use nix::libc;
 use nix::sys::stat::{SFlag, fstatat};
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -14,25 +14,26 @@ const LENGTH: std::ops::Range<usize> = 16..18;
 const KIND: usize = 18;
 const NAME: usize = 19;
 
-/// Hands over each name that the directory has and that is `wanted`, if it is that of a directory. In no order; `.` and `..` are
+/// Hands over each name in the directory that begins with `start`, if it is that of a directory. In no order; `.` and `..` are
 /// not among them. To be read from its beginning, so `dir` is freshly opened.
 ///
 /// # Errors
 /// As getdents64(2): what was handed over until then is not all.
-pub fn directories(
-    dir: BorrowedFd<'_>,
-    wanted: impl Fn(&OsStr) -> bool,
-    mut found: impl FnMut(&OsStr),
-) -> Result<()> {
+pub fn directories(dir: BorrowedFd<'_>, start: &[u8], mut found: impl FnMut(&OsStr)) -> Result<()> {
     let mut buffer = [0_u8; 4096];
     loop {
         let filled = read(dir, &mut buffer)?;
         if filled == 0 {
             return Ok(());
         }
-        for (kind, name) in Entries(&buffer[..filled]) {
-            let name = OsStr::from_bytes(name);
-            if name != "." && name != ".." && wanted(name) && is_directory(dir, name, kind) {
+        // Thousands, of which one is wanted: only its name is looked at as a whole.
+        let entries = Entries(&buffer[..filled]).filter(|(_, name)| name.starts_with(start));
+        for (kind, name) in entries {
+            let Ok(name) = CStr::from_bytes_until_nul(name) else {
+                continue;
+            };
+            let name = OsStr::from_bytes(name.to_bytes());
+            if name != "." && name != ".." && is_directory(dir, name, kind) {
                 found(name);
             }
         }
@@ -62,7 +63,7 @@ fn is_directory(dir: BorrowedFd<'_>, name: &OsStr, kind: u8) -> bool {
     }
 }
 
-/// Type and name of each entry in what the kernel has written.
+/// Type and name of each entry in what the kernel has written; behind the name a NUL, and what the next entry is aligned by.
 struct Entries<'a>(&'a [u8]);
 
 impl<'a> Iterator for Entries<'a> {
@@ -72,9 +73,7 @@ impl<'a> Iterator for Entries<'a> {
         let length = self.0.get(LENGTH)?.try_into().map(u16::from_ne_bytes).ok()?;
         let (entry, rest) = self.0.split_at_checked(length.into())?;
         self.0 = rest;
-        let name = entry.get(NAME..)?;
-        let end = name.iter().position(|byte| *byte == 0)?;
-        Some((entry[KIND], &name[..end]))
+        Some((*entry.get(KIND)?, entry.get(NAME..)?))
     }
 }
 
@@ -99,8 +98,7 @@ mod tests {
         std::fs::create_dir(place.path().join("other")).unwrap();
         let dir = file::open_dir(place.path()).unwrap();
         let mut found = Vec::new();
-        let wanted = |name: &OsStr| name.as_bytes().starts_with(b"gitlab-");
-        directories(dir.as_fd(), wanted, |name| found.push(name.to_owned())).unwrap();
+        directories(dir.as_fd(), b"gitlab-", |name| found.push(name.to_owned())).unwrap();
         let expected: BTreeSet<OsString> = (0..700)
             .map(|at| name(at).into())
             .chain([OsStr::from_bytes(b"gitlab-\xff").to_owned()])
@@ -118,7 +116,10 @@ mod tests {
         entry[LENGTH].copy_from_slice(&24_u16.to_ne_bytes());
         entry[KIND] = libc::DT_DIR;
         entry[NAME] = b'a';
-        assert_eq!(Entries(&entry).collect::<Vec<_>>(), [(libc::DT_DIR, &b"a"[..])]);
+        assert_eq!(
+            Entries(&entry).collect::<Vec<_>>(),
+            [(libc::DT_DIR, &b"a\0\0\0\0"[..])]
+        );
         // A length of nothing would be read for ever.
         entry[LENGTH].copy_from_slice(&0_u16.to_ne_bytes());
         assert_eq!(Entries(&entry).count(), 0);

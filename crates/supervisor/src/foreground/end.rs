@@ -344,14 +344,18 @@ impl Supervision<'_> {
         let mut may_be_ending = false;
         let target = &self.job.target;
         let Setup {
-            record, lock, keeper, ..
+            record,
+            lock,
+            keeper,
+            mut end,
+            ..
         } = self.setup;
         unheard::leave(&record, self.setup.attended);
         if let Target::Beside(_) = target {
             self.setup.cage.remove_exec_leaf(&self.setup.leaf);
         } else if let Target::Existing { .. } = target {
             for step in &report.steps {
-                match record.write_step(step) {
+                match record.end_step(step, end.take()) {
                     // A cleanup at this very moment sweeps the record and tells of the step itself.
                     Err(_) if record.is_closing() => {}
                     written => written?,

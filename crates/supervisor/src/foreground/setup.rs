@@ -16,9 +16,8 @@ use jobcage_cage::{Cage, Found, Leaf, apply, enable};
 use jobcage_job::{
     AfterReboot, Controller, CreatedBy, EnforcedLimit, JobId, JobSpec, Limits, Root, SPEC_VERSION, StepKind,
 };
-use jobcage_ledger::Attended;
 use jobcage_ledger::handed::HandedPlace;
-use jobcage_ledger::{Lock, Record, boot_id};
+use jobcage_ledger::{Attended, EndFile, Lock, Record, boot_id};
 use jobcage_sys::Errno;
 use jobcage_sys::file::Durability;
 use std::collections::BTreeMap;
@@ -39,6 +38,8 @@ pub(super) struct Setup {
     pub(super) notes: Vec<String>,
     /// The supervisor of the session that this is a step of.
     pub(super) guest: Option<Guest>,
+    /// Where the end of its step is to be written, made ready meanwhile.
+    pub(super) end: Option<EndFile>,
     /// Shows to the lease of a cage of another that this step runs.
     pub(super) attended: Option<Attended>,
     /// What its steps hand on to each other.
@@ -99,6 +100,7 @@ fn try_new_cage(
             hand: hand.filter(|_| after),
             guest: None,
             attended: None,
+            end: None,
             command: None,
             spec,
             record,
@@ -335,7 +337,7 @@ pub(super) fn existing_cage(job: &Job, id: &JobId, known: Option<&Known>) -> Res
         .then(|| Guest::announce(&record, leaf.number, job.step_name(), job.signal, job.grace));
     let mut notes = Vec::new();
     let mut hand = Hand::open(&spec, uid_of(&job.command), &mut notes);
-    let command = hand.as_mut().map(|hand| hand.pass(&job.command, &mut notes));
+    let command = hand.as_mut().and_then(|hand| hand.pass(&job.command, &mut notes));
     Ok(Setup {
         command,
         guest,
@@ -358,11 +360,11 @@ fn open_cage(job: &Job, id: &JobId, known: Option<&Known>, so: &str) -> Result<(
         None => {
             let record = job.places.open(id)?;
             let spec = record.spec()?;
+            let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
             (record, spec)
         }
     };
     let spec = spec.filter(|_| !record.is_closing());
-    let spec = spec.filter(|_| matches!(record.report(), Ok(None)));
     let gone = || Failure::Refused(format!("the job {id} is over: {so}"));
     let spec = spec.ok_or_else(gone)?;
     let cage = Cage::open(spec.cage.as_ref(), spec.limited)?.ok_or_else(gone)?;
@@ -375,6 +377,7 @@ fn of_another(record: Record, spec: JobSpec, cage: Cage, leaf: Leaf) -> Setup {
         attended: unheard::attend(&record, &spec),
         command: None,
         guest: None,
+        end: None,
         hand: None,
         spec,
         record,

@@ -42,6 +42,7 @@ impl Supervision<'_> {
         let child = self.spawn_let_in()?;
         if is_known {
             self.write_down(&step);
+            self.setup.end = self.setup.record.prepare_end(step.number);
         }
         match child {
             Ok(child) => self.main = Some(Running { child, step }),
@@ -176,7 +177,8 @@ impl Supervision<'_> {
             ..self.job.command.clone()
         };
         if let Some(hand) = &mut self.setup.hand {
-            self.setup.command = Some(hand.pass(&changed, &mut self.setup.notes));
+            let passed = hand.pass(&changed, &mut self.setup.notes);
+            self.setup.command = Some(passed.unwrap_or(changed));
         }
         let step = self.new_step(StepKind::After);
         self.mark_after(step.number, after, None);

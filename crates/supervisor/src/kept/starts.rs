@@ -137,7 +137,8 @@ impl Kept {
             ..self.whole.job.command.clone()
         };
         if let Some(hand) = &mut self.whole.hand {
-            changed = hand.pass(&changed, &mut self.whole.phase.notes);
+            let passed = hand.pass(&changed, &mut self.whole.phase.notes);
+            changed = passed.unwrap_or(changed);
         }
         let ending = self.whole.phase.machine.ending();
         if self.is_session() {

@@ -187,6 +187,10 @@ impl Kept {
         if phase.after_taken_by == Some(pid) {
             return Answer::Done;
         }
+        // Its time comes with it, and stays.
+        if phase.after_timeout.is_none() {
+            return Answer::Never;
+        }
         if !phase.machine.has_after() || !phase.machine.set_after(false) {
             return Answer::Nothing;
         }

@@ -63,7 +63,7 @@ impl Guest {
                 self.connection = Some(connection);
                 Ok(())
             }
-            (_, Answer::Nothing | Answer::Over) => Err(over(record)),
+            (_, Answer::Nothing | Answer::Never | Answer::Over) => Err(over(record)),
         }
     }
 
@@ -114,13 +114,28 @@ pub fn give_after(record: &Record, script: BorrowedFd<'_>, timeout: Duration) ->
     Ok(ask(record, &Ask::GiveAfter { timeout }, &[script])?.1 == Answer::Done)
 }
 
-/// Takes the after phase back, to run it oneself. `false`: there is none to take, it has run, or it is running.
+/// Whose the after phase of a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterPhase {
+    /// The asker's, who has taken it back.
+    Ours,
+    /// The session's no more: it has run, or is running, or somebody else has taken it.
+    Gone,
+    /// Nobody's: it was never given.
+    NeverGiven,
+}
+
+/// Takes the after phase back, to run it oneself.
 ///
 /// # Errors
 /// If nobody answers.
-pub fn take_after(record: &Record) -> Result<bool> {
+pub fn take_after(record: &Record) -> Result<AfterPhase> {
     let pid = std::process::id().cast_signed();
-    Ok(ask(record, &Ask::TakeAfter { pid }, &[])?.1 == Answer::Done)
+    Ok(match ask(record, &Ask::TakeAfter { pid }, &[])?.1 {
+        Answer::Done => AfterPhase::Ours,
+        Answer::Never => AfterPhase::NeverGiven,
+        Answer::Nothing | Answer::Over => AfterPhase::Gone,
+    })
 }
 
 fn over(record: &Record) -> Failure {

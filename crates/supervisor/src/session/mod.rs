@@ -6,7 +6,7 @@
 
 mod client;
 
-pub use client::{Guest, give_after, take_after};
+pub use client::{AfterPhase, Guest, give_after, take_after};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -55,8 +55,10 @@ pub(crate) enum Ask {
 pub(crate) enum Answer {
     /// Done. To [`Ask::TakeAfter`]: it is the asker's now.
     Done,
-    /// To [`Ask::TakeAfter`]: there is none to take.
+    /// To [`Ask::TakeAfter`]: there is none to take any more.
     Nothing,
+    /// To [`Ask::TakeAfter`]: nobody has ever given one.
+    Never,
     /// The session is ending. Whoever runs a step then is told that without having asked.
     Over,
 }
