@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The runner's variables that are not the job's.
 const OF_THE_RUNNER: [&str; 5] = [
@@ -125,6 +125,13 @@ pub struct JobInfo {
     /// Its project's number.
     #[serde(default)]
     project_id: Option<u64>,
+}
+
+/// When the runner began its attempt at this call's job: it writes the response before its first call.
+#[must_use]
+pub fn attempt_began() -> Option<SystemTime> {
+    let written = std::fs::metadata(std::env::var_os(RESPONSE)?).and_then(|meta| meta.modified());
+    written.ok()
 }
 
 impl Response {

@@ -19,9 +19,17 @@ pub fn sweep(records: &Places) {
     let Some(own) = std::env::var_os("TMPDIR").map(PathBuf::from) else {
         return;
     };
-    let Some(parent) = own.parent().filter(|_| is_one(&own)) else {
-        return;
-    };
+    if let Some(parent) = own.parent().filter(|_| is_one(&own)) {
+        sweep_in(records, parent, &own);
+    }
+}
+
+/// As [`sweep`], at the start of the host's service and from time to time: in `TMPDIR` itself, or `/tmp`, where the runner's is as a rule.
+pub fn sweep_host(records: &Places) {
+    sweep_in(records, &std::env::temp_dir(), Path::new(""));
+}
+
+fn sweep_in(records: &Places, parent: &Path, own: &Path) {
     let mut removed = 0;
     for dir in fs::read_dir(parent).into_iter().flatten().flatten() {
         let dir = dir.path();

@@ -11,12 +11,13 @@ use jobcage_ledger::{Places, Record};
 use jobcage_supervisor::kept::{PHASE_VERSION, Phase, standing};
 use jobcage_supervisor::machine::State;
 use jobcage_supervisor::sessions;
+use jobcage_sys::memory;
 use std::time::{Duration, SystemTime};
 
 /// Stages that say nothing of the job: whether it has failed is known when they begin.
 const BEHIND_THE_JOB: [&str; 4] = [after::STAGE, "cleanup_file_variables", "archive_", "upload_"];
 
-/// The runner's clock began before ours: with the job, and ours with `prepare`.
+/// The runner's clock began before ours: with the job, and ours with its first call.
 const EARLIER: Duration = Duration::from_secs(3);
 
 /// What came of a job: the first stage that failed at its last attempt, or success.
@@ -39,13 +40,15 @@ pub fn ending_of(steps: &[StepReport]) -> Ending {
     }
 }
 
-/// Whether the runner has ended a stage because the job's time was over: it tells nobody why it sends a signal.
+/// Whether the runner has ended a stage because the job's time was over: it tells nobody why it sends a signal. Its attempt at the job
+/// began at `asked`, if that is known: `prepare` may have had orphans to close before there was a session.
 #[must_use]
-pub fn is_timeout(response: &Response, spec: &JobSpec, stage: &Ending) -> bool {
+pub fn is_timeout(response: &Response, spec: &JobSpec, asked: Option<SystemTime>, stage: &Ending) -> bool {
     let Some(time) = response.timeout() else {
         return false;
     };
-    let began = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
+    let made = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(spec.created_ns).unwrap_or(0));
+    let began = asked.map_or(made, |asked| asked.min(made));
     let ran = began.elapsed().unwrap_or_default();
     matches!(stage, Ending::Cancelled(Cause::Signal { .. })) && ran + EARLIER >= time
 }
@@ -112,6 +115,8 @@ fn show(record: &Record) -> Result<(), VerbError> {
     let Some(capture) = record.spec()?.and_then(|spec| spec.capture) else {
         return Ok(());
     };
+    // The stage before it was taken for the last that this process does, and this may take minutes.
+    memory::go_on_freeing();
     let wanted = Wanted::default();
     let mut follower = Follower::new(record, capture, wanted, Start::Offset(0), Until::JobOver)?;
     let (mut out, mut err) = outlets()?;

@@ -17,6 +17,7 @@ use crate::cli::Refused;
 use crate::cli::request::{GitlabCall, GitlabRequest};
 use crate::verbs::{Outcome, VerbError};
 use contract::{Codes, Response, exit_code_file, forget_exit_code};
+pub use debris::sweep_host;
 pub use install::InstallError;
 use std::process::ExitCode;
 

@@ -2,7 +2,7 @@
 
 use super::cage::{current, last_over, say, tell_who_is_left};
 use super::config::build_user;
-use super::contract::{Codes, Response, Verdict, is_inherited};
+use super::contract::{Codes, Response, Verdict, attempt_began, is_inherited};
 use super::memory::Memory;
 use super::{GitlabError, after, end};
 use crate::cli::request::{AfterScript, GitlabSettings, Leftovers, StepRequest, Voice};
@@ -96,7 +96,7 @@ pub fn run(
     tell(&report, Voice::Normal);
     memory.tell(&spec);
     let mut ending = report.ending;
-    if end::is_timeout(response, &spec, &ending) && end::after_is_due(&record) {
+    if end::is_timeout(response, &spec, attempt_began(), &ending) && end::after_is_due(&record) {
         // Now, while somebody reads it: the runner calls nothing more but cleanup, whose output reaches no user.
         end::finish(&job.places, &id, end::TIMED_OUT)?;
     } else if may_be_ending

@@ -82,6 +82,9 @@ pub fn gc(request: GcRequest) -> Outcome {
     } else {
         collector::gc(&places, &keep, &base, request.dry_run)?
     };
+    if !request.guests && !request.dry_run {
+        crate::gitlab::sweep_host(&places);
+    }
     let told: Vec<_> = done.iter().map(tell_done).collect();
     let failed = told
         .iter()

@@ -4,11 +4,12 @@ use crate::runner::{Ended, Runner, world};
 use crate::support::captured::{Captured, wait_written};
 use crate::support::process::Process;
 use crate::support::world::World;
-use crate::support::{PATIENCE, cgroup};
+use crate::support::{PATIENCE, cgroup, programs};
 use jobcage_job::{Ending, StepKind};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 /// What jobcage runs, and where the job can see that it has.
 const COMMANDS: [&str; 2] = [
@@ -144,6 +145,30 @@ fn at_a_job_timeout_it_runs_before_the_call_returns() {
     });
 }
 
+/// `prepare` had orphans to close first: the runner's clock has run since it wrote the response.
+#[test]
+fn the_jobs_time_is_counted_from_the_runners_first_word() {
+    let Some(mut world) = world("gitlab-after-orphans") else {
+        return;
+    };
+    {
+        let runner = Runner::new(&world, 55);
+        runner.make_tmp(&response(55, 60));
+        let written = SystemTime::now() - Duration::from_secs(59);
+        let file = fs::File::options()
+            .append(true)
+            .open(runner.tmp.join("response.json"))
+            .unwrap();
+        file.set_modified(written).unwrap();
+        assert_eq!(runner.call("prepare", &[]).code, 0);
+        let ended = after_up(&runner, |stage| stage.signal(Signal::SIGTERM));
+        assert!(ended.log.contains("said by after_script"), "{}", ended.log);
+        assert_ran_by_jobcage(&runner, "timedout");
+        assert_eq!(runner.call("cleanup", &[]).code, 0);
+    }
+    world.assert_nothing_left();
+}
+
 /// Nothing of the script has happened that there were anything to clean up after.
 #[test]
 fn a_job_that_never_came_to_its_script_has_none() {
@@ -244,6 +269,16 @@ fn with_killed_runner(test: &str, id: u64, then: impl FnOnce(&Runner<'_>, &Proce
             prepared.log.contains("removed 1 directory in"),
             "{}",
             prepared.log
+        );
+        assert!(!job.tmp.exists() && unknown.exists() && next.tmp.exists());
+        // So does gc, which may come before any job.
+        job.make_tmp(&json!({"id": id}));
+        let mut gc = world.command(programs::jobcage());
+        let swept = gc.arg("gc").env("TMPDIR", &world.dir).output().unwrap();
+        let told = String::from_utf8_lossy(&swept.stderr).into_owned();
+        assert!(
+            swept.status.success() && told.contains("removed 1 directory in"),
+            "{told}"
         );
         assert!(!job.tmp.exists() && unknown.exists() && next.tmp.exists());
         assert_eq!(next.call("cleanup", &[]).code, 0);

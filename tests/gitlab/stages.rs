@@ -1,8 +1,10 @@
 //! What a stage's script finds, and what the runner hears of it.
 
+use crate::after::response;
 use crate::runner::{BUILD_USER, Runner, SECRET, with_job, world};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
 /// A login shell of the build user, with nothing of the runner's and the script nowhere to be read.
 #[test]
@@ -84,6 +86,36 @@ fn a_script_of_ten_megabytes_is_a_script() {
 }
 
 /// What one stage leaves is there for the next one, and the last of them tells who is still there.
+/// Hardened hosts have `/tmp` without the right to run anything in it: the runner's directory, and with it the script.
+#[test]
+fn a_tmp_that_runs_no_programs_will_do() {
+    let Some(mut world) = world("gitlab-noexec") else {
+        return;
+    };
+    {
+        let tmp = world.dir.join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "noexec,nosuid,nodev", "tmpfs"])
+            .arg(&tmp)
+            .status();
+        assert!(mounted.unwrap().success());
+        let mut runner = Runner::new(&world, 18);
+        runner.tmp = tmp.join("custom-executor18");
+        runner.make_tmp(&response(18, 3600));
+        let script = runner.script("true");
+        fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+        let refused = Command::new(&script).spawn().unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        assert_eq!(runner.call("prepare", &[]).code, 0);
+        let stage = runner.stage("build_script", "echo it ran");
+        assert!(stage.code == 0 && stage.log.contains("it ran"), "{}", stage.log);
+        assert_eq!(runner.stage("after_script", "exit 7").code, 1);
+        assert_eq!(runner.call("cleanup", &[]).code, 0);
+    }
+    world.assert_nothing_left();
+}
+
 #[test]
 fn stages_share_a_cage_and_the_last_one_tells_what_is_left() {
     let Some(mut world) = world("gitlab-stages") else {

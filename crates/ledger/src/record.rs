@@ -3,8 +3,8 @@
 //! ```text
 //! lock          locked while somebody looks after the job; its content means nothing
 //! spec.json     the first file, before the cage exists
-//! begun-NN.json each step of a job of `jobcage create`, as it is known at its start
-//! step-NN.json  each step at its end; of a captured job from its start on, and replaced
+//! begun-NN.json each step of a job of `jobcage create` or of a session, as it is known at its start
+//! step-NN.json  each step at its end; of a captured job from its start on, and replaced; of a session made empty while it runs
 //! after.json    an after phase that outlives a reboot is about to be started
 //! closing       present from the moment at which the whole job is being ended from outside
 //! stop.json     who asked for the end, and how it shall be

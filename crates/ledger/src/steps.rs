@@ -4,6 +4,7 @@ use crate::error::{LedgerError, Result};
 use crate::record::{Record, Way};
 use jobcage_job::StepReport;
 use jobcage_sys::file::{self, Durability};
+use nix::sys::stat::fstat;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -32,7 +33,8 @@ impl Record {
     #[must_use]
     pub fn prepare_end(&self, number: u32) -> Option<EndFile> {
         let is_for_now = self.durability == Durability::Kernel;
-        let file = is_for_now.then(|| file::create(self.dir.as_fd(), &step_name(number)).ok())??;
+        // What is there already is somebody's word, and is not emptied.
+        let file = is_for_now.then(|| file::create_new(self.dir.as_fd(), &step_name(number)).ok())??;
         Some(EndFile { file, step: number })
     }
 
@@ -42,7 +44,11 @@ impl Record {
     /// What the file system answers.
     pub fn end_step(&self, step: &StepReport, prepared: Option<EndFile>) -> Result<()> {
         let name = step_name(step.number);
-        if let Some(prepared) = prepared.filter(|prepared| prepared.step == step.number)
+        let is_its = |prepared: &EndFile| {
+            let is_there = || fstat(&prepared.file).is_ok_and(|stat| stat.st_nlink > 0);
+            prepared.step == step.number && is_there()
+        };
+        if let Some(prepared) = prepared.filter(is_its)
             && file::write_all(prepared.file.as_fd(), &self.text_of(&name, step)?).is_ok()
         {
             return Ok(());

@@ -108,6 +108,21 @@ fn a_file_that_was_made_for_another_step_is_not_written_to() {
 }
 
 #[test]
+fn a_file_that_is_there_already_is_not_emptied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, _lock) = make(dir.path(), "steps-00000000", Durability::Kernel);
+    record.write_step(&step(1, lost())).unwrap();
+    assert!(record.prepare_end(1).is_none());
+    assert_eq!(record.steps().unwrap(), [step(1, lost())]);
+    // And one that is gone meanwhile is made anew.
+    let prepared = record.prepare_end(2);
+    fs::remove_file(record.path().join("step-02.json")).unwrap();
+    let ended = step(2, Ending::Exited { code: 0 });
+    record.end_step(&ended, prepared).unwrap();
+    assert_eq!(record.step(2).unwrap().unwrap(), ended);
+}
+
+#[test]
 fn of_many_records_those_of_one_name_are_opened() {
     let dir = tempfile::tempdir().unwrap();
     let places = Places {

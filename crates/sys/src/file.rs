@@ -152,7 +152,7 @@ pub fn replace(dir: BorrowedFd<'_>, name: &str, content: &[u8], durability: Dura
 /// # Errors
 /// As openat(2), write(2) and fsync(2).
 pub fn write_new(dir: BorrowedFd<'_>, name: &str, content: &[u8], durability: Durability) -> Result<()> {
-    let file = create(dir, name)?;
+    let file = create(dir, name, OFlag::O_TRUNC)?;
     write_all(file.as_fd(), content)?;
     if durability == Durability::Disk {
         fsync(&file)
@@ -161,13 +161,17 @@ pub fn write_new(dir: BorrowedFd<'_>, name: &str, content: &[u8], durability: Du
     }
 }
 
-/// Creates or truncates a file with mode 0600, for writing.
+/// Creates a file with mode 0600, for writing; `EEXIST` if there is one.
 ///
 /// # Errors
 /// As openat(2).
-pub fn create(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+pub fn create_new(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    create(dir, name, OFlag::O_EXCL)
+}
+
+fn create(dir: BorrowedFd<'_>, name: &str, how: OFlag) -> Result<OwnedFd> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    openat(dir, name, flags | how, Mode::S_IRUSR | Mode::S_IWUSR)
 }
 
 /// Writes all of it. `EINTR` is retried.

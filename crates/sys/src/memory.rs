@@ -78,6 +78,11 @@ pub fn stop_freeing() {
     ENDING.store(true, Ordering::Relaxed);
 }
 
+/// Takes [`stop_freeing`] back: there is more to do than it seemed.
+pub fn go_on_freeing() {
+    ENDING.store(false, Ordering::Relaxed);
+}
+
 static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// One heap for all threads. Its lock is one byte: most of our processes have one thread, and musl's mutex cost them a quarter

@@ -362,8 +362,8 @@ impl Supervision<'_> {
                 }
             }
             if let Some(guest) = self.setup.guest {
-                let name = self.job.step.as_deref().unwrap_or_default();
-                let note = format!("stage {name:?}: {}", report.ending);
+                let name = self.job.step.as_ref();
+                let note = name.map(|name| format!("stage {name:?}: {}", report.ending));
                 may_be_ending = guest.end(&self.setup.spec, note);
             }
         } else if report.clean && forgotten {

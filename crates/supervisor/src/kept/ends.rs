@@ -315,11 +315,18 @@ impl Kept {
         let detail = self.whole.job.detail
             || !matches!(self.whole.phase.machine.ending(), Some(Ending::Exited { .. }));
         let whole = &self.whole;
+        // While there are leaves.
+        let ran = if self.is_session() {
+            self.steps_that_ran()
+        } else {
+            Vec::new()
+        };
         let mut closed = closing::end_job(whole.cage.as_ref(), detail, &whole.record, &whole.spec)?;
         // The killed tell their ends before the look outside.
         self.hear_of_the_dead(closed.quarantine.is_none())?;
         if self.is_session() {
             self.hear_of_steps()?;
+            self.write_down_those(&ran);
         }
         let is_session = self.is_session();
         let keeper = self.whole.keeper.as_mut();

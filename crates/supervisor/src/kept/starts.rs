@@ -191,7 +191,7 @@ impl Kept {
         self.after_leaf = Some(leaf.dir);
         let last = match &self.main {
             Some(main) => main.report.number,
-            None if self.is_session() => self.whole.record.steps()?.last().map_or(0, |step| step.number),
+            None if self.is_session() => self.last_number()?,
             None => 1,
         };
         let number = last + 1;

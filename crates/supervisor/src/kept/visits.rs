@@ -10,7 +10,7 @@ use crate::quiet::is_readable;
 use crate::session::{Answer, Ask, SOCKET};
 use crate::sockets::short_address;
 use crate::step::begun;
-use jobcage_cage::{Dir, Patience, empty};
+use jobcage_cage::{Cage, Dir, Patience, empty, usage};
 use jobcage_job::{CreatedBy, StepKind};
 use jobcage_sys::clock::boot_time;
 use jobcage_sys::{Errno, socket};
@@ -45,6 +45,8 @@ struct Step {
     name: String,
     signal: i32,
     grace: Duration,
+    /// Its client knows [`Answer::Welcome`], and what comes with it.
+    hears: bool,
 }
 
 /// A step whose client has died.
@@ -133,7 +135,9 @@ impl Kept {
             }
             Ask::Ended { note } => {
                 self.visits.guests.remove(at);
-                journal::note(&self.whole.spec, &note);
+                if let Some(note) = note {
+                    journal::note(&self.whole.spec, &note);
+                }
                 return Ok(());
             }
             Ask::Begin {
@@ -141,14 +145,16 @@ impl Kept {
                 name,
                 signal,
                 grace,
+                hears,
             } if running => {
                 self.visits.guests[at].step = Some(Step {
                     number: step,
                     name,
                     signal,
                     grace,
+                    hears,
                 });
-                Answer::Done
+                if hears { Answer::Welcome } else { Answer::Done }
             }
             Ask::GiveAfter { timeout } if running => self.give_after(fds, timeout),
             Ask::TakeAfter { pid } => self.take_after(pid),
@@ -201,7 +207,8 @@ impl Kept {
 
     /// Tells whoever runs a step that the session is ending, before anything is done to the step.
     pub(super) fn tell_of_the_end(&self) {
-        for guest in self.visits.guests.iter().filter(|guest| guest.step.is_some()) {
+        let hears = |guest: &&Guest| guest.step.as_ref().is_some_and(|step| step.hears);
+        for guest in self.visits.guests.iter().filter(hears) {
             // One that is gone is met again, as one that is gone.
             let _ = say(guest.connection.as_fd(), &Answer::Over, &[]);
         }
@@ -258,6 +265,37 @@ impl Kept {
             }
             // As with its client: that it cannot be written down changes nothing of what has to be done.
             let _ = record.begin_step(&begun);
+        }
+    }
+
+    /// The highest number that a step has or is about to have: its client makes the leaf first, and writes it down while it starts.
+    pub(super) fn last_number(&self) -> Result<u32> {
+        let written = self.whole.record.steps()?.last().map_or(0, |step| step.number);
+        let leaves = self.whole.cage.as_ref().map(Cage::step_leaves).transpose()?;
+        let leaves = leaves.unwrap_or_default();
+        let made = leaves.iter().filter_map(number_of).max();
+        Ok(made.unwrap_or(0).max(written))
+    }
+
+    /// The steps that have run, by the kernel's word: whoever knew of one may be dead, and its supervisor as well.
+    pub(super) fn steps_that_ran(&self) -> Vec<u32> {
+        let leaves = self.whole.cage.as_ref().and_then(|cage| cage.step_leaves().ok());
+        let leaves = leaves.unwrap_or_default();
+        let ran = |leaf: &&Dir| usage(leaf).cpu_us.is_some_and(|used| used > 0);
+        leaves.iter().filter(ran).filter_map(number_of).collect()
+    }
+
+    /// Writes down those that nobody has.
+    pub(super) fn write_down_those(&self, numbers: &[u32]) {
+        let record = &self.whole.record;
+        // A client that is still there has told its name, and may be slow.
+        let known = self.visits.guests.iter().filter_map(|guest| guest.step.as_ref());
+        known.for_each(|step| self.write_down(step));
+        for number in numbers {
+            if matches!(record.step(*number), Ok(None)) {
+                // As with its client: that it cannot be written down changes nothing of what has to be done.
+                let _ = record.begin_step(&begun(*number, StepKind::Step));
+            }
         }
     }
 
@@ -328,4 +366,10 @@ fn listen_in(record: &Path) -> jobcage_sys::Result<OwnedFd> {
         &record.join(SOCKET),
     )?;
     Ok(listener)
+}
+
+/// The number in the name of a step's leaf.
+fn number_of(leaf: &Dir) -> Option<u32> {
+    let name = leaf.path().file_name()?.to_str()?;
+    name.split('-').next()?.parse().ok()
 }

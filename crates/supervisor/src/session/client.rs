@@ -26,6 +26,8 @@ pub struct Guest {
     /// `None`: lost, and not to be had again.
     connection: Option<OwnedFd>,
     begin: Ask,
+    /// The supervisor understands more than the end of a step.
+    is_welcome: bool,
     /// The supervisor has said so.
     is_ending: bool,
 }
@@ -39,11 +41,13 @@ impl Guest {
             name,
             signal,
             grace,
+            hears: true,
         };
         Self {
             // Who cannot be reached now is asked anew below.
             connection: say_to(record, &begin, &[]).ok(),
             begin,
+            is_welcome: false,
             is_ending: false,
         }
     }
@@ -59,8 +63,9 @@ impl Guest {
             _ => ask(record, &self.begin, &[])?,
         };
         match told {
-            (connection, Answer::Done) => {
+            (connection, answer @ (Answer::Done | Answer::Welcome)) => {
                 self.connection = Some(connection);
+                self.is_welcome = answer == Answer::Welcome;
                 Ok(())
             }
             (_, Answer::Nothing | Answer::Never | Answer::Over) => Err(over(record)),
@@ -85,24 +90,35 @@ impl Guest {
             return;
         }
         let again = ask(record, &self.begin, &[]).ok();
-        self.connection = again.and_then(|(connection, told)| (told == Answer::Done).then_some(connection));
+        let again = again.filter(|(_, told)| matches!(told, Answer::Done | Answer::Welcome));
+        self.is_welcome = again.as_ref().is_some_and(|(_, told)| *told == Answer::Welcome);
+        self.connection = again.map(|(connection, _)| connection);
     }
 
-    /// The step is over and written down. Whether the session may be ending: its supervisor has said so, or is gone.
-    pub fn end(self, spec: &JobSpec, note: String) -> bool {
+    /// The step is over and written down. Whether the session may be ending: its supervisor has said so, is gone, or does not say
+    /// such things.
+    pub fn end(self, spec: &JobSpec, note: Option<String>) -> bool {
         let Some(connection) = self.fd() else {
-            journal::note(spec, &note);
+            tell(spec, note.as_deref());
             return true;
         };
-        let is_ending = self.is_ending || is_readable(connection);
-        let ended = Ask::Ended { note };
+        let is_ending = self.is_ending || !self.is_welcome || is_readable(connection);
+        let ended = if self.is_welcome {
+            Ask::Ended { note: note.clone() }
+        } else {
+            Ask::End
+        };
         // One that is gone asks nobody any more: the record tells its successor.
-        if say(connection, &ended, &[]).is_err()
-            && let Ask::Ended { note } = ended
-        {
-            journal::note(spec, &note);
+        if say(connection, &ended, &[]).is_err() || !self.is_welcome {
+            tell(spec, note.as_deref());
         }
         is_ending
+    }
+}
+
+fn tell(spec: &JobSpec, note: Option<&str>) {
+    if let Some(note) = note {
+        journal::note(spec, note);
     }
 }
 
@@ -134,7 +150,7 @@ pub fn take_after(record: &Record) -> Result<AfterPhase> {
     Ok(match ask(record, &Ask::TakeAfter { pid }, &[])?.1 {
         Answer::Done => AfterPhase::Ours,
         Answer::Never => AfterPhase::NeverGiven,
-        Answer::Nothing | Answer::Over => AfterPhase::Gone,
+        Answer::Nothing | Answer::Welcome | Answer::Over => AfterPhase::Gone,
     })
 }
 

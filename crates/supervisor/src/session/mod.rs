@@ -29,13 +29,16 @@ pub(crate) enum Ask {
         signal: i32,
         /// From it to the kill.
         grace: Duration,
+        /// The client knows [`Answer::Welcome`]: an upgrade may have come between its supervisor and it, in either order.
+        #[serde(default)]
+        hears: bool,
     },
-    /// The step is over and written down. What a client said before it had [`Ask::Ended`] to say.
+    /// The step is over and written down. What a client says that was not told [`Answer::Welcome`].
     End,
     /// The step is over and written down.
     Ended {
         /// What the journal is to be told of it.
-        note: String,
+        note: Option<String>,
     },
     /// Run the script that comes with this as the after phase, on the standard input of the session's command.
     GiveAfter {
@@ -55,6 +58,8 @@ pub(crate) enum Ask {
 pub(crate) enum Answer {
     /// Done. To [`Ask::TakeAfter`]: it is the asker's now.
     Done,
+    /// To [`Ask::Begin`]: done, and [`Ask::Ended`] is understood, and [`Answer::Over`] will be said when the session ends.
+    Welcome,
     /// To [`Ask::TakeAfter`]: there is none to take any more.
     Nothing,
     /// To [`Ask::TakeAfter`]: nobody has ever given one.
