@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::Error;
-use super::meaning::{AFTER_TIMEOUT, Door};
+use super::meaning::Door;
 use super::pick::{self, absolute, only};
 use super::request::{GitlabCall, InstallRequest, InstallVerb};
 use super::values::parse_clock;
 use super::words::{CommonWords, PlainWords, RunWords};
 use crate::config::options::Opt;
+
+/// How long it may take where nobody says so: what fits, with the default grace, below the 300 s that the runner waits for a job
+/// that is over.
+pub const AFTER_SCRIPT: Duration = Duration::from_secs(240);
 
 /// Where the packaged runner, which is root's, has its configuration.
 const OF_THE_HOST: &str = "/etc/gitlab-runner/config.toml";
@@ -98,10 +102,10 @@ impl Door<'_> {
         Ok((common, GitlabCall::Install(request)))
     }
 
-    /// How long the after phase of GitLab's jobs may take: that of any job on this host.
+    /// How long the after phase of GitLab's jobs may take: that of any job on this host, if it is set.
     pub(super) fn after_budget(&self) -> Result<Duration, Error> {
         let set = pick::value(self.layers, Opt::AfterTimeout, None, parse_clock)?;
-        Ok(set.unwrap_or(AFTER_TIMEOUT))
+        Ok(set.unwrap_or(AFTER_SCRIPT))
     }
 
     fn usual_config(&self) -> Option<PathBuf> {
@@ -143,7 +147,7 @@ mod tests {
             let call = Call { variables, files };
             meant(&call, "jobcage gitlab template").map(|install| install.after)
         };
-        assert_eq!(of(&[], &[]), Ok(AFTER_TIMEOUT));
+        assert_eq!(of(&[], &[]), Ok(AFTER_SCRIPT));
         assert_eq!(
             of(&[], &["[run]\nafter_timeout = '2m'\n"]),
             Ok(Duration::from_secs(120))

@@ -179,6 +179,25 @@ fn a_job_that_never_came_to_its_script_has_none() {
     });
 }
 
+/// Unless the host says so.
+#[test]
+fn a_job_whose_sources_have_failed_may_have_one() {
+    let Some(mut world) = world("gitlab-after-sources") else {
+        return;
+    };
+    {
+        let mut runner = Runner::new(&world, 56);
+        runner.host.push(("JOBCAGE_AFTER_FAILED_SOURCES", "true".into()));
+        runner.make_tmp(&response(56, FOREVER));
+        assert_eq!(runner.call("prepare", &[]).code, 0);
+        let failed = runner.stage("get_sources", "echo HANDED=state >> $JOBCAGE_ENV; exit 1");
+        assert_eq!(failed.code, 1, "{}", failed.log);
+        assert_eq!(runner.call("cleanup", &[]).code, 0);
+        assert_ran_by_jobcage(&runner, "failed");
+    }
+    world.assert_nothing_left();
+}
+
 #[test]
 fn a_driver_that_is_killed_has_its_stage_ended() {
     with_after("gitlab-after-killed", 46, FOREVER, |runner| {

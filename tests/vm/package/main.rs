@@ -53,6 +53,7 @@ fn check_files(package: &Path) {
         "usr/share/zsh/vendor-completions/_jobcage",
         "usr/share/fish/vendor_completions.d/jobcage.fish",
         "usr/share/doc/jobcage/gitlab-runner.conf",
+        "usr/share/doc/jobcage/shim/gitlab-runner.conf",
         "usr/share/doc/jobcage/slurm/give-task",
         "usr/share/doc/jobcage/slurm/task-prolog",
     ] {
