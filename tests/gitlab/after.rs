@@ -1,6 +1,6 @@
 //! `after_script`: once for every job whose script has begun, whoever is left to run it.
 
-use crate::runner::{Ended, Runner, world};
+use crate::runner::{Call, Ended, Runner, world};
 use crate::support::captured::{Captured, wait_written};
 use crate::support::process::Process;
 use crate::support::world::World;
@@ -56,11 +56,16 @@ fn script(more: &str) -> String {
 }
 
 /// The script's stage up to its last command, and what to do with it then.
-fn after_up(runner: &Runner<'_>, then: impl FnOnce(&crate::runner::Call)) -> Ended {
+fn after_up(runner: &Runner<'_>, then: impl FnOnce(&Call)) -> Ended {
+    after_up_for(runner, then).end()
+}
+
+/// As [`after_up`], with its end to come.
+fn after_up_for(runner: &Runner<'_>, then: impl FnOnce(&Call)) -> Call {
     let mut stage = runner.start_stage("build_script", &script("sleep 300"));
     stage.wait_line("up");
     then(&stage);
-    stage.end()
+    stage
 }
 
 /// The one session of a world.
@@ -143,6 +148,40 @@ fn at_a_job_timeout_it_runs_before_the_call_returns() {
         assert_eq!(runner.call("cleanup", &[]).code, 0);
         assert_ran_by_jobcage(runner, "timedout");
     });
+}
+
+/// A runner whose `graceful_kill_timeout` is too short kills the call that shows it: it goes on, and cleanup waits for it.
+#[test]
+fn a_runner_that_loses_patience_loses_its_output_and_nothing_else() {
+    let Some(mut world) = world("gitlab-after-impatient") else {
+        return;
+    };
+    {
+        let runner = Runner::new(&world, 57);
+        let mut slow = response(57, 1);
+        let commands = ["echo begun > begun", "read -r word < go"]
+            .into_iter()
+            .chain(COMMANDS);
+        slow["steps"][1]["script"] = commands.collect();
+        runner.make_tmp(&slow);
+        nix::unistd::mkfifo(
+            &world.dir.join("project/go"),
+            nix::sys::stat::Mode::from_bits_truncate(0o666),
+        )
+        .unwrap();
+        std::os::unix::fs::chown(world.dir.join("project/go"), Some(65534), Some(65534)).unwrap();
+        assert_eq!(runner.call("prepare", &[]).code, 0);
+        let stage = after_up_for(&runner, |stage| stage.signal(Signal::SIGTERM));
+        let project = world.dir.join("project");
+        assert!(wait_written(&project, || runner.read("begun") == "begun\n"));
+        stage.signal(Signal::SIGKILL);
+        assert_eq!(stage.end().code, 128 + 9);
+        let cleanup = runner.start("cleanup", &[]);
+        fs::write(project.join("go"), "on\n").unwrap();
+        assert_eq!(cleanup.end().code, 0);
+        assert_ran_by_jobcage(&runner, "timedout");
+    }
+    world.assert_nothing_left();
 }
 
 /// `prepare` had orphans to close first: the runner's clock has run since it wrote the response.
