@@ -252,13 +252,15 @@ fn bombs_reach_their_size() {
     let animal = Animal::start(&["bomb", "tree", "300"]);
     assert!(cgroup::pids(&animal.world.outside).len() >= 300);
     let animal = Animal::start(&["bomb", "hop-setsid", "400"]);
-    let scrubbed = cgroup::pids(&animal.world.outside)
-        .into_iter()
-        .filter(|pid| *pid != animal.pid(0))
-        .any(|pid| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.iter().all(|b| *b == 0 || *b == b'\n'))
-        });
-    assert!(scrubbed, "a hopper still shows its environment");
+    let is_scrubbed = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.iter().all(|b| *b == 0 || *b == b'\n'))
+    };
+    // Whoever was listed may have hopped on before it is looked at.
+    let scrubbed = |_: usize| {
+        let pids = cgroup::pids(&animal.world.outside);
+        pids.iter().filter(|pid| **pid != animal.pid(0)).any(is_scrubbed)
+    };
+    assert!((0..1000).any(scrubbed), "a hopper still shows its environment");
 }
 
 #[test]
